@@ -1,0 +1,258 @@
+//! Dense attention: softmax, sigmoid, and what shares their loop over key tiles.
+//!
+//! For query row i of head h, at absolute position a = i + `q_offset`, and key j of KV head ⌊h·Hkv/H⌋:
+//!
+//! ```text
+//! s_ij = scale · q_i·k_j                      scaled score
+//! s_ij = c · tanh(s_ij / c)                   softcap, if any
+//! s_ij = s_ij + bias_ij − slope_h·|a − j|     additive bias, ALiBi, if any
+//! s_ij = score(s_ij, i, j, …)                 the caller's own code, if any
+//! o_i  = Σ_j w(s_ij) v_j                      over the visible keys j
+//! ```
+//!
+//! with w(s) = e^s / (Σ_j e^{s_ij} + e^{sink_h}) for softmax and w(s) = σ(s + b) for sigmoid. A key is visible if
+//! it lies in ((window ∪ sink tokens) ∩ causal ∪ prefix) ∩ mask ∩ `kv_len` ∩ own document ∩ the caller's own mask.
+//! A row that may attend to nothing gives o = 0, and lse = −inf (or the sink's logit).
+
+mod inputs;
+pub mod reference;
+
+pub use inputs::{DenseInputs, DenseOutput};
+
+use crate::tensor::{DType, Layout};
+
+/// What turns a score into a weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Weighting {
+    /// e^s, normalised over the visible keys. One pass, division deferred to the end.
+    #[default]
+    Softmax,
+    /// σ(s + bias), not normalised ("Theory, Analysis, and Best Practices for Sigmoid Self-Attention",
+    /// Ramapuram et al., 2024).
+    Sigmoid {
+        /// Added to every score; `None` is the paper's −ln Nk.
+        bias: Option<f32>,
+    },
+}
+
+/// Which of the leading dimensions of a `[B|1, H|1, Nq|1, Nk]` tensor are there, the others being 1 and broadcast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Broadcast {
+    /// One slice a batch entry, instead of one for all.
+    pub per_batch: bool,
+    /// One slice a query head, instead of one for all.
+    pub per_head: bool,
+    /// One row a query, instead of one for all.
+    pub per_query: bool,
+}
+
+impl Broadcast {
+    /// `[B, H, Nq, Nk]`: nothing is broadcast.
+    pub const FULL: Broadcast = Broadcast {
+        per_batch: true,
+        per_head: true,
+        per_query: true,
+    };
+}
+
+/// The additive bias's storage type and shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Bias {
+    /// Storage type, whatever that of q, k and v.
+    pub dtype: DType,
+    /// Shape.
+    pub shape: Broadcast,
+}
+
+/// WGSL of the caller's own, run for every score, and the data it reads.
+///
+/// The portable counterpart of FlexAttention's `score_mod` and `mask_mod`. Either function may be left out.
+///
+/// ```wgsl
+/// fn score(s: f32, at: Position) -> f32 { return s - 0.5 * f32(at.query_pos - at.key_pos); }
+/// fn mask(at: Position) -> bool { return at.key % 2u == 0u; }
+/// ```
+///
+/// `Position` has the fields `batch`, `head`, `kv_head`, `query`, `key` (`u32`, indices into the tensors) and
+/// `query_pos`, `key_pos` (`i32`, positions inside the own document, with `q_offset` applied). Helper functions and
+/// constants may stand beside the two functions; names must not begin with `wa_`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Custom {
+    /// A `fn score(s: f32, at: Position) -> f32`, applied after softcap, bias and ALiBi.
+    pub score: Option<String>,
+    /// A `fn mask(at: Position) -> bool`; true keeps the key. Combined with the masks of the problem.
+    pub mask: Option<String>,
+    /// Read-only arrays that the code can name.
+    pub data: Vec<CustomData>,
+}
+
+/// A read-only array for [`Custom`] code.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CustomData {
+    /// The array's name in the WGSL.
+    pub name: String,
+    /// Its element type.
+    pub element: CustomElement,
+}
+
+/// Element type of a [`CustomData`] array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CustomElement {
+    /// `f32`
+    F32,
+    /// `u32`
+    U32,
+    /// `i32`
+    I32,
+}
+
+/// A dense attention problem: what to compute, as plain data.
+///
+/// Shapes: q `[B, H, Nq, D]`, k `[B, Hkv, Nk, D]`, v `[B, Hkv, Nk, Dv]`, o `[B, H, Nq, Dv]`, lse `[B, H, Nq]`.
+///
+/// ```
+/// use wgpu_attention::Dense;
+///
+/// let problem = Dense { heads: 32, kv_heads: Some(8), queries: 1000, keys: 1000, head_dim: 128, causal: true, ..Default::default() };
+/// assert_eq!(problem.scale(), 1.0 / 128f32.sqrt());
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dense {
+    /// B, at least 1.
+    pub batch: u32,
+    /// H, query heads, at least 1.
+    pub heads: u32,
+    /// Hkv, key/value heads; H must be a multiple. `None`: as many as query heads. 1 is multi-query attention.
+    pub kv_heads: Option<u32>,
+    /// Nq, at least 1.
+    pub queries: u32,
+    /// Nk, at least 1.
+    pub keys: u32,
+    /// D, 1 to 256.
+    pub head_dim: u32,
+    /// Dv, 1 to 256. `None`: D.
+    pub value_dim: Option<u32>,
+    /// Storage type of q, k and v.
+    pub dtype: DType,
+    /// Storage type of o. `None`: `dtype`.
+    pub output_dtype: Option<DType>,
+
+    /// What turns a score into a weight.
+    pub weighting: Weighting,
+    /// Factor on q·k. `None`: 1/√D.
+    pub scale: Option<f32>,
+    /// c in s ← c·tanh(s/c); positive.
+    pub softcap: Option<f32>,
+    /// Only keys at or before the query's position, j ≤ a.
+    pub causal: bool,
+    /// Absolute position of query row 0 (of each document, if packed); may be negative. `None`: the last query
+    /// stands at the last key, i.e. `kv_len[b] − Nq` where `kv_len` is given, else `Nk − Nq`, and the same with each
+    /// document's own lengths if packed.
+    pub q_offset: Option<i32>,
+    /// L in a − j ≤ L.
+    pub window_left: Option<u32>,
+    /// R in j − a ≤ R.
+    pub window_right: Option<u32>,
+    /// Keys j < S are inside every window (causality still applies).
+    pub sink_tokens: u32,
+    /// Keys j < P are visible to every query, also against window and causality (prefix-LM).
+    pub prefix: u32,
+
+    /// An additive bias tensor; −inf masks the key.
+    pub bias: Option<Bias>,
+    /// A boolean mask tensor, one byte an element, nonzero = may attend, contiguous `[B|1, H|1, Nq|1, Nk]`.
+    pub mask: Option<Broadcast>,
+    /// A tensor `kv_len`, i32 `[B]`, is given: keys j ≥ `kv_len[b]` are absent. Values outside 0..=Nk read as the
+    /// nearest of the two.
+    pub kv_len: bool,
+    /// Tensors `cu_seqlens_q`, `cu_seqlens_k`, i32 `[S + 1]`, are given, S being this number (B = 1): packed
+    /// documents. Document d owns query rows `cu_seqlens_q[d]..cu_seqlens_q[d+1]` and the keys likewise. Rows outside
+    /// every document attend to nothing.
+    pub documents: Option<u32>,
+    /// A tensor `alibi_slopes`, f32 `[H]`, is given: score − slope·|a − j| ("Train Short, Test Long", Press et al.).
+    pub alibi: bool,
+    /// A tensor `sinks`, f32 `[H]`, is given: a logit that joins the softmax denominator and has no value.
+    pub sinks: bool,
+    /// Code of the caller's own.
+    pub custom: Option<Custom>,
+
+    /// The log-sum-exp of each row's scores, natural log, sinks included, is written too (softmax only), f32.
+    pub lse: bool,
+
+    /// Layout of q.
+    pub q_layout: Layout,
+    /// Layout of k.
+    pub k_layout: Layout,
+    /// Layout of v.
+    pub v_layout: Layout,
+    /// Layout of o.
+    pub o_layout: Layout,
+}
+
+impl Default for Dense {
+    /// One batch entry, one head, one query, one key, D = 64, f32, plain softmax over everything.
+    fn default() -> Self {
+        Dense {
+            batch: 1,
+            heads: 1,
+            kv_heads: None,
+            queries: 1,
+            keys: 1,
+            head_dim: 64,
+            value_dim: None,
+            dtype: DType::F32,
+            output_dtype: None,
+            weighting: Weighting::Softmax,
+            scale: None,
+            softcap: None,
+            causal: false,
+            q_offset: None,
+            window_left: None,
+            window_right: None,
+            sink_tokens: 0,
+            prefix: 0,
+            bias: None,
+            mask: None,
+            kv_len: false,
+            documents: None,
+            alibi: false,
+            sinks: false,
+            custom: None,
+            lse: false,
+            q_layout: Layout::Bhnd,
+            k_layout: Layout::Bhnd,
+            v_layout: Layout::Bhnd,
+            o_layout: Layout::Bhnd,
+        }
+    }
+}
+
+impl Dense {
+    /// Hkv.
+    pub fn kv_heads(&self) -> u32 {
+        self.kv_heads.unwrap_or(self.heads)
+    }
+
+    /// Dv.
+    pub fn value_dim(&self) -> u32 {
+        self.value_dim.unwrap_or(self.head_dim)
+    }
+
+    /// The factor on q·k.
+    pub fn scale(&self) -> f32 {
+        self.scale.unwrap_or(1.0 / (self.head_dim as f32).sqrt())
+    }
+
+    /// Storage type of o.
+    pub fn output_dtype(&self) -> DType {
+        self.output_dtype.unwrap_or(self.dtype)
+    }
+
+    /// b in σ(s + b), for sigmoid.
+    pub fn sigmoid_bias(&self) -> Option<f32> {
+        match self.weighting {
+            Weighting::Softmax => None,
+            Weighting::Sigmoid { bias } => Some(bias.unwrap_or(-(self.keys as f32).ln())),
+        }
+    }
+}
