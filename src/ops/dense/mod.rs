@@ -14,10 +14,20 @@
 //! it lies in ((window ∪ sink tokens) ∩ causal ∪ prefix) ∩ mask ∩ `kv_len` ∩ own document ∩ the caller's own mask.
 //! A row that may attend to nothing gives o = 0, and lse = −inf (or the sink's logit).
 
+pub(crate) mod check;
+mod custom;
+pub mod host;
 mod inputs;
+mod params;
+mod plan;
 pub mod reference;
+mod tensors;
+pub mod tile;
+pub mod variant;
 
 pub use inputs::{DenseInputs, DenseOutput};
+pub use plan::{DensePlan, variant_of};
+pub use tensors::DenseTensors;
 
 use crate::tensor::{DType, Layout};
 
@@ -158,7 +168,7 @@ pub struct Dense {
     /// Keys j < P are visible to every query, also against window and causality (prefix-LM).
     pub prefix: u32,
 
-    /// An additive bias tensor; −inf masks the key.
+    /// An additive bias tensor; −inf masks the key, and on the device so does everything below −5e29.
     pub bias: Option<Bias>,
     /// A boolean mask tensor, one byte an element, nonzero = may attend, contiguous `[B|1, H|1, Nq|1, Nk]`.
     pub mask: Option<Broadcast>,
@@ -187,6 +197,9 @@ pub struct Dense {
     pub v_layout: Layout,
     /// Layout of o.
     pub o_layout: Layout,
+    /// q, k, v and o may start at any element. Otherwise, where D, Dv and all strides are multiples of four, they must
+    /// start at multiples of four elements, and are read and written four at a time.
+    pub unaligned: bool,
 }
 
 impl Default for Dense {
@@ -223,6 +236,7 @@ impl Default for Dense {
             k_layout: Layout::Bhnd,
             v_layout: Layout::Bhnd,
             o_layout: Layout::Bhnd,
+            unaligned: false,
         }
     }
 }

@@ -1,0 +1,135 @@
+//! What the benches share: the device, inputs, and what a problem costs.
+#![allow(dead_code)]
+
+use wgpu_attention::{DType, Dense, DenseInputs, DenseTensors, Gpu, GpuOptions};
+
+/// The device that `WGPU_ATTENTION_BACKEND` and `WGPU_ATTENTION_ADAPTER` name, or the fastest.
+pub fn gpu() -> Gpu {
+    let options = GpuOptions::from_env().expect("environment");
+    Gpu::request_blocking(&options).expect("a device")
+}
+
+/// Pseudo-random numbers from −1 to 1, asymmetric in every index.
+pub fn random(seed: u32, n: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2654435761).wrapping_add(12345);
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state as f32 / u32::MAX as f32 * 2.0 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+/// Inputs on the host, already rounded to the problem's storage type.
+pub struct Inputs {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+impl Inputs {
+    pub fn random(p: &Dense) -> Self {
+        let count = |heads: u32, n: u32, d: u32| p.batch as usize * heads as usize * n as usize * d as usize;
+        let rounded = |seed, n| {
+            random(seed, n)
+                .into_iter()
+                .map(|x| match p.dtype {
+                    DType::F32 => x,
+                    DType::F16 => half::f16::from_f32(x).to_f32(),
+                    DType::BF16 => half::bf16::from_f32(x).to_f32(),
+                })
+                .collect()
+        };
+        Inputs {
+            q: rounded(1, count(p.heads, p.queries, p.head_dim)),
+            k: rounded(2, count(p.kv_heads(), p.keys, p.head_dim)),
+            v: rounded(3, count(p.kv_heads(), p.keys, p.value_dim())),
+        }
+    }
+
+    pub fn host(&self) -> DenseInputs<'_> {
+        DenseInputs {
+            q: &self.q,
+            k: &self.k,
+            v: &self.v,
+            ..Default::default()
+        }
+    }
+}
+
+/// Device buffers for timing, filled with random numbers: zeros can be faster than real data.
+pub struct Buffers {
+    q: wgpu::Buffer,
+    k: wgpu::Buffer,
+    v: wgpu::Buffer,
+    o: wgpu::Buffer,
+}
+
+impl Buffers {
+    pub fn zeroless(gpu: &Gpu, p: &Dense) -> Self {
+        let make = |seed: u32, heads: u32, n: u32, d: u32| {
+            let elements = p.batch as u64 * heads as u64 * n as u64 * d as u64;
+            let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+                label: Some("bench"),
+                size: (elements * p.dtype.size()).next_multiple_of(4),
+                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            });
+            // One block of random numbers, repeated.
+            let block = random(seed, (1 << 20).min(elements as usize));
+            let bytes: Vec<u8> = match p.dtype {
+                DType::F32 => bytemuck::cast_slice(&block).to_vec(),
+                DType::F16 => block
+                    .iter()
+                    .flat_map(|x| half::f16::from_f32(*x).to_le_bytes())
+                    .collect(),
+                DType::BF16 => block
+                    .iter()
+                    .flat_map(|x| half::bf16::from_f32(*x).to_le_bytes())
+                    .collect(),
+            };
+            let mut at = 0;
+            while at < buffer.size() {
+                let n = (buffer.size() - at).min(bytes.len() as u64) / 4 * 4;
+                if n == 0 {
+                    break;
+                }
+                gpu.queue().write_buffer(&buffer, at, &bytes[..n as usize]);
+                at += n;
+            }
+            buffer
+        };
+        Buffers {
+            q: make(1, p.heads, p.queries, p.head_dim),
+            k: make(2, p.kv_heads(), p.keys, p.head_dim),
+            v: make(3, p.kv_heads(), p.keys, p.value_dim()),
+            o: make(4, p.heads, p.queries, p.value_dim()),
+        }
+    }
+
+    pub fn tensors(&self) -> DenseTensors<'_> {
+        DenseTensors::new(&self.q, &self.k, &self.v, &self.o)
+    }
+}
+
+/// Floating-point operations of the two products over the visible (query, key) pairs.
+pub fn flops(p: &Dense) -> f64 {
+    let (nq, nk) = (p.queries as i64, p.keys as i64);
+    let pairs: i64 = (0..nq)
+        .map(|i| {
+            let a = i + nk - nq;
+            let high = if p.causal { a } else { nk - 1 };
+            let high = p.window_right.map_or(high, |r| high.min(a + i64::from(r))).min(nk - 1);
+            let low = p.window_left.map_or(0, |l| (a - i64::from(l)).max(0));
+            (high - low + 1).max(0)
+        })
+        .sum();
+    2.0 * pairs as f64 * (p.head_dim + p.value_dim()) as f64 * p.heads as f64 * p.batch as f64
+}
+
+/// Bytes of K and V.
+pub fn kv_bytes(p: &Dense) -> f64 {
+    let row = (p.head_dim + p.value_dim()) as f64 * p.dtype.size() as f64;
+    p.batch as f64 * p.kv_heads() as f64 * p.keys as f64 * row
+}

@@ -1,0 +1,248 @@
+//! Checks and times candidate tiles of the dense kernels on this device, so that tile choices rest on measurements.
+//!
+//! ```text
+//! cargo bench --bench tune_dense -- prefill [N] [D] [heads]     every prefill tile that fits
+//! cargo bench --bench tune_dense -- decode [Nk] [D] [kv heads] [group] [batch]
+//! ```
+//! `WGPU_ATTENTION_BACKEND`, `WGPU_ATTENTION_ADAPTER` choose the device; `DTYPE=f16` the storage type; `FULL=1` drops
+//! the causal mask.
+
+use wgpu_attention::dense::reference::{Hooks, dense};
+use wgpu_attention::dense::tile::{DeviceClass, KernelChoice, Tuning, prefill_fits};
+use wgpu_attention::dense::variant::{DecodeTile, PrefillTile};
+use wgpu_attention::measure::{Ceilings, Effort, time};
+use wgpu_attention::{DType, Dense, Gpu, compare};
+
+#[path = "common/mod.rs"]
+mod common;
+
+fn main() {
+    let gpu = common::gpu();
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let number = |n: usize, default: u32| arguments.get(n).and_then(|a| a.parse().ok()).unwrap_or(default);
+    let ceilings = Ceilings::measure(&gpu).expect("ceilings");
+    println!("{} ({})", gpu.info().name, gpu.info().driver_info);
+    println!(
+        "f32 FMA {:.1} GFLOP/s, copy {:.1} GB/s, read {:.1} GB/s",
+        ceilings.f32_flops / 1e9,
+        ceilings.copy_bytes / 1e9,
+        ceilings.read_bytes / 1e9
+    );
+    match arguments.first().map(String::as_str) {
+        Some("decode") => decode(&gpu, &ceilings, number),
+        _ => prefill(&gpu, &ceilings, number),
+    }
+}
+
+fn dtype() -> DType {
+    match std::env::var("DTYPE").as_deref() {
+        Ok("f16") => DType::F16,
+        Ok("bf16") => DType::BF16,
+        _ => DType::F32,
+    }
+}
+
+fn causal() -> bool {
+    std::env::var("FULL").is_err()
+}
+
+/// Seconds, or why there are none; a wrong result gets no time.
+fn measure(gpu: &Gpu, problem: &Dense, small: &Dense, tuning: &Tuning) -> Result<f64, String> {
+    let inputs = common::Inputs::random(small);
+    let plan = small.plan_with(gpu, tuning).map_err(|e| e.to_string())?;
+    let output = plan.run_blocking(&inputs.host()).map_err(|e| e.to_string())?;
+    let expected = dense(small, &inputs.host(), &Hooks::default()).map_err(|e| e.to_string())?;
+    let result = compare::dense(&output, &expected, &compare::Tolerance::for_dtype(small.dtype));
+    if !result.passed() {
+        return Err(format!("WRONG {result}"));
+    }
+    let buffers = common::Buffers::zeroless(gpu, problem);
+    let plan = problem.plan_with(gpu, tuning).map_err(|e| e.to_string())?;
+    let times = time(gpu, &Effort::default(), |pass, _| {
+        plan.encode_in(pass, &buffers.tensors())
+    });
+    times.map(|t| t.median()).map_err(|e| e.to_string())
+}
+
+fn prefill(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
+    let (n, d, heads) = (number(1, 1024), number(2, 64), number(3, 8));
+    let problem = Dense {
+        heads,
+        queries: n,
+        keys: n,
+        head_dim: d,
+        dtype: dtype(),
+        causal: causal(),
+        ..Default::default()
+    };
+    let small = Dense {
+        heads: 2,
+        queries: 150,
+        keys: 190,
+        lse: true,
+        ..problem.clone()
+    };
+    let flops = common::flops(&problem);
+    let device = DeviceClass::of(gpu.limits(), gpu.info().device_type);
+    println!("prefill {}x{n}x{d} {} causal {}", heads, problem.dtype, problem.causal);
+    let mut results = vec![];
+    for (row_groups, lanes) in [
+        (4, 8),
+        (8, 8),
+        (16, 8),
+        (32, 8),
+        (4, 16),
+        (8, 16),
+        (16, 16),
+        (8, 4),
+        (16, 4),
+    ] {
+        for (row_regs, key_regs) in [(4, 4), (4, 8), (8, 4), (8, 8), (2, 8), (16, 4)] {
+            for (chunk, value_chunk) in [(4, 16), (8, 16), (8, 32), (16, 32), (16, 64)] {
+                let tile = PrefillTile {
+                    row_groups,
+                    row_regs,
+                    lanes,
+                    key_regs,
+                    chunk,
+                    value_chunk,
+                };
+                let sensible = value_chunk <= tile.keys()
+                    && tile.rows() <= 256
+                    && row_regs * (key_regs + d.div_ceil(4 * lanes) * 4) <= 160
+                    && d.div_ceil(4).is_multiple_of(chunk)
+                    && tile.threads() >= 32;
+                if !sensible || !prefill_fits(&tile, d, &device) {
+                    continue;
+                }
+                let tuning = Tuning {
+                    kernel: Some(KernelChoice::Prefill(tile)),
+                    splits: None,
+                };
+                let name = format!(
+                    "tile {:3}x{:<3} threads {:3} ({row_groups}x{lanes}) regs {row_regs}x{key_regs} chunk {chunk}/{value_chunk} {:5} B",
+                    tile.rows(),
+                    tile.keys(),
+                    tile.threads(),
+                    tile.workgroup_bytes(d)
+                );
+                if std::env::var("TILE").is_ok_and(|t| !name.contains(&t)) {
+                    continue;
+                }
+                match measure(gpu, &problem, &small, &tuning) {
+                    Ok(seconds) => results.push((seconds, name)),
+                    Err(message) => println!("{name}: {message}"),
+                }
+            }
+        }
+    }
+    results.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let shown: usize = std::env::var("SHOW").ok().and_then(|s| s.parse().ok()).unwrap_or(12);
+    for (seconds, name) in results.iter().take(shown) {
+        let rate = flops / seconds;
+        println!(
+            "{name}: {:8.3} ms {:9.1} GFLOP/s {:5.1} %",
+            seconds * 1e3,
+            rate / 1e9,
+            100.0 * rate / ceilings.f32_flops
+        );
+    }
+}
+
+fn decode(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
+    let (keys, d, kv_heads, group, batch) = (
+        number(1, 16384),
+        number(2, 64),
+        number(3, 1),
+        number(4, 8),
+        number(5, 1),
+    );
+    let problem = Dense {
+        batch,
+        heads: kv_heads * group,
+        kv_heads: Some(kv_heads),
+        queries: 1,
+        keys,
+        head_dim: d,
+        dtype: dtype(),
+        causal: true,
+        ..Default::default()
+    };
+    let small = Dense {
+        batch: 2,
+        keys: 777,
+        lse: true,
+        ..problem.clone()
+    };
+    let bytes = common::kv_bytes(&problem);
+    println!(
+        "decode {batch}x{kv_heads}(x{group})x{keys}x{d} {}: {:.1} MB",
+        problem.dtype,
+        bytes / 1e6
+    );
+    let mut results = vec![];
+    let rows = group.next_power_of_two().min(8);
+    for threads in [32u32, 64, 128, 256] {
+        for lanes in [1u32, 2, 4, 8, 16, 32] {
+            for key_regs in [1u32, 2, 4, 8] {
+                for value_lanes in [4u32, 8, 16, 32] {
+                    for splits in [1u32, 4, 8, 16, 32, 64, 128] {
+                        let tile = DecodeTile {
+                            rows,
+                            lanes,
+                            slots: threads / lanes,
+                            key_regs,
+                            value_lanes,
+                        };
+                        let groups = threads / value_lanes.min(threads);
+                        let head_regs = d.div_ceil(4).div_ceil(lanes);
+                        let value_regs = d.div_ceil(4).div_ceil(value_lanes);
+                        let software = gpu.info().device_type == wgpu::DeviceType::Cpu;
+                        let workgroups = splits * kv_heads * batch * group.div_ceil(rows);
+                        let sensible = value_lanes >= rows
+                            && value_lanes <= d.div_ceil(4)
+                            && lanes <= d.div_ceil(4)
+                            && groups > 0
+                            && tile.keys().is_multiple_of(groups)
+                            && splits * tile.keys() * 2 <= keys
+                            && rows * (head_regs + value_regs) * 4 <= if software { 1024 } else { 128 }
+                            && (if software {
+                                (1..=16).contains(&workgroups)
+                            } else {
+                                (256..=4096).contains(&workgroups)
+                            });
+                        if !sensible || tile.workgroup_bytes() > gpu.limits().max_compute_workgroup_storage_size {
+                            continue;
+                        }
+                        let tuning = Tuning {
+                            kernel: Some(KernelChoice::Decode(tile)),
+                            splits: Some(splits),
+                        };
+                        let name = format!(
+                            "threads {threads:3} lanes {lanes:2} keys {:3} ({key_regs}) value lanes {value_lanes:2} splits {splits:3}",
+                            tile.keys()
+                        );
+                        if std::env::var("TILE").is_ok_and(|t| !name.contains(&t)) {
+                            continue;
+                        }
+                        match measure(gpu, &problem, &small, &tuning) {
+                            Ok(seconds) => results.push((seconds, name)),
+                            Err(message) => println!("{name}: {message}"),
+                        }
+                    }
+                }
+            }
+        }
+    }
+    results.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let shown: usize = std::env::var("SHOW").ok().and_then(|s| s.parse().ok()).unwrap_or(12);
+    for (seconds, name) in results.iter().take(shown) {
+        println!(
+            "{name}: {:8.1} us {:8.2} GB/s {:5.1} % of copy {:5.1} % of read",
+            seconds * 1e6,
+            bytes / seconds / 1e9,
+            100.0 * bytes / seconds / ceilings.copy_bytes,
+            100.0 * bytes / seconds / ceilings.read_bytes
+        );
+    }
+}

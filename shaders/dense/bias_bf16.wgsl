@@ -1,0 +1,10 @@
+// Additive bias, bfloat16: two to a word. Infinities as for f32.
+@group(0) @binding(6) var<storage, read> bias: array<u32>;
+
+fn bias_at(index: u32) -> f32 {
+    let bits = (bias[index >> 1u] >> ((index & 1u) * 16u)) << 16u;
+    if (bits == NEGATIVE_INFINITY_BITS) {
+        return MASKED;
+    }
+    return bitcast<f32>(bits);
+}

@@ -1,0 +1,4 @@
+// No boolean mask.
+fn mask_at(index: u32) -> bool {
+    return true;
+}

@@ -1,0 +1,306 @@
+// Tiled attention over many queries (FlashAttention-2's loop order: Dao, 2023).
+//
+//   o_i = Σ_j w(s_ij) v_j,   s_ij = hooks(scale · q_i·k_j),   w = softmax or sigmoid
+//
+// One workgroup owns a tile of ROWS queries of one head and walks the key tiles that its mask leaves, KEYS at a
+// time, keeping the output in registers. No N×N array exists anywhere.
+//
+//   m_i, l_i   running maximum of row i, and the sum of 2^(t_ij − m_i) over the keys so far
+//   acc        the output rows, relative to m_i; divided by l_i once, at the end
+//
+// Work split. THREADS = ROW_GROUPS × LANES invocations; invocation (group g, lane c) owns the ROW_REGS rows
+// g + m·ROW_GROUPS, and of those
+//   - in the score product Q·Kᵀ the KEY_REGS keys 4·(c + n·LANES) + 0..3,
+//   - in the output product P·V the columns 4·(c + n·LANES) + 0..3,
+// so that statistics and output of a row never leave its row group, each workgroup-memory access of a row group's
+// lanes is to consecutive 16-byte words, and every loaded vector feeds ROW_REGS or KEY_REGS multiplications.
+//
+// Workgroup memory (16-byte words), one array, three uses that alternate between barriers:
+//   scores   q chunk [ROWS][CHUNK + 1], k chunk [KEYS][CHUNK + 1]   (odd pitch: rows fall into different banks)
+//   weights  P [ROWS][KEYS/4 + 1]                                   over the same place
+//   values   v chunk [VALUE_CHUNK][VALUE_VECS·LANES]                behind P
+// The head dimension is staged CHUNK vectors at a time and the values VALUE_CHUNK keys at a time, so any D and Dv
+// fit the 16 KiB every device has; larger chunks mean fewer barriers where there is more.
+//
+// Rows past the end and keys past the end are staged as zeros; such keys are masked, such rows not written.
+// A row that sees no key keeps l = 0 and gives o = 0, lse = −inf.
+
+#import shared/numerics
+#import dense/params
+#import dense/output
+#import dense/position
+#import dense/visibility
+#import dense/score
+
+const THREADS = ROW_GROUPS * LANES;
+const ROWS = ROW_GROUPS * ROW_REGS;
+const KEYS = LANES * KEY_REGS;
+const KEY_VECS = KEY_REGS / 4u;
+const HEAD_VECS = (HEAD_DIM + 3u) / 4u;
+const VALUE_VECS_ALL = (VALUE_DIM + 3u) / 4u;
+const VALUE_VECS = (VALUE_VECS_ALL + LANES - 1u) / LANES;
+const QK_PITCH = CHUNK + 1u;
+const P_PITCH = KEYS / 4u + 1u;
+const V_PITCH = VALUE_VECS * LANES;
+const K_AT = ROWS * QK_PITCH;
+const QK_WORDS = K_AT + KEYS * QK_PITCH;
+const P_WORDS = ROWS * P_PITCH;
+const V_AT = P_WORDS;
+const TILE_WORDS = max(QK_WORDS, P_WORDS + VALUE_CHUNK * V_PITCH);
+
+const_assert KEY_REGS % 4u == 0u;
+const_assert KEYS % VALUE_CHUNK == 0u;
+const_assert VALUE_CHUNK % 4u == 0u;
+
+var<workgroup> tile: array<vec4<f32>, TILE_WORDS>;
+var<workgroup> row_scratch: array<f32, ROWS * (LANES + 1u)>;
+var<workgroup> row_result: array<f32, ROWS>;
+var<workgroup> rows: array<Row, ROWS>;
+
+fn stage_q(b: u32, h: u32, i0: u32, chunk: u32, thread: u32) {
+    let base = params.q_base + (b - params.first_batch) * params.q_batch + (h - params.first_head) * params.q_head;
+    for (var w = thread; w < ROWS * CHUNK; w += THREADS) {
+        let row = w / CHUNK;
+        let vec = chunk * CHUNK + w % CHUNK;
+        let i = i0 + row;
+        var value = vec4<f32>();
+        if (i < params.end_query && vec < HEAD_VECS) {
+            value = q4(base + (i - params.first_query) * params.q_seq + vec * 4u, HEAD_DIM - vec * 4u) * params.q_scale;
+        }
+        tile[row * QK_PITCH + w % CHUNK] = value;
+    }
+}
+
+// Key j of the tile goes to the slot where the lanes that own neighbouring keys read neighbouring slots:
+// slot of 4·(c + n·LANES) + x is (4·n + x)·LANES + c.
+fn stage_k(base: u32, j0: u32, chunk: u32, thread: u32) {
+    for (var w = thread; w < KEYS * CHUNK; w += THREADS) {
+        let key = w / CHUNK;
+        let vec = chunk * CHUNK + w % CHUNK;
+        let j = j0 + key;
+        var value = vec4<f32>();
+        if (j < params.keys && vec < HEAD_VECS) {
+            value = k4(base + j * params.k_seq + vec * 4u, HEAD_DIM - vec * 4u);
+        }
+        let slot = ((key / (4u * LANES)) * 4u + key % 4u) * LANES + (key / 4u) % LANES;
+        tile[K_AT + slot * QK_PITCH + w % CHUNK] = value;
+    }
+}
+
+fn stage_v(base: u32, j0: u32, thread: u32) {
+    for (var w = thread; w < VALUE_CHUNK * V_PITCH; w += THREADS) {
+        let vec = w % V_PITCH;
+        let j = j0 + w / V_PITCH;
+        var value = vec4<f32>();
+        if (j < params.keys && vec < VALUE_VECS_ALL) {
+            value = v4(base + j * params.v_seq + vec * 4u, VALUE_DIM - vec * 4u);
+        }
+        tile[V_AT + w] = value;
+    }
+}
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>,
+        @builtin(local_invocation_index) thread: u32) {
+    let lane = thread % LANES;
+    let group = thread / LANES;
+    let b = params.first_batch + workgroup.z;
+    let h = params.first_head + workgroup.y;
+    // Last query tile first: under causality it has the most keys, and the longest work should start earliest.
+    let i0 = params.first_query + (grid.x - 1u - workgroup.x) * ROWS;
+    let kv_head = h / params.group - params.first_head / params.group;
+    let k_from = params.k_base + workgroup.z * params.k_batch + kv_head * params.k_head;
+    let v_from = params.v_base + workgroup.z * params.v_batch + kv_head * params.v_head;
+
+    for (var r = thread; r < ROWS; r += THREADS) {
+        rows[r] = row_of(b, min(i0 + r, params.end_query - 1u));
+    }
+    let first = row_of(b, i0);
+    let last = row_of(b, min(i0 + ROWS, params.end_query) - 1u);
+    let one_document = !HAS_DOCUMENTS || (first.lo == last.lo && first.hi == last.hi);
+    let tiles = tiles_of(first, last, one_document, KEYS);
+
+    var acc: array<vec4<f32>, ROW_REGS * VALUE_VECS>;
+    var m: array<f32, ROW_REGS>;
+    var l: array<f32, ROW_REGS>;
+    for (var r = 0u; r < ROW_REGS; r++) {
+        m[r] = MASKED;
+        l[r] = 0.0;
+        if (HAS_SINKS) {
+            // The sink's logit is the maximum so far, with weight 1, counted by one lane.
+            m[r] = bitcast<f32>(small_word(params.sinks_at + h)) * LOG2_E;
+            l[r] = select(0.0, 1.0, lane == 0u);
+        }
+        for (var n = 0u; n < VALUE_VECS; n++) {
+            acc[r * VALUE_VECS + n] = vec4<f32>();
+        }
+    }
+
+    for (var t = first_tile(tiles); t < tiles.body_end; t = next_tile(tiles, t)) {
+        let j0 = t * KEYS;
+
+        // Scores of this tile: s = Q·Kᵀ, a chunk of the head dimension at a time.
+        var s: array<f32, ROW_REGS * KEY_REGS>;
+        for (var e = 0u; e < ROW_REGS * KEY_REGS; e++) {
+            s[e] = 0.0;
+        }
+        for (var chunk = 0u; chunk * CHUNK < HEAD_VECS; chunk++) {
+            workgroupBarrier();
+            stage_q(b, h, i0, chunk, thread);
+            stage_k(k_from, j0, chunk, thread);
+            workgroupBarrier();
+            for (var d = 0u; d < CHUNK; d++) {
+                var queries: array<vec4<f32>, ROW_REGS>;
+                for (var r = 0u; r < ROW_REGS; r++) {
+                    queries[r] = tile[(group + r * ROW_GROUPS) * QK_PITCH + d];
+                }
+                for (var n = 0u; n < KEY_REGS; n++) {
+                    let key = tile[K_AT + (n * LANES + lane) * QK_PITCH + d];
+                    for (var r = 0u; r < ROW_REGS; r++) {
+                        let e = r * KEY_REGS + n;
+                        s[e] = fma(queries[r].x, key.x, s[e]);
+                        s[e] = fma(queries[r].y, key.y, s[e]);
+                        s[e] = fma(queries[r].z, key.z, s[e]);
+                        s[e] = fma(queries[r].w, key.w, s[e]);
+                    }
+                }
+            }
+        }
+
+        // Hooks and masks. A tile that every row sees whole takes no mask arithmetic.
+        let whole = one_document && sees_all(first, last, i32(j0), i32(j0 + KEYS));
+        if (SCORE_HOOKS || ELEMENT_MASK || !whole) {
+            for (var r = 0u; r < ROW_REGS; r++) {
+                let row = rows[group + r * ROW_GROUPS];
+                let i = min(i0 + group + r * ROW_GROUPS, params.end_query - 1u);
+                for (var n = 0u; n < KEY_REGS; n++) {
+                    let e = r * KEY_REGS + n;
+                    let j = j0 + 4u * (lane + (n / 4u) * LANES) + n % 4u;
+                    var seen = whole || row_sees(row, i32(j));
+                    if (seen && ELEMENT_MASK) {
+                        seen = element_visible(b, h, i, j, row);
+                    }
+                    if (seen && SCORE_HOOKS) {
+                        s[e] = hooked_score(s[e], b, h, i, j, row);
+                    }
+                    if (!seen) {
+                        s[e] = MASKED;
+                    }
+                }
+            }
+        }
+
+        // Row maxima over this tile, through workgroup memory.
+        if (NORMALIZED) {
+            for (var r = 0u; r < ROW_REGS; r++) {
+                var top = s[r * KEY_REGS];
+                for (var n = 1u; n < KEY_REGS; n++) {
+                    top = max(top, s[r * KEY_REGS + n]);
+                }
+                row_scratch[(group + r * ROW_GROUPS) * (LANES + 1u) + lane] = top;
+            }
+            workgroupBarrier();
+            for (var r = thread; r < ROWS; r += THREADS) {
+                var top = row_scratch[r * (LANES + 1u)];
+                for (var c = 1u; c < LANES; c++) {
+                    top = max(top, row_scratch[r * (LANES + 1u) + c]);
+                }
+                row_result[r] = top;
+            }
+        }
+        workgroupBarrier();
+
+        // Weights, over the place of the staged q and k; the sums stay apart by lane until the end.
+        for (var r = 0u; r < ROW_REGS; r++) {
+            let row = group + r * ROW_GROUPS;
+            if (NORMALIZED) {
+                let top = max(m[r], row_result[row]);
+                let shrink = exp2(m[r] - top);
+                m[r] = top;
+                l[r] *= shrink;
+                for (var n = 0u; n < VALUE_VECS; n++) {
+                    acc[r * VALUE_VECS + n] *= shrink;
+                }
+            }
+            for (var n = 0u; n < KEY_VECS; n++) {
+                let e = r * KEY_REGS + 4u * n;
+                var w = vec4<f32>(weight(s[e], m[r]), weight(s[e + 1u], m[r]), weight(s[e + 2u], m[r]), weight(s[e + 3u], m[r]));
+                if (SCORE_HOOKS || ELEMENT_MASK || !whole) {
+                    let t4 = vec4<f32>(s[e], s[e + 1u], s[e + 2u], s[e + 3u]);
+                    w = select(w, vec4<f32>(), t4 < vec4<f32>(MASKED_BELOW));
+                }
+                if (NORMALIZED) {
+                    l[r] += (w.x + w.y) + (w.z + w.w);
+                }
+                tile[row * P_PITCH + n * LANES + lane] = w;
+            }
+        }
+
+        // Output product, VALUE_CHUNK keys at a time.
+        for (var c = 0u; c < KEYS / VALUE_CHUNK; c++) {
+            if (c > 0u) {
+                workgroupBarrier();
+            }
+            stage_v(v_from, j0 + c * VALUE_CHUNK, thread);
+            workgroupBarrier();
+            for (var j = 0u; j < VALUE_CHUNK / 4u; j++) {
+                var w: array<vec4<f32>, ROW_REGS>;
+                for (var r = 0u; r < ROW_REGS; r++) {
+                    w[r] = tile[(group + r * ROW_GROUPS) * P_PITCH + c * (VALUE_CHUNK / 4u) + j];
+                }
+                for (var n = 0u; n < VALUE_VECS; n++) {
+                    let at = V_AT + j * 4u * V_PITCH + n * LANES + lane;
+                    let v0 = tile[at];
+                    let v1 = tile[at + V_PITCH];
+                    let v2 = tile[at + 2u * V_PITCH];
+                    let v3 = tile[at + 3u * V_PITCH];
+                    for (var r = 0u; r < ROW_REGS; r++) {
+                        let e = r * VALUE_VECS + n;
+                        acc[e] = fma(vec4<f32>(w[r].x), v0, acc[e]);
+                        acc[e] = fma(vec4<f32>(w[r].y), v1, acc[e]);
+                        acc[e] = fma(vec4<f32>(w[r].z), v2, acc[e]);
+                        acc[e] = fma(vec4<f32>(w[r].w), v3, acc[e]);
+                    }
+                }
+            }
+        }
+    }
+
+    // Row sums over the lanes, then the one division.
+    if (NORMALIZED) {
+        for (var r = 0u; r < ROW_REGS; r++) {
+            row_scratch[(group + r * ROW_GROUPS) * (LANES + 1u) + lane] = l[r];
+        }
+        workgroupBarrier();
+        for (var r = 0u; r < ROW_REGS; r++) {
+            var sum = 0.0;
+            for (var c = 0u; c < LANES; c++) {
+                sum += row_scratch[(group + r * ROW_GROUPS) * (LANES + 1u) + c];
+            }
+            l[r] = sum;
+        }
+    }
+    for (var r = 0u; r < ROW_REGS; r++) {
+        let i = i0 + group + r * ROW_GROUPS;
+        if (i < params.end_query) {
+            var factor = 1.0;
+            if (NORMALIZED) {
+                factor = select(0.0, 1.0 / l[r], l[r] > 0.0);
+                if (HAS_LSE && lane == 0u) {
+                    let at = params.lse_base + ((b - params.first_batch) * params.heads + h - params.first_head) * params.queries
+                        + i - params.first_query;
+                    let value = (m[r] + log2(max(l[r], 1e-37))) * LN_2;
+                    store_lse(at, select(NEGATIVE_INFINITY_BITS, bitcast<u32>(value), l[r] > 0.0));
+                }
+            }
+            let base = params.o_base + (b - params.first_batch) * params.o_batch + (h - params.first_head) * params.o_head
+                + (i - params.first_query) * params.o_seq;
+            for (var n = 0u; n < VALUE_VECS; n++) {
+                let vec = n * LANES + lane;
+                if (vec < VALUE_VECS_ALL) {
+                    store_o4(base + vec * 4u, acc[r * VALUE_VECS + n] * factor, VALUE_DIM - vec * 4u);
+                }
+            }
+        }
+    }
+}

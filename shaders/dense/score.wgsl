@@ -1,0 +1,55 @@
+// From q·k to the score in base 2, t = s·log2 e, through the hooks that the variant has.
+//
+// q is scaled when it is staged, by scale·log2 e, or by scale alone where a hook needs the natural score
+// (`NATURAL_SCORE`).
+fn hooked_score(dot: f32, b: u32, h: u32, i: u32, j: u32, row: Row) -> f32 {
+    var s = dot;
+    if (HAS_SOFTCAP) {
+        s = params.softcap * soft_tanh(s / params.softcap);
+    }
+    var extra = 0.0;
+    if (HAS_BIAS) {
+        extra = bias_at(local_index(params.bias_base, params.bias_batch, params.bias_head, params.bias_query, b, h, i) + j);
+        // −inf masks the key for good: no code of the caller's gets to see it.
+        if (extra < MASKED_BELOW) {
+            return MASKED;
+        }
+    }
+    if (HAS_ALIBI) {
+        extra -= bitcast<f32>(small_word(params.alibi_at + h)) * f32(abs(row.position - i32(j)));
+    }
+    if (CUSTOM_SCORE) {
+        s = score(s + extra, position_of(b, h, i, j, row));
+        extra = 0.0;
+    }
+    if (NATURAL_SCORE) {
+        return (s + extra) * LOG2_E;
+    }
+    return s + extra * LOG2_E;
+}
+
+// tanh that stays finite where e^2x would not.
+fn soft_tanh(x: f32) -> f32 {
+    return tanh(clamp(x, -20.0, 20.0));
+}
+
+// Masks that no row or tile arithmetic can decide.
+fn element_visible(b: u32, h: u32, i: u32, j: u32, row: Row) -> bool {
+    var seen = true;
+    if (HAS_MASK) {
+        seen = mask_at(local_index(params.mask_base, params.mask_batch, params.mask_head, params.mask_query, b, h, i) + j);
+    }
+    if (CUSTOM_MASK) {
+        seen = seen && mask(position_of(b, h, i, j, row));
+    }
+    return seen;
+}
+
+// Where the row of batch entry b, head h and query i starts in a tensor bound at this part's window.
+fn local_index(base: u32, batch: u32, head: u32, query: u32, b: u32, h: u32, i: u32) -> u32 {
+    return base + (b - params.first_batch) * batch + (h - params.first_head) * head + (i - params.first_query) * query;
+}
+
+fn position_of(b: u32, h: u32, i: u32, j: u32, row: Row) -> Position {
+    return Position(b, h, h / params.group, i, j, row.position - row.origin, i32(j) - row.origin);
+}

@@ -1,0 +1,4 @@
+// Two IEEE binary16 in one word, the first in the lower half.
+fn pack_pair(pair: vec2<f32>) -> u32 {
+    return pack2x16float(pair);
+}

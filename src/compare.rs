@@ -1,0 +1,263 @@
+//! Whether a kernel's result is right: error bounds by storage type, and a report that says where it is wrong.
+//!
+//! An output passes if both RMS(result − expected)/RMS(expected) and max|result − expected|/max|expected| are within
+//! bounds. The first finds many small errors, the second a few large ones. A log-sum-exp is compared absolutely.
+//! A value that is not finite passes only where exactly it was expected (−inf, for a row that sees nothing); NaN
+//! never does, and where the expected output is zero throughout, so must the result be.
+//!
+//! ```
+//! use wgpu_attention::{DType, compare::{self, Tolerance}};
+//!
+//! let expected = [1.0, -2.0, 0.5];
+//! let tolerance = Tolerance::for_dtype(DType::F32);
+//! assert!(compare::output(&[1.0, -2.0, 0.500001], &expected, &tolerance).passed());
+//!
+//! let swapped = compare::output(&[-2.0, 1.0, 0.5], &expected, &tolerance);
+//! assert!(!swapped.passed());
+//! println!("{swapped}");
+//! ```
+
+use std::fmt;
+
+use crate::ops::dense::DenseOutput;
+use crate::tensor::DType;
+
+#[cfg(test)]
+mod tests;
+
+/// Error bounds of a comparison.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tolerance {
+    /// Bound on RMS(result − expected)/RMS(expected) of an output.
+    pub rms: f64,
+    /// Bound on max|result − expected|/max|expected| of an output.
+    pub max: f64,
+    /// Bound on |result − expected| of a log-sum-exp.
+    pub lse: f64,
+    /// A bound relative to |expected|, which holds for a log-sum-exp where it is larger than `lse`; 0 for none.
+    pub lse_relative: f64,
+}
+
+impl Tolerance {
+    /// The bounds of the case format: f32 1e-5 and 2e-5, f16 2e-3 and 4e-3, bf16 1e-2 and 2e-2; lse
+    /// 1e-5·max(1, |lse|) for f32, 5e-3 for the others.
+    pub const fn for_dtype(dtype: DType) -> Self {
+        let (rms, max, lse, lse_relative) = match dtype {
+            DType::F32 => (1e-5, 2e-5, 1e-5, 1e-5),
+            DType::F16 => (2e-3, 4e-3, 5e-3, 0.0),
+            DType::BF16 => (1e-2, 2e-2, 5e-3, 0.0),
+        };
+        Tolerance {
+            rms,
+            max,
+            lse,
+            lse_relative,
+        }
+    }
+}
+
+/// One element of a comparison.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Element {
+    /// Index into the tensor, flat.
+    pub index: usize,
+    /// The result.
+    pub actual: f32,
+    /// What it should be.
+    pub expected: f64,
+}
+
+/// The outcome of comparing one tensor; displays as one line.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Comparison {
+    /// `"o"` or `"lse"`.
+    pub name: &'static str,
+    /// Elements of the result.
+    pub actual_len: usize,
+    /// Elements expected. Where the two differ nothing else is compared.
+    pub expected_len: usize,
+    /// An output: RMS(result − expected)/RMS(expected). An lse: RMS of error/bound. Infinite if an element that
+    /// should be finite is not, or the reverse.
+    pub rms: f64,
+    /// Bound on `rms`.
+    pub rms_bound: f64,
+    /// An output: max|result − expected|/max|expected|. An lse: the largest error/bound. Infinite as above.
+    pub max: f64,
+    /// Bound on `max`.
+    pub max_bound: f64,
+    /// How many elements exceed the bound on `max` by themselves.
+    pub over: usize,
+    /// The element with the largest error, the first of them; `None` if there is no error at all.
+    pub worst: Option<Element>,
+    /// The first few elements over the bound.
+    pub first: Vec<Element>,
+}
+
+/// How many elements over the bound a report shows.
+const SHOWN: usize = 4;
+
+impl Comparison {
+    /// Whether lengths agree and all errors are within bounds.
+    pub fn passed(&self) -> bool {
+        self.actual_len == self.expected_len
+            && self.over == 0
+            && self.rms <= self.rms_bound
+            && self.max <= self.max_bound
+    }
+
+    fn of_lengths(name: &'static str, actual: usize, expected: usize, bounds: (f64, f64)) -> Self {
+        Comparison {
+            name,
+            actual_len: actual,
+            expected_len: expected,
+            rms: 0.0,
+            rms_bound: bounds.0,
+            max: 0.0,
+            max_bound: bounds.1,
+            over: 0,
+            worst: None,
+            first: Vec::new(),
+        }
+    }
+
+    /// Fills in the errors, each measured in `units(expected)`: what its maximum and what its RMS is relative to.
+    fn measure(mut self, actual: &[f32], expected: &[f64], units: impl Fn(f64) -> (f64, f64)) -> Self {
+        if actual.len() != expected.len() {
+            return self;
+        }
+        let mut squares = 0.0;
+        for (index, (&actual, &expected)) in actual.iter().zip(expected).enumerate() {
+            let error = difference(f64::from(actual), expected);
+            let (max_unit, rms_unit) = units(expected);
+            squares += ratio(error, rms_unit).powi(2);
+            let error = ratio(error, max_unit);
+            let element = Element {
+                index,
+                actual,
+                expected,
+            };
+            if error > self.max {
+                self.max = error;
+                self.worst = Some(element);
+            }
+            if error > self.max_bound {
+                self.over += 1;
+                if self.first.len() < SHOWN {
+                    self.first.push(element);
+                }
+            }
+        }
+        self.rms = (squares / expected.len().max(1) as f64).sqrt();
+        self
+    }
+}
+
+/// |actual − expected|; 0 for the same infinity, infinite for NaN on either side or an infinity on one.
+fn difference(actual: f64, expected: f64) -> f64 {
+    if actual == expected {
+        return 0.0;
+    }
+    let error = (actual - expected).abs();
+    if error.is_nan() { f64::INFINITY } else { error }
+}
+
+/// error/unit; no error is 0 in any unit, any error is infinite in a unit of 0, and an infinite one in any unit.
+fn ratio(error: f64, unit: f64) -> f64 {
+    if error == 0.0 || error.is_infinite() {
+        error
+    } else {
+        error / unit
+    }
+}
+
+/// Compares an output, [`Tolerance::rms`] and [`Tolerance::max`] being the bounds.
+pub fn output(actual: &[f32], expected: &[f64], tolerance: &Tolerance) -> Comparison {
+    let finite = || expected.iter().map(|e| e.abs()).filter(|e| e.is_finite());
+    let max = finite().fold(0.0, f64::max);
+    let rms = (finite().map(|e| e * e).sum::<f64>() / expected.len().max(1) as f64).sqrt();
+    let bounds = (tolerance.rms, tolerance.max);
+    Comparison::of_lengths("o", actual.len(), expected.len(), bounds).measure(actual, expected, |_| (max, rms))
+}
+
+/// Compares log-sum-exps, element by element; errors are in units of each element's bound.
+pub fn lse(actual: &[f32], expected: &[f64], tolerance: &Tolerance) -> Comparison {
+    let bound = |expected: f64| f64::max(tolerance.lse, tolerance.lse_relative * expected.abs());
+    Comparison::of_lengths("lse", actual.len(), expected.len(), (1.0, 1.0))
+        .measure(actual, expected, |expected| (bound(expected), bound(expected)))
+}
+
+/// The outcome of comparing a dense problem's outputs; displays as one line.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DenseComparison {
+    /// o.
+    pub o: Comparison,
+    /// lse, where either side has one.
+    pub lse: Option<Comparison>,
+}
+
+impl DenseComparison {
+    /// Whether everything is within bounds.
+    pub fn passed(&self) -> bool {
+        self.o.passed() && self.lse.as_ref().is_none_or(Comparison::passed)
+    }
+}
+
+/// Compares the outputs of a dense problem. A log-sum-exp on one side only fails, as one of the wrong length.
+pub fn dense(actual: &DenseOutput<f32>, expected: &DenseOutput<f64>, tolerance: &Tolerance) -> DenseComparison {
+    let lse = match (&actual.lse, &expected.lse) {
+        (None, None) => None,
+        (actual, expected) => {
+            let (actual, expected) = (actual.as_deref(), expected.as_deref());
+            Some(lse(actual.unwrap_or_default(), expected.unwrap_or_default(), tolerance))
+        }
+    };
+    DenseComparison {
+        o: output(&actual.o, &expected.o, tolerance),
+        lse,
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.name;
+        if self.actual_len != self.expected_len {
+            return write!(
+                f,
+                "{name}: {} elements instead of {}",
+                self.actual_len, self.expected_len
+            );
+        }
+        let (rms, rms_bound, max, max_bound) = (self.rms, self.rms_bound, self.max, self.max_bound);
+        write!(
+            f,
+            "{name}: rms {rms:.1e} (≤ {rms_bound:.0e}), max {max:.1e} (≤ {max_bound:.0e})"
+        )?;
+        if self.passed() {
+            return Ok(());
+        }
+        write!(f, ", {} of {} over", self.over, self.expected_len)?;
+        if let Some(worst) = &self.worst {
+            write!(f, ", worst {worst}")?;
+        }
+        for (i, element) in self.first.iter().enumerate() {
+            write!(f, "{}{element}", if i == 0 { ", first " } else { "; " })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}] {:e} instead of {:e}", self.index, self.actual, self.expected)
+    }
+}
+
+impl fmt::Display for DenseComparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.o)?;
+        match &self.lse {
+            Some(lse) => write!(f, "; {lse}"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The device: the caller's own, or one this library requests.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::FutureExt;
+
+use crate::error::{Error, Result};
+use crate::shader::{self, Pipeline, Variant};
+
+/// A device, its queue and what they can do, with the pipelines compiled on it so far.
+///
+/// Cheap to clone; clones share their pipelines.
+#[derive(Clone, Debug)]
+pub struct Gpu {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    info: wgpu::AdapterInfo,
+    limits: wgpu::Limits,
+    features: wgpu::Features,
+    checked: bool,
+    pipelines: Mutex<HashMap<Variant, Arc<Pipeline>>>,
+    workspace: Mutex<Option<wgpu::Buffer>>,
+}
+
+/// What to request, where the library requests the device. The default takes the fastest adapter there is, with the
+/// features and limits this library can use.
+#[derive(Clone, Debug, Default)]
+pub struct GpuOptions {
+    /// Back ends to look at. `None`: all that were compiled in.
+    pub backends: Option<wgpu::Backends>,
+    /// Part of the adapter's name, upper or lower case. `None`: any.
+    pub adapter: Option<String>,
+    /// No optional feature and the limits every WebGPU device has, to see what a small device will see.
+    pub minimal: bool,
+    /// Limits to request instead of the adapter's own.
+    pub limits: Option<wgpu::Limits>,
+    /// Keep the driver-side checks on every array access and loop. The kernels check their own bounds and do without;
+    /// with this on, a test can show that they are right to. Custom code is always checked.
+    pub checked: bool,
+}
+
+impl GpuOptions {
+    /// The default, with `WGPU_ATTENTION_BACKEND` (`vulkan`, `metal`, `dx12` or `gl`) and `WGPU_ATTENTION_ADAPTER` (part of
+    /// an adapter's name) from the environment where they are set.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a back end that does not exist.
+    pub fn from_env() -> Result<Self> {
+        let variable = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
+        let backends = match variable("WGPU_ATTENTION_BACKEND").as_deref() {
+            None => None,
+            Some(name) => Some(backend_named(name)?),
+        };
+        Ok(GpuOptions {
+            backends,
+            adapter: variable("WGPU_ATTENTION_ADAPTER"),
+            ..Default::default()
+        })
+    }
+}
+
+/// The back end with this lower-case name.
+///
+/// # Errors
+/// [`Error::Invalid`] if there is none.
+pub fn backend_named(name: &str) -> Result<wgpu::Backends> {
+    match name {
+        "vulkan" => Ok(wgpu::Backends::VULKAN),
+        "metal" => Ok(wgpu::Backends::METAL),
+        "dx12" => Ok(wgpu::Backends::DX12),
+        "gl" => Ok(wgpu::Backends::GL),
+        other => Err(Error::Invalid {
+            field: "backend",
+            value: format!("`{other}`"),
+            allowed: "vulkan, metal, dx12 or gl".into(),
+        }),
+    }
+}
+
+impl Gpu {
+    /// Uses the caller's own device. Any feature the device lacks is done without.
+    ///
+    /// `checked` as in [`GpuOptions::checked`] is off.
+    pub fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
+        Self::with_checks(device, queue, false)
+    }
+
+    /// As [`Gpu::new`], with every access checked by the driver too if `checked`.
+    pub fn with_checks(device: &wgpu::Device, queue: &wgpu::Queue, checked: bool) -> Self {
+        Gpu {
+            inner: Arc::new(Inner {
+                info: device.adapter_info(),
+                limits: device.limits(),
+                features: device.features(),
+                device: device.clone(),
+                queue: queue.clone(),
+                checked,
+                pipelines: Mutex::new(HashMap::new()),
+                workspace: Mutex::new(None),
+            }),
+        }
+    }
+
+    /// Requests a device.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] with what was asked for and what was found; [`Error::Device`] if the adapter refuses.
+    pub async fn request(options: &GpuOptions) -> Result<Self> {
+        let adapter = find_adapter(options).await?;
+        let (features, limits) = if options.minimal {
+            // Downlevel adapters (OpenGL) have less than the defaults in places that compute never touches.
+            let limits = wgpu::Limits::default().or_worse_values_from(&adapter.limits());
+            (wgpu::Features::empty(), limits)
+        } else {
+            (adapter.features() & useful_features(), adapter.limits())
+        };
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("wgpu-attention"),
+                required_features: features,
+                required_limits: options.limits.clone().unwrap_or(limits),
+                ..Default::default()
+            })
+            .await
+            .map_err(|e| Error::Device { message: e.to_string() })?;
+        Ok(Self::with_checks(&device, &queue, options.checked))
+    }
+
+    /// [`Gpu::request`], blocking. Not for browsers, where nothing may block.
+    pub fn request_blocking(options: &GpuOptions) -> Result<Self> {
+        pollster::block_on(Self::request(options))
+    }
+
+    /// The device.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.inner.device
+    }
+
+    /// Its queue.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.inner.queue
+    }
+
+    /// Name, driver and back end of the adapter.
+    pub fn info(&self) -> &wgpu::AdapterInfo {
+        &self.inner.info
+    }
+
+    /// The limits the device was created with.
+    pub fn limits(&self) -> &wgpu::Limits {
+        &self.inner.limits
+    }
+
+    /// The features the device was created with.
+    pub fn features(&self) -> wgpu::Features {
+        self.inner.features
+    }
+
+    /// The pipeline of a variant, compiled the first time it is asked for.
+    pub(crate) fn pipeline(&self, variant: &Variant) -> Result<Arc<Pipeline>> {
+        if let Some(found) = lock(&self.inner.pipelines).get(variant) {
+            return Ok(found.clone());
+        }
+        // Compiled outside the lock: other plans go on meanwhile. Two threads may compile the same variant once.
+        let pipeline = Arc::new(shader::compile(self, variant)?);
+        Ok(lock(&self.inner.pipelines)
+            .entry(variant.clone())
+            .or_insert(pipeline)
+            .clone())
+    }
+
+    pub(crate) fn checked(&self) -> bool {
+        self.inner.checked
+    }
+
+    /// A buffer of at least `size` bytes that plans use between their own dispatches. Dispatches on one queue run
+    /// in order, so plans can share it.
+    pub(crate) fn workspace(&self, size: u64) -> Result<wgpu::Buffer> {
+        let mut slot = lock(&self.inner.workspace);
+        if let Some(buffer) = slot.as_ref()
+            && buffer.size() >= size
+        {
+            return Ok(buffer.clone());
+        }
+        let buffer = self.guarded(|device| {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("wgpu-attention workspace"),
+                size: size.next_power_of_two(),
+                usage: wgpu::BufferUsages::STORAGE,
+                mapped_at_creation: false,
+            })
+        })?;
+        *slot = Some(buffer.clone());
+        Ok(buffer)
+    }
+
+    /// Runs something that creates resources and turns what wgpu says into an error.
+    pub(crate) fn guarded<T>(&self, create: impl FnOnce(&wgpu::Device) -> T) -> Result<T> {
+        let device = &self.inner.device;
+        let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let made = create(device);
+        // Native back ends answer at once; a browser answers later, and then its console has the message.
+        for scope in [internal, memory, validation] {
+            if let Some(Some(error)) = scope.pop().now_or_never() {
+                return Err(Error::Device {
+                    message: error.to_string(),
+                });
+            }
+        }
+        Ok(made)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Optional features that kernels or measurements make use of.
+fn useful_features() -> wgpu::Features {
+    wgpu::Features::TIMESTAMP_QUERY
+        | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
+        | wgpu::Features::SHADER_F16
+        | wgpu::Features::SUBGROUP
+}
+
+/// The adapters that match, the fastest kind first.
+///
+/// # Errors
+/// [`Error::NoAdapter`] where none does.
+pub async fn adapters(options: &GpuOptions) -> Result<Vec<wgpu::Adapter>> {
+    let backends = options.backends.unwrap_or(wgpu::Backends::all());
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = backends;
+    let instance = wgpu::Instance::new(descriptor);
+    let all = instance.enumerate_adapters(backends).await;
+    let names: Vec<String> = all.iter().map(|a| a.get_info().name).collect();
+    let wanted = options.adapter.as_deref().unwrap_or("").to_lowercase();
+    let mut found: Vec<_> = all
+        .into_iter()
+        .filter(|a| a.get_info().name.to_lowercase().contains(&wanted))
+        .filter(|a| {
+            a.get_downlevel_capabilities()
+                .flags
+                .contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
+        })
+        .collect();
+    found.sort_by_key(|a| rank(&a.get_info()));
+    if found.is_empty() {
+        let names = if names.is_empty() {
+            "none".into()
+        } else {
+            names.join(", ")
+        };
+        return Err(Error::NoAdapter {
+            message: format!("nothing that computes on {backends:?} with a name like `{wanted}`; found: {names}"),
+        });
+    }
+    Ok(found)
+}
+
+async fn find_adapter(options: &GpuOptions) -> Result<wgpu::Adapter> {
+    let mut found = adapters(options).await?;
+    Ok(found.swap_remove(0))
+}
+
+/// Discrete before integrated before software, native back ends before OpenGL.
+fn rank(info: &wgpu::AdapterInfo) -> (u8, u8) {
+    let kind = match info.device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    };
+    (kind, (info.backend == wgpu::Backend::Gl) as u8)
+}

@@ -1,0 +1,475 @@
+//! Which shader a plan runs: the typed specs behind the files under `shaders/dense/`.
+
+use crate::ops::dense::Custom;
+use crate::shader::{Binding, BindingKind, Constant, Spec};
+use crate::tensor::DType;
+
+/// A kernel of the dense op with everything its code depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum DenseVariant {
+    /// `dense/prefill.wgsl`
+    Prefill(Attend<PrefillTile>),
+    /// `dense/decode.wgsl`
+    Decode(Attend<DecodeTile>),
+}
+
+impl DenseVariant {
+    /// The spec that writes its header.
+    pub fn spec(&self) -> &dyn Spec {
+        match self {
+            DenseVariant::Prefill(v) => v,
+            DenseVariant::Decode(v) => v,
+        }
+    }
+}
+
+/// Which weighting piece a variant uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WeightingKind {
+    /// `dense/weighting_softmax.wgsl`
+    Softmax,
+    /// `dense/weighting_sigmoid.wgsl`
+    Sigmoid,
+}
+
+/// A kernel that attends: the options of the problem that change its code, and its tile.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Attend<T> {
+    /// D.
+    pub head_dim: u32,
+    /// Dv.
+    pub value_dim: u32,
+    /// Storage type of q, k, v.
+    pub dtype: DType,
+    /// q, k and v are read four elements at a time.
+    pub vector_inputs: bool,
+    /// Storage type of o.
+    pub output_dtype: DType,
+    /// o is written four elements at a time.
+    pub vector_output: bool,
+    /// Weighting.
+    pub weighting: WeightingKind,
+    /// Softcap.
+    pub softcap: bool,
+    /// Storage type of the additive bias.
+    pub bias: Option<DType>,
+    /// Boolean mask.
+    pub mask: bool,
+    /// `kv_len`.
+    pub kv_len: bool,
+    /// Packed documents.
+    pub documents: bool,
+    /// ALiBi.
+    pub alibi: bool,
+    /// Learned sink logits.
+    pub sinks: bool,
+    /// Log-sum-exp output.
+    pub lse: bool,
+    /// The caller's own code.
+    pub custom: Option<Custom>,
+    /// Tile shape.
+    pub tile: T,
+}
+
+/// Tile shape of `dense/prefill.wgsl`; the file's header has the meaning of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PrefillTile {
+    /// Row groups.
+    pub row_groups: u32,
+    /// Rows of an invocation.
+    pub row_regs: u32,
+    /// Invocations of a row group.
+    pub lanes: u32,
+    /// Keys of an invocation, a multiple of 4.
+    pub key_regs: u32,
+    /// Vectors of the head dimension staged at once.
+    pub chunk: u32,
+    /// Keys whose values are staged at once, a multiple of 4.
+    pub value_chunk: u32,
+}
+
+impl PrefillTile {
+    /// Query rows of a workgroup.
+    pub const fn rows(&self) -> u32 {
+        self.row_groups * self.row_regs
+    }
+
+    /// Keys of a tile.
+    pub const fn keys(&self) -> u32 {
+        self.lanes * self.key_regs
+    }
+
+    /// Invocations of a workgroup.
+    pub const fn threads(&self) -> u32 {
+        self.row_groups * self.lanes
+    }
+
+    /// Workgroup memory in bytes.
+    pub const fn workgroup_bytes(&self, value_dim: u32) -> u32 {
+        let value_pitch = value_dim.div_ceil(4).div_ceil(self.lanes) * self.lanes;
+        let scores = (self.rows() + self.keys()) * (self.chunk + 1);
+        let weights = self.rows() * (self.keys() / 4 + 1) + self.value_chunk * value_pitch;
+        let tile = if scores > weights { scores } else { weights };
+        let row_scratch = self.rows() * (self.lanes + 1);
+        let row_scratch = row_scratch.div_ceil(4) * 4;
+        16 * tile + 4 * row_scratch + 4 * self.rows() + 16 * self.rows()
+    }
+}
+
+/// Tile shape of `dense/decode.wgsl`; the file's header has the meaning of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DecodeTile {
+    /// Rows of a workgroup.
+    pub rows: u32,
+    /// Invocations that share a key.
+    pub lanes: u32,
+    /// Keys at a time.
+    pub slots: u32,
+    /// Keys of an invocation.
+    pub key_regs: u32,
+    /// Invocations that share a value row.
+    pub value_lanes: u32,
+}
+
+impl DecodeTile {
+    /// Keys of a tile.
+    pub const fn keys(&self) -> u32 {
+        self.slots * self.key_regs
+    }
+
+    /// Invocations of a workgroup.
+    pub const fn threads(&self) -> u32 {
+        self.slots * self.lanes
+    }
+
+    /// Workgroup memory in bytes.
+    pub const fn workgroup_bytes(&self) -> u32 {
+        let groups = self.threads() / self.value_lanes;
+        let words = [
+            self.rows * self.keys() * (self.lanes + 1),
+            self.keys() * self.rows,
+            groups * self.rows,
+            groups * self.rows,
+            groups * self.rows,
+        ];
+        let mut bytes = 16 * self.threads() + 16 * self.rows;
+        let mut n = 0;
+        while n < words.len() {
+            bytes += words[n].div_ceil(4) * 16;
+            n += 1;
+        }
+        bytes
+    }
+}
+
+impl<T> Attend<T> {
+    /// The same options with another tile.
+    pub fn with_tile<U>(self, tile: U) -> Attend<U> {
+        Attend {
+            head_dim: self.head_dim,
+            value_dim: self.value_dim,
+            dtype: self.dtype,
+            vector_inputs: self.vector_inputs,
+            output_dtype: self.output_dtype,
+            vector_output: self.vector_output,
+            weighting: self.weighting,
+            softcap: self.softcap,
+            bias: self.bias,
+            mask: self.mask,
+            kv_len: self.kv_len,
+            documents: self.documents,
+            alibi: self.alibi,
+            sinks: self.sinks,
+            lse: self.lse,
+            custom: self.custom,
+            tile,
+        }
+    }
+
+    fn has_small(&self) -> bool {
+        self.kv_len || self.documents || self.alibi || self.sinks
+    }
+
+    fn custom_score(&self) -> bool {
+        self.custom.as_ref().is_some_and(|c| c.score.is_some())
+    }
+
+    fn custom_mask(&self) -> bool {
+        self.custom.as_ref().is_some_and(|c| c.mask.is_some())
+    }
+
+    /// Hooks that need the score itself, not its base-2 form.
+    pub fn natural_score(&self) -> bool {
+        self.softcap || self.custom_score()
+    }
+
+    /// What tells this variant from others, for labels.
+    fn suffix(&self) -> String {
+        let mut s = format!(
+            "d{}x{} {}->{}",
+            self.head_dim, self.value_dim, self.dtype, self.output_dtype
+        );
+        let flags = [
+            (matches!(self.weighting, WeightingKind::Sigmoid), "sigmoid"),
+            (!self.vector_inputs, "scalar-in"),
+            (!self.vector_output, "scalar-out"),
+            (self.softcap, "softcap"),
+            (self.bias.is_some(), "bias"),
+            (self.mask, "mask"),
+            (self.kv_len, "kv_len"),
+            (self.documents, "documents"),
+            (self.alibi, "alibi"),
+            (self.sinks, "sinks"),
+            (self.lse, "lse"),
+            (self.custom.is_some(), "custom"),
+        ];
+        for (_, name) in flags.iter().filter(|(on, _)| *on) {
+            s.push(' ');
+            s.push_str(name);
+        }
+        s
+    }
+
+    fn option_constants(&self) -> Vec<(&'static str, Constant)> {
+        use Constant::{Count, Flag};
+        vec![
+            ("HEAD_DIM", Count(self.head_dim)),
+            ("VALUE_DIM", Count(self.value_dim)),
+            ("HAS_SOFTCAP", Flag(self.softcap)),
+            ("HAS_BIAS", Flag(self.bias.is_some())),
+            ("HAS_MASK", Flag(self.mask)),
+            ("HAS_KV_LEN", Flag(self.kv_len)),
+            ("HAS_DOCUMENTS", Flag(self.documents)),
+            ("HAS_ALIBI", Flag(self.alibi)),
+            ("HAS_SINKS", Flag(self.sinks)),
+            ("HAS_LSE", Flag(self.lse)),
+            ("CUSTOM_SCORE", Flag(self.custom_score())),
+            ("CUSTOM_MASK", Flag(self.custom_mask())),
+            ("NATURAL_SCORE", Flag(self.natural_score())),
+            (
+                "SCORE_HOOKS",
+                Flag(self.softcap || self.bias.is_some() || self.alibi || self.custom_score()),
+            ),
+            ("ELEMENT_MASK", Flag(self.mask || self.custom_mask())),
+        ]
+    }
+
+    /// The pieces for reading q, k, v, the optional tensors and the hooks.
+    fn input_pieces(&self) -> Vec<&'static str> {
+        let mut pieces = vec![element_piece(self.dtype, self.vector_inputs)];
+        pieces.push("dense/bindings");
+        pieces.push(if self.vector_inputs {
+            "shared/qkv_x4"
+        } else {
+            "shared/qkv_x1"
+        });
+        pieces.push(match self.bias {
+            None => "dense/bias_none",
+            Some(DType::F32) => "dense/bias_f32",
+            Some(DType::F16) => "dense/bias_f16",
+            Some(DType::BF16) => "dense/bias_bf16",
+        });
+        pieces.push(if self.mask {
+            "dense/mask_bytes"
+        } else {
+            "dense/mask_none"
+        });
+        pieces.push(if self.has_small() {
+            "dense/small"
+        } else {
+            "dense/small_none"
+        });
+        pieces.push(match self.weighting {
+            WeightingKind::Softmax => "dense/weighting_softmax",
+            WeightingKind::Sigmoid => "dense/weighting_sigmoid",
+        });
+        match (self.custom_score(), self.custom_mask()) {
+            (false, false) => pieces.push("dense/custom_none"),
+            (false, true) => pieces.push("dense/custom_no_score"),
+            (true, false) => pieces.push("dense/custom_no_mask"),
+            (true, true) => {}
+        }
+        pieces
+    }
+
+    fn output_pieces(&self) -> Vec<&'static str> {
+        let mut pieces = output_pieces(self.output_dtype, self.vector_output);
+        pieces.push(if self.lse { "shared/lse" } else { "shared/lse_none" });
+        pieces
+    }
+
+    fn input_bindings(&self) -> Vec<Binding> {
+        use BindingKind::{Read, Uniform};
+        let mut bindings = vec![(0, Uniform), (1, Read), (2, Read), (3, Read)];
+        if self.bias.is_some() {
+            bindings.push((6, Read));
+        }
+        if self.mask {
+            bindings.push((7, Read));
+        }
+        if self.has_small() {
+            bindings.push((8, Read));
+        }
+        let data = self.custom.as_ref().map_or(0, |c| c.data.len());
+        bindings.extend((0..data as u32).map(|n| (FIRST_CUSTOM_BINDING + n, Read)));
+        bindings
+            .into_iter()
+            .map(|(number, kind)| Binding { number, kind })
+            .collect()
+    }
+
+    fn output_bindings(&self) -> Vec<Binding> {
+        let write = |number| Binding {
+            number,
+            kind: BindingKind::Write,
+        };
+        let mut bindings = vec![write(4)];
+        if self.lse {
+            bindings.push(write(5));
+        }
+        bindings
+    }
+}
+
+impl<T> Attend<T> {
+    fn pieces(&self) -> Vec<&'static str> {
+        let mut pieces = self.input_pieces();
+        pieces.extend(self.output_pieces());
+        pieces
+    }
+
+    fn bindings(&self) -> Vec<Binding> {
+        let mut bindings = self.input_bindings();
+        bindings.extend(self.output_bindings());
+        bindings
+    }
+}
+
+/// Custom data arrays are bound from here on.
+pub const FIRST_CUSTOM_BINDING: u32 = 9;
+
+/// The piece that reads elements of this type, four at a time or singly.
+pub fn element_piece(dtype: DType, vector: bool) -> &'static str {
+    match (dtype, vector) {
+        (DType::F32, true) => "shared/element_f32_x4",
+        (DType::F16, true) => "shared/element_f16_x4",
+        (DType::BF16, true) => "shared/element_bf16_x4",
+        (DType::F32, false) => "shared/element_f32_x1",
+        (DType::F16, false) => "shared/element_f16_x1",
+        (DType::BF16, false) => "shared/element_bf16_x1",
+    }
+}
+
+/// Pieces that write a tensor of this type four elements at a time or singly.
+pub fn output_pieces(dtype: DType, vector: bool) -> Vec<&'static str> {
+    let mut pieces = match dtype {
+        DType::F32 => vec![],
+        DType::F16 => vec!["shared/pack_f16"],
+        DType::BF16 => vec!["shared/pack_bf16"],
+    };
+    pieces.push(match (dtype, vector) {
+        (DType::F32, true) => "shared/output_f32_x4",
+        (DType::F32, false) => "shared/output_f32_x1",
+        (_, true) => "shared/output_half_x4",
+        (_, false) => "shared/output_half_x1",
+    });
+    pieces
+}
+
+impl Spec for Attend<PrefillTile> {
+    fn label(&self) -> String {
+        let t = &self.tile;
+        format!(
+            "dense/prefill {} tile {}x{} regs {}x{} chunk {}/{}",
+            self.suffix(),
+            t.rows(),
+            t.keys(),
+            t.row_regs,
+            t.key_regs,
+            t.chunk,
+            t.value_chunk
+        )
+    }
+
+    fn kernel(&self) -> &'static str {
+        "dense/prefill"
+    }
+
+    fn constants(&self) -> Vec<(&'static str, Constant)> {
+        use Constant::Count;
+        let mut constants = self.option_constants();
+        constants.extend([
+            ("ROW_GROUPS", Count(self.tile.row_groups)),
+            ("ROW_REGS", Count(self.tile.row_regs)),
+            ("LANES", Count(self.tile.lanes)),
+            ("KEY_REGS", Count(self.tile.key_regs)),
+            ("CHUNK", Count(self.tile.chunk)),
+            ("VALUE_CHUNK", Count(self.tile.value_chunk)),
+        ]);
+        constants
+    }
+
+    fn pieces(&self) -> Vec<&'static str> {
+        self.pieces()
+    }
+
+    fn custom(&self) -> Option<String> {
+        self.custom.as_ref().map(super::custom::module_text)
+    }
+
+    fn bindings(&self) -> Vec<Binding> {
+        self.bindings()
+    }
+
+    fn workgroup_bytes(&self) -> u32 {
+        self.tile.workgroup_bytes(self.value_dim)
+    }
+}
+
+impl Spec for Attend<DecodeTile> {
+    fn label(&self) -> String {
+        let t = &self.tile;
+        format!(
+            "dense/decode {} rows {} keys {}x{} lanes {}/{}",
+            self.suffix(),
+            t.rows,
+            t.slots,
+            t.key_regs,
+            t.lanes,
+            t.value_lanes
+        )
+    }
+
+    fn kernel(&self) -> &'static str {
+        "dense/decode"
+    }
+
+    fn constants(&self) -> Vec<(&'static str, Constant)> {
+        use Constant::Count;
+        let mut constants = self.option_constants();
+        constants.extend([
+            ("ROWS", Count(self.tile.rows)),
+            ("LANES", Count(self.tile.lanes)),
+            ("SLOTS", Count(self.tile.slots)),
+            ("KEY_REGS", Count(self.tile.key_regs)),
+            ("VALUE_LANES", Count(self.tile.value_lanes)),
+        ]);
+        constants
+    }
+
+    fn pieces(&self) -> Vec<&'static str> {
+        self.pieces()
+    }
+
+    fn custom(&self) -> Option<String> {
+        self.custom.as_ref().map(super::custom::module_text)
+    }
+
+    fn bindings(&self) -> Vec<Binding> {
+        self.bindings()
+    }
+
+    fn workgroup_bytes(&self) -> u32 {
+        self.tile.workgroup_bytes()
+    }
+}

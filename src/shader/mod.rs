@@ -1,0 +1,260 @@
+//! Shaders: sources, assembly into one module, variants and the pipelines made of them.
+//!
+//! A shader is a header of `const` lines written from a typed spec, the pieces that the spec chooses, and the kernel
+//! with what it `#import`s, each piece once. There is no other preprocessing: a flag is a `const` and an ordinary
+//! `if`. The spec is the pipeline cache's key.
+
+mod sources;
+
+use std::fmt::Write;
+
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::measure::Probe;
+use crate::ops::dense::variant::DenseVariant;
+use crate::ops::merge::variant::MergeVariant;
+
+pub use sources::SOURCES;
+
+/// Every kind of shader the library can make.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Variant {
+    /// A kernel of the dense op.
+    Dense(DenseVariant),
+    /// The merge of partial results.
+    Merge(MergeVariant),
+    /// `shared/copy_words.wgsl`
+    CopyWords,
+    /// A kernel that measures the device.
+    Probe(Probe),
+}
+
+/// What a kind of shader has to say for itself.
+pub trait Spec {
+    /// The pipeline's label: the kernel's stem and what tells this variant from others.
+    fn label(&self) -> String;
+    /// The kernel's file, without `shaders/` and `.wgsl`.
+    fn kernel(&self) -> &'static str;
+    /// The header's constants, in order.
+    fn constants(&self) -> Vec<(&'static str, Constant)>;
+    /// Pieces that depend on the spec.
+    fn pieces(&self) -> Vec<&'static str>;
+    /// The caller's own code, ready to stand at module scope.
+    fn custom(&self) -> Option<String>;
+    /// Bindings of group 0.
+    fn bindings(&self) -> Vec<Binding>;
+    /// Workgroup memory in bytes.
+    fn workgroup_bytes(&self) -> u32;
+}
+
+/// A value in the header.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Constant {
+    /// `u32`
+    Count(u32),
+    /// `bool`
+    Flag(bool),
+}
+
+/// One binding of group 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// Its number.
+    pub number: u32,
+    /// Its kind.
+    pub kind: BindingKind,
+}
+
+/// Kinds of binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BindingKind {
+    /// Uniform buffer.
+    Uniform,
+    /// Read-only storage buffer.
+    Read,
+    /// Writable storage buffer.
+    Write,
+}
+
+/// Brings short vectors together in one buffer.
+struct CopyWords;
+
+impl Spec for CopyWords {
+    fn label(&self) -> String {
+        "shared/copy_words".into()
+    }
+
+    fn kernel(&self) -> &'static str {
+        "shared/copy_words"
+    }
+
+    fn constants(&self) -> Vec<(&'static str, Constant)> {
+        vec![]
+    }
+
+    fn pieces(&self) -> Vec<&'static str> {
+        vec![]
+    }
+
+    fn custom(&self) -> Option<String> {
+        None
+    }
+
+    fn bindings(&self) -> Vec<Binding> {
+        use BindingKind::{Read, Uniform, Write};
+        [(0, Uniform), (1, Read), (4, Write)]
+            .map(|(number, kind)| Binding { number, kind })
+            .to_vec()
+    }
+
+    fn workgroup_bytes(&self) -> u32 {
+        0
+    }
+}
+
+/// A compiled variant.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    pub pipeline: wgpu::ComputePipeline,
+    pub layout: wgpu::BindGroupLayout,
+}
+
+impl Variant {
+    /// The spec behind it.
+    pub fn spec(&self) -> &dyn Spec {
+        match self {
+            Variant::Dense(v) => v.spec(),
+            Variant::Merge(v) => v,
+            Variant::CopyWords => &CopyWords,
+            Variant::Probe(p) => p,
+        }
+    }
+
+    /// The whole WGSL module.
+    ///
+    /// # Panics
+    /// If a kernel imports a piece that does not exist, which the test over all variants excludes.
+    pub fn wgsl(&self) -> String {
+        assemble(self.spec())
+    }
+}
+
+fn assemble(spec: &dyn Spec) -> String {
+    let mut text = String::with_capacity(32 << 10);
+    for (name, value) in spec.constants() {
+        let _ = match value {
+            Constant::Count(n) => writeln!(text, "const {name}: u32 = {n}u;"),
+            Constant::Flag(f) => writeln!(text, "const {name}: bool = {f};"),
+        };
+    }
+    let mut done = Vec::new();
+    for piece in spec.pieces() {
+        append(&mut text, piece, &mut done);
+    }
+    append(&mut text, spec.kernel(), &mut done);
+    if let Some(custom) = spec.custom() {
+        text.push_str(&custom);
+    }
+    text
+}
+
+/// Appends a source after everything it imports, unless it is there already.
+fn append(text: &mut String, name: &'static str, done: &mut Vec<&'static str>) {
+    if done.contains(&name) {
+        return;
+    }
+    done.push(name);
+    let source = self::text(name);
+    for line in source.lines() {
+        if let Some(import) = line.strip_prefix("#import ") {
+            append(text, find(import.trim()).0, done);
+        }
+    }
+    for line in source.lines().filter(|l| !l.starts_with("#import ")) {
+        text.push_str(line);
+        text.push('\n');
+    }
+}
+
+fn find(name: &str) -> (&'static str, &'static str) {
+    *SOURCES
+        .iter()
+        .find(|(n, _)| *n == name)
+        .unwrap_or_else(|| panic!("no shader source `{name}`"))
+}
+
+/// The text of one source.
+pub(crate) fn text(name: &str) -> &'static str {
+    find(name).1
+}
+
+/// Compiles a variant on a device.
+pub(crate) fn compile(gpu: &Gpu, variant: &Variant) -> Result<Pipeline> {
+    let spec = variant.spec();
+    let label = spec.label();
+    let source = variant.wgsl();
+    // Custom code may index its data as it likes, so it keeps every check.
+    let trusted = !gpu.checked() && spec.custom().is_none();
+    gpu.guarded(|device| {
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(&label),
+            source: wgpu::ShaderSource::Wgsl(source.into()),
+        };
+        let module = if trusted {
+            // SAFETY: every index into a buffer is bounded by lengths that `encode` checked against the buffers, or
+            // clamped in the shader where it comes from device data; every index into workgroup or private memory is
+            // a compile-time function of loop counters and the invocation index; every loop has a finite bound. The
+            // tests run every variant with the checks on too.
+            unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
+        } else {
+            device.create_shader_module(descriptor)
+        };
+        let entries: Vec<_> = spec.bindings().iter().map(layout_entry).collect();
+        let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some(&label),
+            entries: &entries,
+        });
+        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(&label),
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(&label),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                // Kernels write workgroup memory before they read it.
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
+            cache: None,
+        });
+        Pipeline { pipeline, layout }
+    })
+    .map_err(|error| match error {
+        Error::Device { message } => Error::Device {
+            message: format!("shader `{label}`: {message}"),
+        },
+        other => other,
+    })
+}
+
+fn layout_entry(binding: &Binding) -> wgpu::BindGroupLayoutEntry {
+    let ty = match binding.kind {
+        BindingKind::Uniform => wgpu::BufferBindingType::Uniform,
+        BindingKind::Read => wgpu::BufferBindingType::Storage { read_only: true },
+        BindingKind::Write => wgpu::BufferBindingType::Storage { read_only: false },
+    };
+    wgpu::BindGroupLayoutEntry {
+        binding: binding.number,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer {
+            ty,
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        },
+        count: None,
+    }
+}
