@@ -46,6 +46,11 @@ fn causal() -> bool {
     std::env::var("FULL").is_err()
 }
 
+/// Whether the name contains one of the `|`-separated parts of `TILE`.
+fn wanted(name: &str) -> bool {
+    std::env::var("TILE").map_or(true, |t| t.split('|').any(|part| name.contains(part)))
+}
+
 /// Seconds, or why there are none; a wrong result gets no time.
 fn measure(gpu: &Gpu, problem: &Dense, small: &Dense, tuning: &Tuning) -> Result<f64, String> {
     let inputs = common::Inputs::random(small);
@@ -98,7 +103,25 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
         (16, 4),
     ] {
         for (row_regs, key_regs) in [(4, 4), (4, 8), (8, 4), (8, 8), (2, 8), (16, 4)] {
-            for (chunk, value_chunk) in [(4, 16), (8, 16), (8, 32), (16, 32), (16, 64)] {
+            for (chunk, value_chunk, prefetch, unroll) in [
+                (4, 16, false, 1),
+                (8, 16, false, 1),
+                (8, 16, true, 1),
+                (8, 32, false, 1),
+                (8, 32, true, 1),
+                (8, 16, false, 2),
+                (8, 16, false, 4),
+                (8, 16, false, 8),
+                (8, 16, true, 4),
+                (8, 32, false, 8),
+                (8, 32, true, 2),
+                (8, 32, true, 4),
+                (8, 32, true, 8),
+                (16, 16, false, 4),
+                (16, 32, false, 1),
+                (16, 32, false, 4),
+                (16, 64, false, 1),
+            ] {
                 let tile = PrefillTile {
                     row_groups,
                     row_regs,
@@ -106,6 +129,8 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
                     key_regs,
                     chunk,
                     value_chunk,
+                    prefetch,
+                    unroll,
                 };
                 let sensible = value_chunk <= tile.keys()
                     && tile.rows() <= 256
@@ -120,17 +145,21 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
                     splits: None,
                 };
                 let name = format!(
-                    "tile {:3}x{:<3} threads {:3} ({row_groups}x{lanes}) regs {row_regs}x{key_regs} chunk {chunk}/{value_chunk} {:5} B",
+                    "tile {:3}x{:<3} threads {:3} ({row_groups}x{lanes}) regs {row_regs}x{key_regs} chunk {chunk}/{value_chunk} unroll {unroll} {:5} B{}",
                     tile.rows(),
                     tile.keys(),
                     tile.threads(),
-                    tile.workgroup_bytes(d)
+                    tile.workgroup_bytes(d),
+                    if prefetch { " prefetch" } else { "" }
                 );
-                if std::env::var("TILE").is_ok_and(|t| !name.contains(&t)) {
+                if !wanted(&name) {
                     continue;
                 }
                 match measure(gpu, &problem, &small, &tuning) {
-                    Ok(seconds) => results.push((seconds, name)),
+                    Ok(seconds) => {
+                        eprintln!("{name}: {:.1} us", seconds * 1e6);
+                        results.push((seconds, name))
+                    }
                     Err(message) => println!("{name}: {message}"),
                 }
             }
@@ -222,11 +251,14 @@ fn decode(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
                             "threads {threads:3} lanes {lanes:2} keys {:3} ({key_regs}) value lanes {value_lanes:2} splits {splits:3}",
                             tile.keys()
                         );
-                        if std::env::var("TILE").is_ok_and(|t| !name.contains(&t)) {
+                        if !wanted(&name) {
                             continue;
                         }
                         match measure(gpu, &problem, &small, &tuning) {
-                            Ok(seconds) => results.push((seconds, name)),
+                            Ok(seconds) => {
+                                eprintln!("{name}: {:.1} us", seconds * 1e6);
+                                results.push((seconds, name))
+                            }
                             Err(message) => println!("{name}: {message}"),
                         }
                     }

@@ -33,6 +33,8 @@ const VALUE_VECS_ALL = (VALUE_DIM + 3u) / 4u;
 const VALUE_REGS = (VALUE_VECS_ALL + VALUE_LANES - 1u) / VALUE_LANES;
 const GROUPS = THREADS / VALUE_LANES;
 const GROUP_KEYS = KEYS / GROUPS;
+const HEAD_EVEN = HEAD_VECS % LANES == 0u;
+const VALUE_EVEN = VALUE_VECS_ALL % VALUE_LANES == 0u;
 const PARTIAL_PITCH = LANES + 1u;
 
 const_assert THREADS % VALUE_LANES == 0u;
@@ -71,6 +73,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let last = row_of(b, params.first_query + last_row / params.group);
     let one_document = !HAS_DOCUMENTS || (first.lo == last.lo && first.hi == last.hi);
     let tiles = tiles_of(first, last, one_document, KEYS);
+    // What lies behind the last key of a cache is never read: keys past the end repeat the last one, masked.
+    let last_key = u32(max(max(first.hi, last.hi), 1) - 1);
     let head_tiles = tiles.head_end - tiles.start;
     let all_tiles = head_tiles + tiles.body_end - tiles.body_start;
     let share = (all_tiles + params.splits - 1u) / params.splits;
@@ -78,10 +82,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let to_tile = min(from_tile + share, all_tiles);
 
     var queries: array<vec4<f32>, ROWS * HEAD_REGS>;
+    #unroll
     for (var r = 0u; r < ROWS; r++) {
         let row = min(row0 + r, last_row);
         let base = params.q_base + workgroup.z * params.q_batch
             + (workgroup.y * params.group + row % params.group) * params.q_head + (row / params.group) * params.q_seq;
+        #unroll
         for (var x = 0u; x < HEAD_REGS; x++) {
             let vec = lane + x * LANES;
             var value = vec4<f32>();
@@ -92,6 +98,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         }
     }
     var acc: array<vec4<f32>, ROWS * VALUE_REGS>;
+    #unroll
     for (var e = 0u; e < ROWS * VALUE_REGS; e++) {
         acc[e] = vec4<f32>();
     }
@@ -104,19 +111,23 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         let j0 = t * KEYS;
 
         // 1. Partial dot products.
+        #unroll
         for (var y = 0u; y < KEY_REGS; y++) {
             let key = slot + y * SLOTS;
-            let j = j0 + key;
+            let j = min(j0 + key, last_key);
             var dots: array<f32, ROWS>;
+            #unroll
             for (var r = 0u; r < ROWS; r++) {
                 dots[r] = 0.0;
             }
+            #unroll
             for (var x = 0u; x < HEAD_REGS; x++) {
                 let vec = lane + x * LANES;
                 var value = vec4<f32>();
-                if (j < params.keys && vec < HEAD_VECS) {
+                if (HEAD_EVEN || vec < HEAD_VECS) {
                     value = k4(k_from + j * params.k_seq + vec * 4u, HEAD_DIM - vec * 4u);
                 }
+                #unroll
                 for (var r = 0u; r < ROWS; r++) {
                     let query = queries[r * HEAD_REGS + x];
                     dots[r] = fma(query.x, value.x, dots[r]);
@@ -125,6 +136,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
                     dots[r] = fma(query.w, value.w, dots[r]);
                 }
             }
+            #unroll
             for (var r = 0u; r < ROWS; r++) {
                 partials[(r * KEYS + key) * PARTIAL_PITCH + lane] = dots[r];
             }
@@ -188,22 +200,27 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 
         // 3. Output product.
         if (NORMALIZED) {
+            #unroll
             for (var r = 0u; r < ROWS; r++) {
                 let shrink = factors[group * ROWS + r];
+                #unroll
                 for (var y = 0u; y < VALUE_REGS; y++) {
                     acc[r * VALUE_REGS + y] *= shrink;
                 }
             }
         }
+        #unroll
         for (var x = 0u; x < GROUP_KEYS; x++) {
             let key = group + x * GROUPS;
-            let j = j0 + key;
+            let j = min(j0 + key, last_key);
+            #unroll
             for (var y = 0u; y < VALUE_REGS; y++) {
                 let vec = value_lane + y * VALUE_LANES;
                 var value = vec4<f32>();
-                if (j < params.keys && vec < VALUE_VECS_ALL) {
+                if (VALUE_EVEN || vec < VALUE_VECS_ALL) {
                     value = v4(v_from + j * params.v_seq + vec * 4u, VALUE_DIM - vec * 4u);
                 }
+                #unroll
                 for (var r = 0u; r < ROWS; r++) {
                     acc[r * VALUE_REGS + y] = fma(vec4<f32>(weights[key * ROWS + r]), value, acc[r * VALUE_REGS + y]);
                 }
@@ -244,7 +261,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         }
         workgroupBarrier();
     }
+    #unroll
     for (var r = 0u; r < ROWS; r++) {
+        #unroll
         for (var y = 0u; y < VALUE_REGS; y++) {
             var value = acc[r * VALUE_REGS + y];
             if (NORMALIZED) {

@@ -22,7 +22,6 @@
 // The head dimension is staged CHUNK vectors at a time and the values VALUE_CHUNK keys at a time, so any D and Dv
 // fit the 16 KiB every device has; larger chunks mean fewer barriers where there is more.
 //
-// Rows past the end and keys past the end are staged as zeros; such keys are masked, such rows not written.
 // A row that sees no key keeps l = 0 and gives o = 0, lse = −inf.
 
 #import shared/numerics
@@ -47,7 +46,14 @@ const QK_WORDS = K_AT + KEYS * QK_PITCH;
 const P_WORDS = ROWS * P_PITCH;
 const V_AT = P_WORDS;
 const TILE_WORDS = max(QK_WORDS, P_WORDS + VALUE_CHUNK * V_PITCH);
+const CHUNKS = (HEAD_VECS + CHUNK - 1u) / CHUNK;
 
+// Steps of the products written out, so that the loads of one can overlap the arithmetic of the one before.
+const QK_UNROLL = CHUNK / max(CHUNK / UNROLL, 1u);
+const PV_UNROLL = (VALUE_CHUNK / 4u) / max(VALUE_CHUNK / 4u / UNROLL, 1u);
+
+const_assert QK_UNROLL * (CHUNK / QK_UNROLL) == CHUNK;
+const_assert PV_UNROLL * (VALUE_CHUNK / 4u / PV_UNROLL) == VALUE_CHUNK / 4u;
 const_assert KEY_REGS % 4u == 0u;
 const_assert KEYS % VALUE_CHUNK == 0u;
 const_assert VALUE_CHUNK % 4u == 0u;
@@ -57,45 +63,91 @@ var<workgroup> row_scratch: array<f32, ROWS * (LANES + 1u)>;
 var<workgroup> row_result: array<f32, ROWS>;
 var<workgroup> rows: array<Row, ROWS>;
 
-fn stage_q(b: u32, h: u32, i0: u32, chunk: u32, thread: u32) {
-    let base = params.q_base + (b - params.first_batch) * params.q_batch + (h - params.first_head) * params.q_head;
-    for (var w = thread; w < ROWS * CHUNK; w += THREADS) {
-        let row = w / CHUNK;
+// A chunk of q, k or v on its way from storage to workgroup memory, in registers: all loads are issued before the first
+// store, and with PREFETCH a whole product earlier. Rows and keys past the end repeat the last one: their scores are
+// masked and their rows not written, and what lies behind the last key of a cache is never read.
+const HEAD_EVEN = HEAD_VECS % CHUNK == 0u;
+const VALUE_EVEN = VALUE_VECS_ALL % LANES == 0u;
+const Q_LOADS = (ROWS * CHUNK + THREADS - 1u) / THREADS;
+const K_LOADS = (KEYS * CHUNK + THREADS - 1u) / THREADS;
+const V_LOADS = (VALUE_CHUNK * V_PITCH + THREADS - 1u) / THREADS;
+const Q_EVEN = ROWS * CHUNK % THREADS == 0u;
+const K_EVEN = KEYS * CHUNK % THREADS == 0u;
+const V_EVEN = VALUE_CHUNK * V_PITCH % THREADS == 0u;
+
+fn load_q(base: u32, i0: u32, chunk: u32, thread: u32) -> array<vec4<f32>, Q_LOADS> {
+    var values: array<vec4<f32>, Q_LOADS>;
+    #unroll
+    for (var u = 0u; u < Q_LOADS; u++) {
+        let w = thread + u * THREADS;
+        let i = min(i0 + w / CHUNK, params.end_query - 1u) - params.first_query;
         let vec = chunk * CHUNK + w % CHUNK;
-        let i = i0 + row;
-        var value = vec4<f32>();
-        if (i < params.end_query && vec < HEAD_VECS) {
-            value = q4(base + (i - params.first_query) * params.q_seq + vec * 4u, HEAD_DIM - vec * 4u) * params.q_scale;
+        if (HEAD_EVEN || vec < HEAD_VECS) {
+            values[u] = q4(base + i * params.q_seq + vec * 4u, HEAD_DIM - vec * 4u) * params.q_scale;
         }
-        tile[row * QK_PITCH + w % CHUNK] = value;
     }
+    return values;
+}
+
+fn store_q(values: array<vec4<f32>, Q_LOADS>, thread: u32) {
+    #unroll
+    for (var u = 0u; u < Q_LOADS; u++) {
+        let w = thread + u * THREADS;
+        if (Q_EVEN || w < ROWS * CHUNK) {
+            tile[(w / CHUNK) * QK_PITCH + w % CHUNK] = values[u];
+        }
+    }
+}
+
+fn load_k(base: u32, j0: u32, last_key: u32, chunk: u32, thread: u32) -> array<vec4<f32>, K_LOADS> {
+    var values: array<vec4<f32>, K_LOADS>;
+    #unroll
+    for (var u = 0u; u < K_LOADS; u++) {
+        let w = thread + u * THREADS;
+        let j = min(j0 + w / CHUNK, last_key);
+        let vec = chunk * CHUNK + w % CHUNK;
+        if (HEAD_EVEN || vec < HEAD_VECS) {
+            values[u] = k4(base + j * params.k_seq + vec * 4u, HEAD_DIM - vec * 4u);
+        }
+    }
+    return values;
 }
 
 // Key j of the tile goes to the slot where the lanes that own neighbouring keys read neighbouring slots:
 // slot of 4·(c + n·LANES) + x is (4·n + x)·LANES + c.
-fn stage_k(base: u32, j0: u32, chunk: u32, thread: u32) {
-    for (var w = thread; w < KEYS * CHUNK; w += THREADS) {
+fn store_k(values: array<vec4<f32>, K_LOADS>, thread: u32) {
+    #unroll
+    for (var u = 0u; u < K_LOADS; u++) {
+        let w = thread + u * THREADS;
         let key = w / CHUNK;
-        let vec = chunk * CHUNK + w % CHUNK;
-        let j = j0 + key;
-        var value = vec4<f32>();
-        if (j < params.keys && vec < HEAD_VECS) {
-            value = k4(base + j * params.k_seq + vec * 4u, HEAD_DIM - vec * 4u);
-        }
         let slot = ((key / (4u * LANES)) * 4u + key % 4u) * LANES + (key / 4u) % LANES;
-        tile[K_AT + slot * QK_PITCH + w % CHUNK] = value;
+        if (K_EVEN || w < KEYS * CHUNK) {
+            tile[K_AT + slot * QK_PITCH + w % CHUNK] = values[u];
+        }
     }
 }
 
-fn stage_v(base: u32, j0: u32, thread: u32) {
-    for (var w = thread; w < VALUE_CHUNK * V_PITCH; w += THREADS) {
+fn load_v(base: u32, j0: u32, last_key: u32, thread: u32) -> array<vec4<f32>, V_LOADS> {
+    var values: array<vec4<f32>, V_LOADS>;
+    #unroll
+    for (var u = 0u; u < V_LOADS; u++) {
+        let w = thread + u * THREADS;
         let vec = w % V_PITCH;
-        let j = j0 + w / V_PITCH;
-        var value = vec4<f32>();
-        if (j < params.keys && vec < VALUE_VECS_ALL) {
-            value = v4(base + j * params.v_seq + vec * 4u, VALUE_DIM - vec * 4u);
+        let j = min(j0 + w / V_PITCH, last_key);
+        if (VALUE_EVEN || vec < VALUE_VECS_ALL) {
+            values[u] = v4(base + j * params.v_seq + vec * 4u, VALUE_DIM - vec * 4u);
         }
-        tile[V_AT + w] = value;
+    }
+    return values;
+}
+
+fn store_v(values: array<vec4<f32>, V_LOADS>, thread: u32) {
+    #unroll
+    for (var u = 0u; u < V_LOADS; u++) {
+        let w = thread + u * THREADS;
+        if (V_EVEN || w < VALUE_CHUNK * V_PITCH) {
+            tile[V_AT + w] = values[u];
+        }
     }
 }
 
@@ -109,6 +161,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     // Last query tile first: under causality it has the most keys, and the longest work should start earliest.
     let i0 = params.first_query + (grid.x - 1u - workgroup.x) * ROWS;
     let kv_head = h / params.group - params.first_head / params.group;
+    let q_from = params.q_base + workgroup.z * params.q_batch + workgroup.y * params.q_head;
     let k_from = params.k_base + workgroup.z * params.k_batch + kv_head * params.k_head;
     let v_from = params.v_base + workgroup.z * params.v_batch + kv_head * params.v_head;
 
@@ -119,10 +172,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     let last = row_of(b, min(i0 + ROWS, params.end_query) - 1u);
     let one_document = !HAS_DOCUMENTS || (first.lo == last.lo && first.hi == last.hi);
     let tiles = tiles_of(first, last, one_document, KEYS);
+    let last_key = u32(max(max(first.hi, last.hi), 1) - 1);
 
     var acc: array<vec4<f32>, ROW_REGS * VALUE_VECS>;
     var m: array<f32, ROW_REGS>;
     var l: array<f32, ROW_REGS>;
+    #unroll
     for (var r = 0u; r < ROW_REGS; r++) {
         m[r] = MASKED;
         l[r] = 0.0;
@@ -131,31 +186,57 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
             m[r] = bitcast<f32>(small_word(params.sinks_at + h)) * LOG2_E;
             l[r] = select(0.0, 1.0, lane == 0u);
         }
+        #unroll
         for (var n = 0u; n < VALUE_VECS; n++) {
             acc[r * VALUE_VECS + n] = vec4<f32>();
         }
     }
 
+    var q_values: array<vec4<f32>, Q_LOADS>;
+    var k_values: array<vec4<f32>, K_LOADS>;
+    var v_values: array<vec4<f32>, V_LOADS>;
+    if (PREFETCH) {
+        q_values = load_q(q_from, i0, 0u, thread);
+        k_values = load_k(k_from, first_tile(tiles) * KEYS, last_key, 0u, thread);
+    }
     for (var t = first_tile(tiles); t < tiles.body_end; t = next_tile(tiles, t)) {
         let j0 = t * KEYS;
 
         // Scores of this tile: s = Q·Kᵀ, a chunk of the head dimension at a time.
         var s: array<f32, ROW_REGS * KEY_REGS>;
+        #unroll
         for (var e = 0u; e < ROW_REGS * KEY_REGS; e++) {
             s[e] = 0.0;
         }
-        for (var chunk = 0u; chunk * CHUNK < HEAD_VECS; chunk++) {
+        for (var chunk = 0u; chunk < CHUNKS; chunk++) {
             workgroupBarrier();
-            stage_q(b, h, i0, chunk, thread);
-            stage_k(k_from, j0, chunk, thread);
+            if (!PREFETCH) {
+                q_values = load_q(q_from, i0, chunk, thread);
+                k_values = load_k(k_from, j0, last_key, chunk, thread);
+            }
+            store_q(q_values, thread);
+            store_k(k_values, thread);
             workgroupBarrier();
-            for (var d = 0u; d < CHUNK; d++) {
+            if (PREFETCH && chunk + 1u < CHUNKS) {
+                q_values = load_q(q_from, i0, chunk + 1u, thread);
+                k_values = load_k(k_from, j0, last_key, chunk + 1u, thread);
+            }
+            if (PREFETCH && chunk + 1u == CHUNKS) {
+                v_values = load_v(v_from, j0, last_key, thread);
+            }
+            for (var step = 0u; step < CHUNK / QK_UNROLL; step++) {
+                #unroll
+                for (var u = 0u; u < QK_UNROLL; u++) {
+                let d = step * QK_UNROLL + u;
                 var queries: array<vec4<f32>, ROW_REGS>;
+                #unroll
                 for (var r = 0u; r < ROW_REGS; r++) {
                     queries[r] = tile[(group + r * ROW_GROUPS) * QK_PITCH + d];
                 }
+                #unroll
                 for (var n = 0u; n < KEY_REGS; n++) {
                     let key = tile[K_AT + (n * LANES + lane) * QK_PITCH + d];
+                    #unroll
                     for (var r = 0u; r < ROW_REGS; r++) {
                         let e = r * KEY_REGS + n;
                         s[e] = fma(queries[r].x, key.x, s[e]);
@@ -164,15 +245,18 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
                         s[e] = fma(queries[r].w, key.w, s[e]);
                     }
                 }
+                }
             }
         }
 
         // Hooks and masks. A tile that every row sees whole takes no mask arithmetic.
         let whole = one_document && sees_all(first, last, i32(j0), i32(j0 + KEYS));
         if (SCORE_HOOKS || ELEMENT_MASK || !whole) {
+            #unroll
             for (var r = 0u; r < ROW_REGS; r++) {
                 let row = rows[group + r * ROW_GROUPS];
                 let i = min(i0 + group + r * ROW_GROUPS, params.end_query - 1u);
+                #unroll
                 for (var n = 0u; n < KEY_REGS; n++) {
                     let e = r * KEY_REGS + n;
                     let j = j0 + 4u * (lane + (n / 4u) * LANES) + n % 4u;
@@ -192,8 +276,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
 
         // Row maxima over this tile, through workgroup memory.
         if (NORMALIZED) {
+            #unroll
             for (var r = 0u; r < ROW_REGS; r++) {
                 var top = s[r * KEY_REGS];
+                #unroll
                 for (var n = 1u; n < KEY_REGS; n++) {
                     top = max(top, s[r * KEY_REGS + n]);
                 }
@@ -211,6 +297,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
         workgroupBarrier();
 
         // Weights, over the place of the staged q and k; the sums stay apart by lane until the end.
+        #unroll
         for (var r = 0u; r < ROW_REGS; r++) {
             let row = group + r * ROW_GROUPS;
             if (NORMALIZED) {
@@ -218,10 +305,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
                 let shrink = exp2(m[r] - top);
                 m[r] = top;
                 l[r] *= shrink;
+                #unroll
                 for (var n = 0u; n < VALUE_VECS; n++) {
                     acc[r * VALUE_VECS + n] *= shrink;
                 }
             }
+            #unroll
             for (var n = 0u; n < KEY_VECS; n++) {
                 let e = r * KEY_REGS + 4u * n;
                 var w = vec4<f32>(weight(s[e], m[r]), weight(s[e + 1u], m[r]), weight(s[e + 2u], m[r]), weight(s[e + 3u], m[r]));
@@ -241,19 +330,35 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
             if (c > 0u) {
                 workgroupBarrier();
             }
-            stage_v(v_from, j0 + c * VALUE_CHUNK, thread);
+            if (!PREFETCH) {
+                v_values = load_v(v_from, j0 + c * VALUE_CHUNK, last_key, thread);
+            }
+            store_v(v_values, thread);
             workgroupBarrier();
-            for (var j = 0u; j < VALUE_CHUNK / 4u; j++) {
+            if (PREFETCH && c + 1u < KEYS / VALUE_CHUNK) {
+                v_values = load_v(v_from, j0 + (c + 1u) * VALUE_CHUNK, last_key, thread);
+            }
+            if (PREFETCH && c + 1u == KEYS / VALUE_CHUNK) {
+                q_values = load_q(q_from, i0, 0u, thread);
+                k_values = load_k(k_from, next_tile(tiles, t) * KEYS, last_key, 0u, thread);
+            }
+            for (var step = 0u; step < VALUE_CHUNK / 4u / PV_UNROLL; step++) {
+                #unroll
+                for (var u = 0u; u < PV_UNROLL; u++) {
+                let j = step * PV_UNROLL + u;
                 var w: array<vec4<f32>, ROW_REGS>;
+                #unroll
                 for (var r = 0u; r < ROW_REGS; r++) {
                     w[r] = tile[(group + r * ROW_GROUPS) * P_PITCH + c * (VALUE_CHUNK / 4u) + j];
                 }
+                #unroll
                 for (var n = 0u; n < VALUE_VECS; n++) {
                     let at = V_AT + j * 4u * V_PITCH + n * LANES + lane;
                     let v0 = tile[at];
                     let v1 = tile[at + V_PITCH];
                     let v2 = tile[at + 2u * V_PITCH];
                     let v3 = tile[at + 3u * V_PITCH];
+                    #unroll
                     for (var r = 0u; r < ROW_REGS; r++) {
                         let e = r * VALUE_VECS + n;
                         acc[e] = fma(vec4<f32>(w[r].x), v0, acc[e]);
@@ -262,16 +367,19 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
                         acc[e] = fma(vec4<f32>(w[r].w), v3, acc[e]);
                     }
                 }
+                }
             }
         }
     }
 
     // Row sums over the lanes, then the one division.
     if (NORMALIZED) {
+        #unroll
         for (var r = 0u; r < ROW_REGS; r++) {
             row_scratch[(group + r * ROW_GROUPS) * (LANES + 1u) + lane] = l[r];
         }
         workgroupBarrier();
+        #unroll
         for (var r = 0u; r < ROW_REGS; r++) {
             var sum = 0.0;
             for (var c = 0u; c < LANES; c++) {
@@ -280,6 +388,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
             l[r] = sum;
         }
     }
+    #unroll
     for (var r = 0u; r < ROW_REGS; r++) {
         let i = i0 + group + r * ROW_GROUPS;
         if (i < params.end_query) {
@@ -295,6 +404,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
             }
             let base = params.o_base + (b - params.first_batch) * params.o_batch + (h - params.first_head) * params.o_head
                 + (i - params.first_query) * params.o_seq;
+            #unroll
             for (var n = 0u; n < VALUE_VECS; n++) {
                 let vec = n * LANES + lane;
                 if (vec < VALUE_VECS_ALL) {

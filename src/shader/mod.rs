@@ -1,10 +1,11 @@
 //! Shaders: sources, assembly into one module, variants and the pipelines made of them.
 //!
 //! A shader is a header of `const` lines written from a typed spec, the pieces that the spec chooses, and the kernel
-//! with what it `#import`s, each piece once. There is no other preprocessing: a flag is a `const` and an ordinary
-//! `if`. The spec is the pipeline cache's key.
+//! with what it `#import`s, each piece once. A loop marked `#unroll` is written out. There is no other preprocessing:
+//! a flag is a `const` and an ordinary `if`. The spec is the pipeline cache's key.
 
 mod sources;
+mod unroll;
 
 use std::fmt::Write;
 
@@ -133,7 +134,8 @@ impl Variant {
     /// The whole WGSL module.
     ///
     /// # Panics
-    /// If a kernel imports a piece that does not exist, which the test over all variants excludes.
+    /// If a kernel imports a piece that does not exist or marks a loop that cannot be unrolled, which the test over all
+    /// variants excludes.
     pub fn wgsl(&self) -> String {
         assemble(self.spec())
     }
@@ -152,6 +154,7 @@ fn assemble(spec: &dyn Spec) -> String {
         append(&mut text, piece, &mut done);
     }
     append(&mut text, spec.kernel(), &mut done);
+    let mut text = unroll::unroll(&text).unwrap_or_else(|e| panic!("`{}`: {e}", spec.label()));
     if let Some(custom) = spec.custom() {
         text.push_str(&custom);
     }

@@ -82,6 +82,8 @@ const fn prefill(
         key_regs,
         chunk,
         value_chunk,
+        prefetch: false,
+        unroll: 1,
     }
 }
 

@@ -86,6 +86,10 @@ pub struct PrefillTile {
     pub chunk: u32,
     /// Keys whose values are staged at once, a multiple of 4.
     pub value_chunk: u32,
+    /// The next chunk is loaded into registers while the last one is multiplied.
+    pub prefetch: bool,
+    /// Steps of the products' inner loops that are written out.
+    pub unroll: u32,
 }
 
 impl PrefillTile {
@@ -380,14 +384,16 @@ impl Spec for Attend<PrefillTile> {
     fn label(&self) -> String {
         let t = &self.tile;
         format!(
-            "dense/prefill {} tile {}x{} regs {}x{} chunk {}/{}",
+            "dense/prefill {} tile {}x{} regs {}x{} chunk {}/{}{} unroll {}",
             self.suffix(),
             t.rows(),
             t.keys(),
             t.row_regs,
             t.key_regs,
             t.chunk,
-            t.value_chunk
+            t.value_chunk,
+            if t.prefetch { " prefetch" } else { "" },
+            t.unroll
         )
     }
 
@@ -405,6 +411,8 @@ impl Spec for Attend<PrefillTile> {
             ("KEY_REGS", Count(self.tile.key_regs)),
             ("CHUNK", Count(self.tile.chunk)),
             ("VALUE_CHUNK", Count(self.tile.value_chunk)),
+            ("PREFETCH", Constant::Flag(self.tile.prefetch)),
+            ("UNROLL", Count(self.tile.unroll)),
         ]);
         constants
     }

@@ -1,0 +1,204 @@
+//! `#unroll`: a loop with constant bounds, written out.
+//!
+//! ```text
+//! #unroll
+//! for (var r = 0u; r < ROW_REGS; r++) {        becomes        { const r = 0u; … }
+//!     …                                                       { const r = 1u; … }
+//! }                                                           …
+//! ```
+//!
+//! The body stays as it is: without the directive the text is the same algorithm in plain WGSL. With it, an index
+//! such as `acc[r * VALUE_VECS + n]` is a constant, so that every driver's compiler keeps the array in registers.
+//! Left to themselves they do so for some sizes only, and one that does not loses a factor of several.
+
+use std::collections::HashMap;
+
+/// Writes out every marked loop.
+///
+/// # Errors
+/// What is wrong with a marked loop: the directive is for the library's own sources, so this is a mistake there.
+pub(super) fn unroll(text: &str) -> Result<String, String> {
+    let constants = constants(text);
+    let lines: Vec<&str> = text.lines().collect();
+    let mut out = String::with_capacity(text.len() * 4);
+    expand(&lines, &constants, &mut out)?;
+    Ok(out)
+}
+
+fn expand(lines: &[&str], constants: &HashMap<String, u32>, out: &mut String) -> Result<(), String> {
+    let mut n = 0;
+    while n < lines.len() {
+        if lines[n].trim() != "#unroll" {
+            out.push_str(lines[n]);
+            out.push('\n');
+            n += 1;
+            continue;
+        }
+        let head = lines.get(n + 1).ok_or("`#unroll` at the end")?;
+        let (name, start, end) = bounds(head, constants)?;
+        let length = block(&lines[n + 1..]).ok_or_else(|| format!("no end of `{}`", head.trim()))?;
+        let body = &lines[n + 2..n + 1 + length];
+        for value in start..end {
+            out.push_str(&format!("{{ const {name} = {value}u;\n"));
+            expand(body, constants, out)?;
+            out.push_str("}\n");
+        }
+        n += 2 + length;
+    }
+    Ok(())
+}
+
+/// Variable and range of `for (var NAME = START; NAME < END; NAME++) {`.
+fn bounds<'a>(head: &'a str, constants: &HashMap<String, u32>) -> Result<(&'a str, u32, u32), String> {
+    let wrong = || format!("`{}` is not `for (var n = A; n < B; n++) {{`", head.trim());
+    let inner = head.trim().strip_prefix("for (var ").ok_or_else(wrong)?;
+    let inner = inner.strip_suffix("++) {").ok_or_else(wrong)?;
+    let mut parts = inner.split(';').map(str::trim);
+    let (first, second, third) = (parts.next(), parts.next(), parts.next());
+    let (name, start) = first.and_then(|p| p.split_once(" = ")).ok_or_else(wrong)?;
+    let (left, end) = second.and_then(|p| p.split_once(" < ")).ok_or_else(wrong)?;
+    if left != name || third != Some(name) {
+        return Err(wrong());
+    }
+    let value =
+        |text: &str| evaluate(text, constants).ok_or_else(|| format!("`{text}` in `{}` is not constant", head.trim()));
+    Ok((name, value(start)?, value(end)?))
+}
+
+/// Lines from the first, which opens a block, to the one that closes it.
+fn block(lines: &[&str]) -> Option<usize> {
+    let mut depth = 0;
+    for (n, line) in lines.iter().enumerate() {
+        let code = line.split("//").next().unwrap_or("");
+        depth += code.matches('{').count() as i32 - code.matches('}').count() as i32;
+        if depth == 0 {
+            return Some(n);
+        }
+    }
+    None
+}
+
+/// The module's u32 constants, in order, each of which may refer to those before.
+fn constants(text: &str) -> HashMap<String, u32> {
+    let mut known = HashMap::new();
+    for line in text.lines() {
+        let Some((left, right)) = line.strip_prefix("const ").and_then(|l| l.split_once(" = ")) else {
+            continue;
+        };
+        let name = left.split(':').next().unwrap_or(left).trim();
+        if let Some(value) = evaluate(right.trim_end_matches(';'), &known) {
+            known.insert(name.to_string(), value);
+        }
+    }
+    known
+}
+
+/// The value of an expression of u32 literals, constants, + − * / %, parentheses and max(a, b).
+fn evaluate(text: &str, constants: &HashMap<String, u32>) -> Option<u32> {
+    let mut parser = Parser {
+        rest: text.trim(),
+        constants,
+    };
+    let value = parser.sum()?;
+    parser.rest.is_empty().then_some(value)
+}
+
+struct Parser<'a> {
+    rest: &'a str,
+    constants: &'a HashMap<String, u32>,
+}
+
+impl Parser<'_> {
+    fn take(&mut self, token: char) -> bool {
+        let found = self.rest.strip_prefix(token);
+        self.rest = found.unwrap_or(self.rest).trim_start();
+        found.is_some()
+    }
+
+    fn sum(&mut self) -> Option<u32> {
+        let mut value = self.product()?;
+        loop {
+            if self.take('+') {
+                value = value.checked_add(self.product()?)?;
+            } else if self.take('-') {
+                value = value.checked_sub(self.product()?)?;
+            } else {
+                return Some(value);
+            }
+        }
+    }
+
+    fn product(&mut self) -> Option<u32> {
+        let mut value = self.atom()?;
+        loop {
+            if self.take('*') {
+                value = value.checked_mul(self.atom()?)?;
+            } else if self.take('/') {
+                value = value.checked_div(self.atom()?)?;
+            } else if self.take('%') {
+                value = value.checked_rem(self.atom()?)?;
+            } else {
+                return Some(value);
+            }
+        }
+    }
+
+    fn atom(&mut self) -> Option<u32> {
+        if self.take('(') {
+            let value = self.sum()?;
+            return self.take(')').then_some(value);
+        }
+        let length = self.rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let (word, rest) = self.rest.split_at(length.unwrap_or(self.rest.len()));
+        self.rest = rest.trim_start();
+        if word == "max" && self.take('(') {
+            let a = self.sum()?;
+            let b = self.take(',').then(|| self.sum())??;
+            return self.take(')').then_some(a.max(b));
+        }
+        if let Some(value) = self.constants.get(word) {
+            return Some(*value);
+        }
+        word.trim_end_matches('u').parse().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nested_loops_are_written_out() {
+        let text = "const A: u32 = 2u;\nconst B = A + 1u;\nfn f() {\n#unroll\nfor (var i = 1u; i < B; i++) {\n#unroll\n\
+                    for (var j = 0u; j < A; j++) {\nx[i * A + j] = 0;\n}\n}\n}\n";
+        let expected = "const A: u32 = 2u;\nconst B = A + 1u;\nfn f() {\n\
+                        { const i = 1u;\n{ const j = 0u;\nx[i * A + j] = 0;\n}\n{ const j = 1u;\nx[i * A + j] = 0;\n}\n}\n\
+                        { const i = 2u;\n{ const j = 0u;\nx[i * A + j] = 0;\n}\n{ const j = 1u;\nx[i * A + j] = 0;\n}\n}\n\
+                        }\n";
+        assert_eq!(unroll(text).unwrap(), expected);
+    }
+
+    #[test]
+    fn expressions() {
+        let constants = HashMap::from([("D".to_string(), 40)]);
+        assert_eq!(evaluate("(D + 3u) / 4u", &constants), Some(10));
+        assert_eq!(evaluate("2u * max(D % 7u, 3u) - 1u", &constants), Some(9));
+        for wrong in ["", "D +", "(D", "E", "D - 41u", "D / 0u", "true"] {
+            assert_eq!(evaluate(wrong, &constants), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn loops_that_cannot_be_written_out_are_refused() {
+        let wrong = [
+            "#unroll",
+            "#unroll\nwhile (x) {\n}",
+            "#unroll\nfor (var i = 0u; i < n; i++) {\n}",
+            "#unroll\nfor (var i = 0u; j < 3u; i++) {\n}",
+            "#unroll\nfor (var i = 0u; i < 3u; i++) {\n",
+        ];
+        for text in wrong {
+            assert!(unroll(text).is_err(), "{text}");
+        }
+    }
+}
