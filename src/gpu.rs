@@ -1,4 +1,19 @@
 //! The device: the caller's own, or one this library requests.
+//!
+//! ```no_run
+//! use wgpu_attention::{Gpu, GpuOptions, wgpu};
+//!
+//! // The library's own choice, or the caller's by name and back end.
+//! let options = GpuOptions { backends: Some(wgpu::Backends::VULKAN), adapter: Some("radeon".into()), ..Default::default() };
+//! let gpu = Gpu::request_blocking(&options)?;
+//! println!("{}", gpu.info().name);
+//!
+//! // Or the device that a program has already.
+//! # fn adopt(device: &wgpu::Device, queue: &wgpu::Queue) {
+//! let gpu = Gpu::new(device, queue);
+//! # }
+//! # Ok::<(), wgpu_attention::Error>(())
+//! ```
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
