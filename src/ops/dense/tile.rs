@@ -1,4 +1,17 @@
 //! Which kernel and tile serve a problem: pure functions of problem and device.
+//!
+//! ```
+//! use wgpu_attention::Dense;
+//! use wgpu_attention::dense::tile::{DeviceClass, KernelChoice, choose};
+//! use wgpu_attention::wgpu::{DeviceType, Limits};
+//!
+//! let device = DeviceClass::of(&Limits::default(), DeviceType::IntegratedGpu);
+//! let prompt = Dense { queries: 500, keys: 500, ..Default::default() };
+//! assert!(matches!(choose(&prompt, &device)?, KernelChoice::Prefill(_)));
+//! let next_token = Dense { queries: 1, keys: 500, ..Default::default() };
+//! assert!(matches!(choose(&next_token, &device)?, KernelChoice::Decode(_)));
+//! # Ok::<(), wgpu_attention::Error>(())
+//! ```
 
 use crate::error::{Error, Result};
 use crate::ops::dense::Dense;

@@ -1,4 +1,20 @@
 //! Which shader a plan runs: the typed specs behind the files under `shaders/dense/`.
+//!
+//! ```
+//! use wgpu_attention::Dense;
+//! use wgpu_attention::dense::tile::{DeviceClass, choose};
+//! use wgpu_attention::dense::variant_of;
+//! use wgpu_attention::shader::Variant;
+//! use wgpu_attention::wgpu::{DeviceType, Limits};
+//!
+//! // The WGSL that a problem gets, without a device.
+//! let problem = Dense { queries: 100, keys: 100, ..Default::default() };
+//! let device = DeviceClass::of(&Limits::default(), DeviceType::IntegratedGpu);
+//! let variant = variant_of(&problem, choose(&problem, &device)?, false);
+//! assert_eq!(variant.spec().kernel(), "dense/prefill");
+//! assert!(Variant::Dense(variant).wgsl().contains("fn main"));
+//! # Ok::<(), wgpu_attention::Error>(())
+//! ```
 
 use crate::ops::dense::Custom;
 use crate::shader::{Binding, BindingKind, Constant, Spec};
