@@ -20,7 +20,8 @@
 //   weights  P [ROWS][KEYS/4 + 1]                                   over the same place
 //   values   v chunk [VALUE_CHUNK][VALUE_VECS·LANES]                behind P
 // The head dimension is staged CHUNK vectors at a time and the values VALUE_CHUNK keys at a time, so any D and Dv
-// fit the 16 KiB every device has; larger chunks mean fewer barriers where there is more.
+// fit the 16 KiB every device has; larger chunks mean fewer barriers where there is more. QK_UNROLL and PV_UNROLL steps
+// of the products are written out, so that the loads of one overlap the arithmetic of the one before.
 //
 // A row that sees no key keeps l = 0 and gives o = 0, lse = −inf.
 
@@ -48,12 +49,6 @@ const V_AT = P_WORDS;
 const TILE_WORDS = max(QK_WORDS, P_WORDS + VALUE_CHUNK * V_PITCH);
 const CHUNKS = (HEAD_VECS + CHUNK - 1u) / CHUNK;
 
-// Steps of the products written out, so that the loads of one can overlap the arithmetic of the one before.
-const QK_UNROLL = CHUNK / max(CHUNK / UNROLL, 1u);
-const PV_UNROLL = (VALUE_CHUNK / 4u) / max(VALUE_CHUNK / 4u / UNROLL, 1u);
-
-const_assert QK_UNROLL * (CHUNK / QK_UNROLL) == CHUNK;
-const_assert PV_UNROLL * (VALUE_CHUNK / 4u / PV_UNROLL) == VALUE_CHUNK / 4u;
 const_assert KEY_REGS % 4u == 0u;
 const_assert KEYS % VALUE_CHUNK == 0u;
 const_assert VALUE_CHUNK % 4u == 0u;

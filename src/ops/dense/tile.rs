@@ -80,51 +80,74 @@ pub fn prefill_fits(tile: &PrefillTile, value_dim: u32, device: &DeviceClass) ->
     tile.workgroup_bytes(value_dim) <= device.workgroup_memory && tile.threads() <= device.invocations
 }
 
-const fn prefill(
-    row_groups: u32,
-    row_regs: u32,
-    lanes: u32,
-    key_regs: u32,
-    chunk: u32,
-    value_chunk: u32,
-) -> PrefillTile {
-    PrefillTile {
-        row_groups,
-        row_regs,
-        lanes,
-        key_regs,
-        chunk,
-        value_chunk,
-        prefetch: false,
-        unroll: 1,
-    }
-}
+/// Row groups × lanes, registers of an invocation (rows × keys), keys whose values are staged at once, prefetch, steps
+/// written out. The chunk of the head dimension follows from D.
+struct Candidate(u32, u32, u32, u32, u32, bool, u32);
 
-/// Tiles to try on a GPU, best first. The last fits 16 KiB at any D and any device with 64 invocations.
-const GPU_PREFILL: &[PrefillTile] = &[
-    prefill(16, 4, 8, 8, 8, 32),
-    prefill(16, 4, 8, 8, 8, 16),
-    prefill(16, 4, 8, 4, 4, 8),
-    prefill(8, 4, 8, 4, 4, 4),
+/// Tiles to try on a GPU, best first, by measurements on an NVIDIA H200 (`benches/tune_dense.rs`): many invocations a
+/// workgroup for occupancy, prefetched chunks, inner loops written out. Each is the best one below the workgroup memory
+/// of the one before; the last fits 16 KiB at any D and any device with 64 invocations.
+const GPU_WIDE: &[Candidate] = &[
+    Candidate(16, 16, 4, 8, 16, true, 4),
+    Candidate(16, 16, 4, 4, 32, true, 8),
+    Candidate(16, 16, 4, 4, 16, true, 8),
+    Candidate(16, 8, 4, 4, 16, true, 8),
+    Candidate(8, 8, 4, 4, 16, false, 4),
+    Candidate(8, 8, 4, 4, 4, false, 1),
+];
+
+/// The same for Dv up to 64.
+const GPU_NARROW: &[Candidate] = &[
+    Candidate(32, 8, 4, 8, 16, true, 4),
+    Candidate(16, 16, 4, 4, 32, true, 8),
+    Candidate(16, 16, 4, 4, 16, true, 8),
+    Candidate(16, 8, 4, 4, 16, true, 8),
+    Candidate(8, 8, 4, 4, 16, false, 4),
+    Candidate(8, 8, 4, 4, 4, false, 1),
 ];
 
 /// Tiles to try on a software GPU, best first: large register tiles, since every load is dear.
-const SOFTWARE_PREFILL: &[PrefillTile] = &[
-    prefill(8, 8, 8, 8, 8, 32),
-    prefill(8, 4, 8, 8, 8, 16),
-    prefill(8, 4, 8, 4, 4, 4),
+const SOFTWARE: &[Candidate] = &[
+    Candidate(8, 8, 8, 8, 32, false, 1),
+    Candidate(8, 8, 4, 8, 16, false, 1),
+    Candidate(8, 8, 4, 4, 4, false, 1),
 ];
 
+/// Vectors of the head dimension staged at once: at most 8, in chunks of equal length.
+fn chunk(head_dim: u32) -> u32 {
+    let vecs = head_dim.div_ceil(4);
+    vecs.div_ceil(vecs.div_ceil(8))
+}
+
 fn prefill_tile(problem: &Dense, device: &DeviceClass) -> Result<PrefillTile> {
-    let candidates = if device.software { SOFTWARE_PREFILL } else { GPU_PREFILL };
-    let fitting = candidates.iter().find(|t| prefill_fits(t, problem.value_dim(), device));
-    fitting.copied().ok_or_else(|| {
-        let smallest = &candidates[candidates.len() - 1];
-        no_tile(
-            smallest.workgroup_bytes(problem.value_dim()),
-            smallest.threads(),
-            device,
-        )
+    let candidates = match (device.software, problem.value_dim() <= 64) {
+        (true, _) => SOFTWARE,
+        (false, true) => GPU_NARROW,
+        (false, false) => GPU_WIDE,
+    };
+    let tiles = candidates.iter().map(|c| PrefillTile {
+        row_groups: c.0,
+        lanes: c.1,
+        row_regs: c.2,
+        key_regs: c.3,
+        chunk: chunk(problem.head_dim),
+        value_chunk: c.4,
+        prefetch: c.5,
+        unroll: c.6,
+    });
+    let fitting = tiles.clone().filter(|t| prefill_fits(t, problem.value_dim(), device));
+    // The first that gives the device enough workgroups; where none does, the one that gives most.
+    let heads = u64::from(problem.batch) * u64::from(problem.heads);
+    let workgroups = |t: &PrefillTile| heads * u64::from(problem.queries.div_ceil(t.rows()));
+    let enough = u64::from(device.resident_workgroups() / 4);
+    let chosen = fitting.clone().find(|t| workgroups(t) >= enough);
+    let chosen = chosen.or_else(|| fitting.min_by_key(|t| (t.rows(), std::cmp::Reverse(t.keys()))));
+    chosen.ok_or_else(|| {
+        let smallest = tiles
+            .last()
+            .map(|t| (t.workgroup_bytes(problem.value_dim()), t.threads()));
+        let (bytes, threads) = smallest.unwrap_or_default();
+        no_tile(bytes, threads, device)
     })
 }
 
@@ -150,6 +173,7 @@ fn decode_tile(problem: &Dense, device: &DeviceClass) -> Result<DecodeTile> {
         slots: threads / lanes,
         key_regs,
         value_lanes,
+        prefetch: !device.software,
     };
     let sizes = [(threads, 4), (threads, 2), (threads, 1), (threads / 2, 1)];
     let fitting = sizes.into_iter().map(|(t, k)| tile(t, k)).find(|t| {

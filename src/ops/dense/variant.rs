@@ -149,6 +149,8 @@ pub struct DecodeTile {
     pub key_regs: u32,
     /// Invocations that share a value row.
     pub value_lanes: u32,
+    /// Values, and the keys of the next tile, are loaded while scores are worked out.
+    pub prefetch: bool,
 }
 
 impl DecodeTile {
@@ -396,6 +398,14 @@ pub fn output_pieces(dtype: DType, vector: bool) -> Vec<&'static str> {
     pieces
 }
 
+/// Steps to write out of a loop of `steps`, close to `wanted` and without a remainder.
+fn unroll(steps: u32, wanted: u32) -> u32 {
+    (1..=wanted.min(steps))
+        .rev()
+        .find(|n| steps.is_multiple_of(*n))
+        .unwrap_or(1)
+}
+
 impl Spec for Attend<PrefillTile> {
     fn label(&self) -> String {
         let t = &self.tile;
@@ -428,7 +438,8 @@ impl Spec for Attend<PrefillTile> {
             ("CHUNK", Count(self.tile.chunk)),
             ("VALUE_CHUNK", Count(self.tile.value_chunk)),
             ("PREFETCH", Constant::Flag(self.tile.prefetch)),
-            ("UNROLL", Count(self.tile.unroll)),
+            ("QK_UNROLL", Count(unroll(self.tile.chunk, self.tile.unroll))),
+            ("PV_UNROLL", Count(unroll(self.tile.value_chunk / 4, self.tile.unroll))),
         ]);
         constants
     }
@@ -454,13 +465,14 @@ impl Spec for Attend<DecodeTile> {
     fn label(&self) -> String {
         let t = &self.tile;
         format!(
-            "dense/decode {} rows {} keys {}x{} lanes {}/{}",
+            "dense/decode {} rows {} keys {}x{} lanes {}/{}{}",
             self.suffix(),
             t.rows,
             t.slots,
             t.key_regs,
             t.lanes,
-            t.value_lanes
+            t.value_lanes,
+            if t.prefetch { " prefetch" } else { "" }
         )
     }
 
@@ -477,6 +489,7 @@ impl Spec for Attend<DecodeTile> {
             ("SLOTS", Count(self.tile.slots)),
             ("KEY_REGS", Count(self.tile.key_regs)),
             ("VALUE_LANES", Count(self.tile.value_lanes)),
+            ("PREFETCH", Constant::Flag(self.tile.prefetch)),
         ]);
         constants
     }
