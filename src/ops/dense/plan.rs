@@ -187,10 +187,12 @@ fn bounds(p: &Dense, choice: KernelChoice, splits: u32, gpu: &Gpu) -> Bounds {
     let (rows, heads) = match choice {
         KernelChoice::Prefill(t) => (t.rows(), 1),
         // Workgroups along x are row tiles times splits, along y KV heads.
-        KernelChoice::Decode(t) => ((t.rows / splits).max(1).div_ceil(group), group),
+        KernelChoice::Decode(t) => (t.rows, group),
     };
     Bounds {
-        binding: limits.max_storage_buffer_binding_size,
+        // Shaders count elements in 32 bits.
+        binding: limits.max_storage_buffer_binding_size.min(u32::MAX.into()),
+        splits,
         alignment: limits.min_storage_buffer_offset_alignment.into(),
         workgroups: limits.max_compute_workgroups_per_dimension,
         rows,
