@@ -115,8 +115,8 @@ fn prefill_tile(problem: &Dense, device: &DeviceClass) -> Result<PrefillTile> {
 
 /// Rows of a decode workgroup: as many as there are, up to what registers hold.
 fn decode_rows(problem: &Dense) -> u32 {
-    let rows = problem.queries * (problem.heads / problem.kv_heads());
-    rows.next_power_of_two().min(8)
+    let rows = problem.queries.saturating_mul(problem.heads / problem.kv_heads());
+    rows.min(8).next_power_of_two()
 }
 
 fn decode_tile(problem: &Dense, device: &DeviceClass) -> Result<DecodeTile> {
@@ -164,7 +164,7 @@ fn no_tile(bytes: u32, threads: u32, device: &DeviceClass) -> Error {
 
 /// Shares of the keys for decode: enough workgroups to fill the device, each with at least a few tiles.
 pub fn splits(problem: &Dense, tile: &DecodeTile, device: &DeviceClass) -> u32 {
-    let rows = problem.queries * (problem.heads / problem.kv_heads());
+    let rows = problem.queries.saturating_mul(problem.heads / problem.kv_heads());
     let workgroups = u64::from(rows.div_ceil(tile.rows)) * u64::from(problem.kv_heads()) * u64::from(problem.batch);
     let wanted = u64::from(device.resident_workgroups()).div_ceil(workgroups);
     let tiles = problem.keys.div_ceil(tile.keys());

@@ -50,8 +50,14 @@ impl Joiner {
     pub fn new(gpu: &Gpu, merge: &Merge) -> Result<Self> {
         check(merge)?;
         let limits = gpu.limits();
-        for (name, bytes) in [("parts_o", parts_o_bytes(merge)), ("o", o_bytes(merge))] {
-            let needed = bytes + u64::from(limits.min_storage_buffer_offset_alignment);
+        let parts_lse = u64::from(merge.parts).saturating_mul(rows(merge) * 4);
+        let tensors = [
+            ("parts_o", parts_o_bytes(merge)),
+            ("parts_lse", if merge.additive { 0 } else { parts_lse }),
+            ("o", o_bytes(merge)),
+        ];
+        for (name, bytes) in tensors {
+            let needed = bytes.saturating_add(limits.min_storage_buffer_offset_alignment.into());
             if needed > limits.max_storage_buffer_binding_size {
                 return Err(Error::Limit {
                     what: format!("tensor `{name}` of a merge"),
@@ -266,7 +272,8 @@ fn rows(m: &Merge) -> u64 {
 }
 
 fn parts_o_bytes(m: &Merge) -> u64 {
-    u64::from(m.parts) * rows(m) * u64::from(m.value_dim) * m.dtype.size()
+    // Far beyond any device where it saturates.
+    (u64::from(m.parts) * u64::from(m.value_dim) * m.dtype.size()).saturating_mul(rows(m))
 }
 
 fn o_bytes(m: &Merge) -> u64 {
