@@ -84,11 +84,24 @@ pub struct PrefillTile {
     pub key_regs: u32,
     /// Vectors of the head dimension staged at once.
     pub chunk: u32,
-    /// Keys whose values are staged at once, a multiple of 4.
+    /// Keys whose values are staged at once, a multiple of 4 and a divisor of the tile's keys.
     pub value_chunk: u32,
 }
 
+fn all_within(fields: &[u32]) -> bool {
+    fields.iter().all(|n| (1..=256).contains(n))
+}
+
 impl PrefillTile {
+    /// Whether all fields are in range and the shader's static assertions hold.
+    pub(crate) fn is_sound(&self) -> bool {
+        let t = self;
+        all_within(&[t.row_groups, t.row_regs, t.lanes, t.key_regs, t.chunk, t.value_chunk])
+            && t.key_regs.is_multiple_of(4)
+            && t.value_chunk.is_multiple_of(4)
+            && t.keys().is_multiple_of(t.value_chunk)
+    }
+
     /// Query rows of a workgroup.
     pub const fn rows(&self) -> u32 {
         self.row_groups * self.row_regs
@@ -127,11 +140,21 @@ pub struct DecodeTile {
     pub slots: u32,
     /// Keys of an invocation.
     pub key_regs: u32,
-    /// Invocations that share a value row.
+    /// Invocations that share a value row: a divisor of SLOTS × LANES, no fewer than `rows`. The number of such groups
+    /// divides the keys of a tile.
     pub value_lanes: u32,
 }
 
 impl DecodeTile {
+    /// Whether all fields are in range and the shader's static assertions hold.
+    pub(crate) fn is_sound(&self) -> bool {
+        let t = self;
+        all_within(&[t.rows, t.lanes, t.slots, t.key_regs, t.value_lanes])
+            && t.threads().is_multiple_of(t.value_lanes)
+            && t.keys().is_multiple_of(t.threads() / t.value_lanes)
+            && t.rows <= t.value_lanes
+    }
+
     /// Keys of a tile.
     pub const fn keys(&self) -> u32 {
         self.slots * self.key_regs
