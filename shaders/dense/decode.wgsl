@@ -71,6 +71,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let last = row_of(b, params.first_query + last_row / params.group);
     let one_document = !HAS_DOCUMENTS || (first.lo == last.lo && first.hi == last.hi);
     let tiles = tiles_of(first, last, one_document, KEYS);
+    let keys_end = u32(keys_of(b));
     let head_tiles = tiles.head_end - tiles.start;
     let all_tiles = head_tiles + tiles.body_end - tiles.body_start;
     let share = (all_tiles + params.splits - 1u) / params.splits;
@@ -201,7 +202,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             for (var y = 0u; y < VALUE_REGS; y++) {
                 let vec = value_lane + y * VALUE_LANES;
                 var value = vec4<f32>();
-                if (j < params.keys && vec < VALUE_VECS_ALL) {
+                // Absent keys' values may hold anything, NaN included.
+                if (j < keys_end && vec < VALUE_VECS_ALL) {
                     value = v4(v_from + j * params.v_seq + vec * 4u, VALUE_DIM - vec * 4u);
                 }
                 for (var r = 0u; r < ROWS; r++) {

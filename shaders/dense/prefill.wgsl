@@ -87,12 +87,13 @@ fn stage_k(base: u32, j0: u32, chunk: u32, thread: u32) {
     }
 }
 
-fn stage_v(base: u32, j0: u32, thread: u32) {
+// Keys from `end` on are absent: what their values hold may be anything, NaN included.
+fn stage_v(base: u32, j0: u32, end: u32, thread: u32) {
     for (var w = thread; w < VALUE_CHUNK * V_PITCH; w += THREADS) {
         let vec = w % V_PITCH;
         let j = j0 + w / V_PITCH;
         var value = vec4<f32>();
-        if (j < params.keys && vec < VALUE_VECS_ALL) {
+        if (j < end && vec < VALUE_VECS_ALL) {
             value = v4(base + j * params.v_seq + vec * 4u, VALUE_DIM - vec * 4u);
         }
         tile[V_AT + w] = value;
@@ -119,6 +120,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     let last = row_of(b, min(i0 + ROWS, params.end_query) - 1u);
     let one_document = !HAS_DOCUMENTS || (first.lo == last.lo && first.hi == last.hi);
     let tiles = tiles_of(first, last, one_document, KEYS);
+    let keys_end = u32(keys_of(b));
 
     var acc: array<vec4<f32>, ROW_REGS * VALUE_VECS>;
     var m: array<f32, ROW_REGS>;
@@ -241,7 +243,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
             if (c > 0u) {
                 workgroupBarrier();
             }
-            stage_v(v_from, j0 + c * VALUE_CHUNK, thread);
+            stage_v(v_from, j0 + c * VALUE_CHUNK, keys_end, thread);
             workgroupBarrier();
             for (var j = 0u; j < VALUE_CHUNK / 4u; j++) {
                 var w: array<vec4<f32>, ROW_REGS>;
