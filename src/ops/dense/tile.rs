@@ -126,7 +126,8 @@ fn decode_tile(problem: &Dense, device: &DeviceClass) -> Result<DecodeTile> {
     // Two vectors of every row and lane; a power of two of lanes.
     let per_lane = if device.software { 8 } else { 2 };
     let lanes = head_vecs.div_ceil(per_lane).next_power_of_two();
-    let value_lanes = value_vecs.div_ceil(2).next_power_of_two().max(rows);
+    // No fewer than `lanes`, so that there are no more groups than keys.
+    let value_lanes = value_vecs.div_ceil(2).next_power_of_two().max(rows).max(lanes);
     let most = if device.software { 64 } else { 128 };
     let threads = most.min(device.invocations).max(lanes).max(value_lanes);
     let tile = |threads: u32, key_regs: u32| DecodeTile {
