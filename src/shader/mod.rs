@@ -4,6 +4,8 @@
 //! with what it `#import`s, each piece once. There is no other preprocessing: a flag is a `const` and an ordinary
 //! `if`. The spec is the pipeline cache's key.
 
+#[cfg(test)]
+pub(crate) mod layout;
 mod sources;
 
 use std::fmt::Write;

@@ -31,10 +31,6 @@ pub(crate) struct Params {
     parts_lse_base: u32,
 }
 
-#[cfg(test)]
-pub(crate) const FIELDS: &str =
-    "rows part_rows parts heads queries o_batch o_head o_seq o_base lse_base parts_o_base parts_lse_base";
-
 /// Invocations of a workgroup of the shader.
 const THREADS: u64 = 64;
 
@@ -308,4 +304,16 @@ fn grid(m: &Merge, most: u32) -> Result<[u32; 3]> {
         });
     }
     Ok([workgroups.div_ceil(y) as u32, y as u32, 1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shader::layout;
+
+    #[test]
+    fn fields_lie_where_the_shader_has_them() {
+        let variant = Variant::Merge(variant_of(&Merge::default()));
+        layout::assert_same(&Params::default(), &variant.wgsl());
+    }
 }
