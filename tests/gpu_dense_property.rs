@@ -142,7 +142,8 @@ fn custom(r: &mut Random) -> Custom {
     let score = "fn score(s: f32, at: Position) -> f32 {
     return s * head_factor[at.head] + 0.01 * f32(at.query_pos - at.key_pos) + 0.1 * f32(at.kv_head) + 0.02 * f32(at.batch);
 }";
-    let mask = "fn mask(at: Position) -> bool { return (at.key + 2u * at.query + u32(at.key_pos)) % divisor[0] != 0u; }";
+    let mask =
+        "fn mask(at: Position) -> bool { return (at.key + 2u * at.query + u32(at.key_pos)) % divisor[0] != 0u; }";
     let (score_on, mask_on) = r.pick(&[(true, true), (true, false), (false, true)]);
     let data = |name: &str, element| CustomData {
         name: name.into(),
@@ -218,7 +219,11 @@ fn layout(heads: u32, seq: u32, dim: u32, r: &mut Random) -> Layout {
 fn draw_inputs(p: &Dense, r: &mut Random) -> Inputs {
     let mut inputs = Inputs::random(p, r);
     if let Some(custom) = &p.custom {
-        let factors = r.floats(p.heads as usize, 0.5, 1.5).iter().map(|f| f.to_bits()).collect();
+        let factors = r
+            .floats(p.heads as usize, 0.5, 1.5)
+            .iter()
+            .map(|f| f.to_bits())
+            .collect();
         inputs.custom_data = vec![factors, vec![r.range(2, 5) as u32]];
         assert_eq!(custom.data.len(), 2);
     }
@@ -307,7 +312,10 @@ fn share(number: u64, of: u64) {
         }
         set += 1;
     }
-    println!("{}: {done} problems, {set} option sets, seed {seed}", common::describe(&gpu));
+    println!(
+        "{}: {done} problems, {set} option sets, seed {seed}",
+        common::describe(&gpu)
+    );
     let shown = failures.iter().take(5).cloned().collect::<Vec<_>>().join("\n");
     assert!(failures.is_empty(), "{} of {done} failed:\n{shown}", failures.len());
 }
@@ -343,7 +351,9 @@ fn a_failure_is_written_and_fails_again_when_replayed() {
         let message = write_case("replayed", &p, &inputs, &expected);
         let path = message.strip_prefix("replay: wgpu-attention run ").unwrap();
         let case = Case::load(path).unwrap();
-        let Op::Dense(attention) = &case.op else { panic!("not dense") };
+        let Op::Dense(attention) = &case.op else {
+            panic!("not dense")
+        };
         assert_eq!(attention.problem, p);
         let output = p.plan(&gpu).unwrap().run_blocking(&attention.inputs()).unwrap();
         let result = compare::dense(&output, &attention.expected(), &common::tolerance(&p));

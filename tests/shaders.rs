@@ -56,8 +56,12 @@ const OPTIONS: &[(&str, Change)] = &[
     ("alibi", |p| p.alibi = true),
     ("sinks", |p| p.sinks = p.weighting == Weighting::Softmax),
     ("lse", |p| p.lse = p.weighting == Weighting::Softmax),
-    ("custom score", |p| p.custom.get_or_insert_default().score = Some(SCORE.into())),
-    ("custom mask", |p| p.custom.get_or_insert_default().mask = Some(MASK.into())),
+    ("custom score", |p| {
+        p.custom.get_or_insert_default().score = Some(SCORE.into())
+    }),
+    ("custom mask", |p| {
+        p.custom.get_or_insert_default().mask = Some(MASK.into())
+    }),
     ("custom data", |p| p.custom = Some(custom_data())),
     ("unaligned", |p| p.unaligned = true),
     ("f16", |p| p.dtype = DType::F16),
@@ -81,7 +85,9 @@ fn bias(dtype: DType) -> Option<Bias> {
 fn custom_data() -> Custom {
     let elements = [CustomElement::F32, CustomElement::U32, CustomElement::I32];
     Custom {
-        score: Some("fn score(s: f32, at: Position) -> f32 { return s + a0[at.head] + f32(a1[at.key]) * f32(a2[0]); }".into()),
+        score: Some(
+            "fn score(s: f32, at: Position) -> f32 { return s + a0[at.head] + f32(a1[at.key]) * f32(a2[0]); }".into(),
+        ),
         mask: None,
         data: elements
             .iter()
@@ -126,14 +132,25 @@ fn reachable() -> BTreeMap<String, Variant> {
         for class in classes() {
             for head_dim in [1, 3, 4, 40, 64, 65, 128, 256] {
                 for dtype in DTYPES {
-                    add(&mut variants, &Dense { head_dim, dtype, ..problem(queries) }, &class);
+                    add(
+                        &mut variants,
+                        &Dense {
+                            head_dim,
+                            dtype,
+                            ..problem(queries)
+                        },
+                        &class,
+                    );
                 }
             }
         }
         for (n, (_, first)) in OPTIONS.iter().enumerate() {
             for (_, second) in &OPTIONS[n..] {
                 for head_dim in [40, 65] {
-                    let mut p = Dense { head_dim, ..problem(queries) };
+                    let mut p = Dense {
+                        head_dim,
+                        ..problem(queries)
+                    };
                     first(&mut p);
                     second(&mut p);
                     if p.weighting != Weighting::Softmax {
@@ -143,7 +160,15 @@ fn reachable() -> BTreeMap<String, Variant> {
                 }
             }
         }
-        add(&mut variants, &Dense { head_dim: 64, value_dim: Some(96), ..problem(queries) }, &SMALLEST);
+        add(
+            &mut variants,
+            &Dense {
+                head_dim: 64,
+                value_dim: Some(96),
+                ..problem(queries)
+            },
+            &SMALLEST,
+        );
     }
     for (dtype, output_dtype) in DTYPES.iter().flat_map(|a| DTYPES.map(|b| (*a, b))) {
         for (vector_inputs, vector_output) in [(true, true), (true, false), (false, false)] {
@@ -256,10 +281,17 @@ fn assert_bindings(label: &str, module: &naga::Module, variant: &Variant) {
         let writable = naga::StorageAccess::LOAD | naga::StorageAccess::STORE;
         let wanted = match binding.kind {
             BindingKind::Uniform => naga::AddressSpace::Uniform,
-            BindingKind::Read => naga::AddressSpace::Storage { access: naga::StorageAccess::LOAD },
+            BindingKind::Read => naga::AddressSpace::Storage {
+                access: naga::StorageAccess::LOAD,
+            },
             BindingKind::Write => naga::AddressSpace::Storage { access: writable },
         };
-        assert_eq!(declared.remove(&binding.number), Some(wanted), "{label}: binding {}", binding.number);
+        assert_eq!(
+            declared.remove(&binding.number),
+            Some(wanted),
+            "{label}: binding {}",
+            binding.number
+        );
     }
     assert!(declared.is_empty(), "{label}: {declared:?} not in the spec");
 }
@@ -339,7 +371,10 @@ fn the_smallest_device_runs_every_head_size() {
                         tile::KernelChoice::Prefill(t) => (t.workgroup_bytes(value_dim), t.threads()),
                         tile::KernelChoice::Decode(t) => (t.workgroup_bytes(), t.threads()),
                     };
-                    assert!(bytes <= 16 << 10 && threads <= 256, "{bytes} bytes, {threads} threads: {choice:?}");
+                    assert!(
+                        bytes <= 16 << 10 && threads <= 256,
+                        "{bytes} bytes, {threads} threads: {choice:?}"
+                    );
                 }
             }
         }
@@ -349,9 +384,13 @@ fn the_smallest_device_runs_every_head_size() {
 #[test]
 fn a_wrong_shader_would_be_noticed() {
     let variant = Variant::CopyWords;
-    let broken = variant.wgsl().replace("words_in[params.start + n]", "words_in[params.start + n] + 1.0");
-    assert!(naga::front::wgsl::parse_str(&broken).is_err() || {
-        let module = naga::front::wgsl::parse_str(&broken).unwrap();
-        validator().validate(&module).is_err()
-    });
+    let broken = variant
+        .wgsl()
+        .replace("words_in[params.start + n]", "words_in[params.start + n] + 1.0");
+    assert!(
+        naga::front::wgsl::parse_str(&broken).is_err() || {
+            let module = naga::front::wgsl::parse_str(&broken).unwrap();
+            validator().validate(&module).is_err()
+        }
+    );
 }

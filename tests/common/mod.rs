@@ -66,17 +66,19 @@ pub fn golden(op: &str) -> Vec<PathBuf> {
 pub fn on_unsupported_list(gpu: &Gpu, what: &str) -> bool {
     let info = gpu.info();
     let lines = include_str!("../unsupported.txt").lines();
-    lines.filter(|l| !l.starts_with('#') && !l.trim().is_empty()).any(|line| {
-        let (who, _reason) = line.split_once(": ").expect("a reason after a colon");
-        let fields: Vec<_> = who.split(',').map(str::trim).collect();
-        let [backend, adapter, driver, name] = fields[..] else {
-            panic!("tests/unsupported.txt: four fields and a reason, not `{line}`")
-        };
-        format!("{:?}", info.backend).eq_ignore_ascii_case(backend)
-            && info.name.contains(adapter)
-            && info.driver_info.contains(driver)
-            && what == name
-    })
+    lines
+        .filter(|l| !l.starts_with('#') && !l.trim().is_empty())
+        .any(|line| {
+            let (who, _reason) = line.split_once(": ").expect("a reason after a colon");
+            let fields: Vec<_> = who.split(',').map(str::trim).collect();
+            let [backend, adapter, driver, name] = fields[..] else {
+                panic!("tests/unsupported.txt: four fields and a reason, not `{line}`")
+            };
+            format!("{:?}", info.backend).eq_ignore_ascii_case(backend)
+                && info.name.contains(adapter)
+                && info.driver_info.contains(driver)
+                && what == name
+        })
 }
 
 /// SplitMix64: seeded, the same on every machine.
@@ -144,8 +146,7 @@ impl Inputs {
     /// Random inputs for everything the problem asks for. Values lean to the positive, so that no output is a small
     /// difference of large numbers and a relative error means something. Custom data is left out.
     pub fn random(p: &Dense, r: &mut Random) -> Self {
-        let count =
-            |heads: u32, n: u32, d: u32| p.batch as usize * heads as usize * n as usize * d as usize;
+        let count = |heads: u32, n: u32, d: u32| p.batch as usize * heads as usize * n as usize * d as usize;
         let mut tensor = |n: usize, low: f32, high: f32, dtype: DType| -> Vec<f32> {
             (0..n).map(|_| rounded(r.float(low, high), dtype)).collect()
         };
@@ -165,11 +166,21 @@ impl Inputs {
         let sinks = p.sinks.then(|| tensor(heads, -1.0, 2.0, DType::F32));
         let mask = p.mask.map(|shape| {
             let density = r.pick(&[2, 3, 8]);
-            (0..full(shape)).map(|_| if r.one_in(density) { 0 } else { r.pick(&[1, 255, 16]) }).collect()
+            (0..full(shape))
+                .map(|_| if r.one_in(density) { 0 } else { r.pick(&[1, 255, 16]) })
+                .collect()
         });
         let kv_len = p.kv_len.then(|| {
             let keys = p.keys as i32;
-            (0..p.batch).map(|_| if r.one_in(6) { r.pick(&[0, 1, keys]) } else { r.range(0, keys) }).collect()
+            (0..p.batch)
+                .map(|_| {
+                    if r.one_in(6) {
+                        r.pick(&[0, 1, keys])
+                    } else {
+                        r.range(0, keys)
+                    }
+                })
+                .collect()
         });
         let mut offsets = |end: u32| p.documents.map(|s| offsets(s, end, r));
         let (cu_seqlens_q, cu_seqlens_k) = (offsets(p.queries), offsets(p.keys));
@@ -216,7 +227,11 @@ fn offsets(documents: u32, end: u32, r: &mut Random) -> Vec<i32> {
 /// The less precise of the two storage types sets the bounds.
 pub fn tolerance(p: &Dense) -> Tolerance {
     let rank = |d: DType| [DType::F32, DType::F16, DType::BF16].iter().position(|x| *x == d);
-    Tolerance::for_dtype(if rank(p.dtype) > rank(p.output_dtype()) { p.dtype } else { p.output_dtype() })
+    Tolerance::for_dtype(if rank(p.dtype) > rank(p.output_dtype()) {
+        p.dtype
+    } else {
+        p.output_dtype()
+    })
 }
 
 /// Plans, runs and brings back.

@@ -137,7 +137,11 @@ fn check_layouts(p: &Dense) -> Result<()> {
         let dims = shape.map(|s| s.dims(p)).unwrap_or_default();
         let elements = dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d.into()));
         if elements.is_none_or(|n| n >= 1 << 48) {
-            return Err(invalid(field, format!("a tensor of shape {dims:?}"), "fewer than 2^48 elements"));
+            return Err(invalid(
+                field,
+                format!("a tensor of shape {dims:?}"),
+                "fewer than 2^48 elements",
+            ));
         }
     }
     let o = p.o_layout.strides(h, p.queries, dv);

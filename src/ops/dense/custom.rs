@@ -85,12 +85,14 @@ fn check_snippet(snippet: &'static str, text: &str, custom: &Custom) -> Result<(
         let at = e.location(&source).map(|l| (l.line_number, l.line_position));
         error(at, e.message().to_string())
     })?;
-    validator()
-    .validate(&module)
-    .map_err(|e| {
+    validator().validate(&module).map_err(|e| {
         // Of a function, a statement and an expression, the last shows the place best.
-        let ranges = e.spans().filter_map(|(span, _)| Some((span.to_range()?.len(), span.location(&source))));
-        let at = ranges.min_by_key(|(len, _)| *len).map(|(_, l)| (l.line_number, l.line_position));
+        let ranges = e
+            .spans()
+            .filter_map(|(span, _)| Some((span.to_range()?.len(), span.location(&source))));
+        let at = ranges
+            .min_by_key(|(len, _)| *len)
+            .map(|(_, l)| (l.line_number, l.line_position));
         error(at, chain(&e.into_inner()))
     })?;
     if !module.entry_points.is_empty() {
@@ -214,7 +216,7 @@ pub(crate) fn check_module(custom: &Custom, module_source: &str) -> Result<()> {
         ))
     })?;
     validator()
-    .validate(&module)
-    .map_err(|e| error(format!("inside the kernel: {}", chain(&e.into_inner()))))?;
+        .validate(&module)
+        .map_err(|e| error(format!("inside the kernel: {}", chain(&e.into_inner()))))?;
     Ok(())
 }

@@ -74,7 +74,7 @@ impl Dense {
         let splits = match (choice, tuning.splits) {
             (KernelChoice::Prefill(_), _) => 1,
             (KernelChoice::Decode(_), Some(splits)) => check_splits(splits)?,
-            (KernelChoice::Decode(t), None) => tile::splits(self, &t, &device).min(most_splits(self, gpu)),
+            (KernelChoice::Decode(t), None) => tile::splits(self, &t, &device).min(most_splits(self, gpu.limits())),
         };
         let variant = Variant::Dense(variant_of(self, choice, splits > 1));
         check_device(self, variant.spec(), gpu)?;
@@ -195,8 +195,7 @@ fn check_splits(splits: u32) -> Result<u32> {
 
 /// Shares of the keys for which the device can hold and merge the partial results; 1 where it cannot merge at all,
 /// because a merge needs the whole output in one binding.
-fn most_splits(p: &Dense, gpu: &Gpu) -> u32 {
-    let limits = gpu.limits();
+fn most_splits(p: &Dense, limits: &wgpu::Limits) -> u32 {
     let alignment = u64::from(limits.min_storage_buffer_offset_alignment);
     let most = limits.max_storage_buffer_binding_size.saturating_sub(alignment);
     let o = &geometry(p)[3];
@@ -764,5 +763,34 @@ fn named<'a>(t: &DenseTensors<'a>, name: &str) -> Option<Tensor<'a>> {
         "alibi_slopes" => t.alibi_slopes,
         "sinks" => t.sinks,
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn splits_are_capped_by_what_a_merge_can_hold() {
+        let p = Dense {
+            heads: 8,
+            queries: 4,
+            ..Dense::default()
+        };
+        // 8 KiB of partial output a split.
+        let limits = |binding, workgroups| wgpu::Limits {
+            max_storage_buffer_binding_size: binding,
+            max_compute_workgroups_per_dimension: workgroups,
+            ..Default::default()
+        };
+        assert_eq!(most_splits(&p, &limits(1 << 20, 65535)), 127);
+        assert_eq!(most_splits(&p, &limits(33 << 10, 65535)), 4);
+        assert_eq!(most_splits(&p, &limits(1 << 20, 3)), 3);
+        assert_eq!(most_splits(&p, &limits(4 << 10, 65535)), 1);
+        let far_apart = Dense {
+            o_layout: crate::tensor::Layout::packed(4, 1 << 20, 64),
+            ..p
+        };
+        assert_eq!(most_splits(&far_apart, &limits(1 << 20, 65535)), 1);
     }
 }
