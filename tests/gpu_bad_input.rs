@@ -797,12 +797,15 @@ fn with_mask(text: &str) -> Dense {
     }
 }
 
+/// What, the problem, the line and column to be shown, what the message must say.
+type CodeMistake = (&'static str, Dense, (u32, u32), &'static [&'static str]);
+
 #[test]
 fn custom_code_with_mistakes() {
     let Some((gpu, complaints)) = watched() else { return };
     let score = "fn score(s: f32, at: Position) -> f32 { return s; }";
     // The wanted line and column count from 1 in the caller's own text; 0 is the whole snippet.
-    let bad: Vec<(&str, Dense, (u32, u32), &[&str])> = vec![
+    let bad: Vec<CodeMistake> = vec![
         (
             "does not parse",
             with_score("fn score(s: f32, at: Position) -> f32 {\n    return s +;\n}"),
