@@ -255,7 +255,7 @@ fn packed_projection(gpu: &Gpu, dtype: DType, d: u32, start: u64, o_start: u64, 
         k_layout: Layout::packed(n, width, d),
         v_layout: Layout::packed(n, width, d),
         o_layout: Layout::packed(n, h * d + gap as u32, d),
-        unaligned: d % 4 != 0 || start % 4 != 0 || o_start % 4 != 0,
+        unaligned: [u64::from(d), start, o_start].iter().any(|n| !n.is_multiple_of(4)),
         ..Dense::default()
     };
     let inputs = Inputs::random(&p, &mut Random::new(9));
