@@ -113,8 +113,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let last = row_of(b, params.first_query + last_row / params.group);
     let one_document = !HAS_DOCUMENTS || (first.lo == last.lo && first.hi == last.hi);
     let tiles = tiles_of(first, last, one_document, KEYS);
-    // What lies behind the last key of a cache is never read: keys past the end repeat the last one, masked.
-    let last_key = u32(max(max(first.hi, last.hi), 1) - 1);
+    // What lies behind `kv_len` in a cache is never read, since it may be anything, NaN included: keys past the end
+    // repeat the last one, masked.
+    let last_key = u32(max(keys_of(b), 1) - 1);
     let head_tiles = tiles.head_end - tiles.start;
     let all_tiles = head_tiles + tiles.body_end - tiles.body_start;
     let share = (all_tiles + params.splits - 1u) / params.splits;

@@ -60,7 +60,8 @@ var<workgroup> rows: array<Row, ROWS>;
 
 // A chunk of q, k or v on its way from storage to workgroup memory, in registers: all loads are issued before the first
 // store, and with PREFETCH a whole product earlier. Rows and keys past the end repeat the last one: their scores are
-// masked and their rows not written, and what lies behind the last key of a cache is never read.
+// masked and their rows not written, and what lies behind `kv_len` in a cache is never read: it may
+// be anything, NaN included.
 const HEAD_EVEN = HEAD_VECS % CHUNK == 0u;
 const VALUE_EVEN = VALUE_VECS_ALL % LANES == 0u;
 const Q_LOADS = (ROWS * CHUNK + THREADS - 1u) / THREADS;
@@ -167,7 +168,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     let last = row_of(b, min(i0 + ROWS, params.end_query) - 1u);
     let one_document = !HAS_DOCUMENTS || (first.lo == last.lo && first.hi == last.hi);
     let tiles = tiles_of(first, last, one_document, KEYS);
-    let last_key = u32(max(max(first.hi, last.hi), 1) - 1);
+    let last_key = u32(max(keys_of(b), 1) - 1);
 
     var acc: array<vec4<f32>, ROW_REGS * VALUE_VECS>;
     var m: array<f32, ROW_REGS>;

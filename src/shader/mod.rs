@@ -13,6 +13,8 @@
 //! assert!(SOURCES.iter().any(|(name, _)| *name == "measure/read"));
 //! ```
 
+#[cfg(test)]
+pub(crate) mod layout;
 mod sources;
 mod unroll;
 

@@ -144,7 +144,7 @@ fn prefill_tile(problem: &Dense, device: &DeviceClass) -> Result<PrefillTile> {
     let chosen = chosen.or_else(|| fitting.min_by_key(|t| (t.rows(), std::cmp::Reverse(t.keys()))));
     chosen.ok_or_else(|| {
         let smallest = tiles
-            .last()
+            .min_by_key(|t| t.workgroup_bytes(problem.value_dim()))
             .map(|t| (t.workgroup_bytes(problem.value_dim()), t.threads()));
         let (bytes, threads) = smallest.unwrap_or_default();
         no_tile(bytes, threads, device)
@@ -153,8 +153,8 @@ fn prefill_tile(problem: &Dense, device: &DeviceClass) -> Result<PrefillTile> {
 
 /// Rows of a decode workgroup: as many as there are, up to what registers hold.
 fn decode_rows(problem: &Dense) -> u32 {
-    let rows = problem.queries * (problem.heads / problem.kv_heads());
-    rows.next_power_of_two().min(8)
+    let rows = problem.queries.saturating_mul(problem.heads / problem.kv_heads());
+    rows.min(8).next_power_of_two()
 }
 
 fn decode_tile(problem: &Dense, device: &DeviceClass) -> Result<DecodeTile> {
@@ -164,7 +164,8 @@ fn decode_tile(problem: &Dense, device: &DeviceClass) -> Result<DecodeTile> {
     // Two vectors of every row and lane; a power of two of lanes.
     let per_lane = if device.software { 8 } else { 2 };
     let lanes = head_vecs.div_ceil(per_lane).next_power_of_two();
-    let value_lanes = value_vecs.div_ceil(2).next_power_of_two().max(rows);
+    // No fewer than `lanes`, so that there are no more groups than keys.
+    let value_lanes = value_vecs.div_ceil(2).next_power_of_two().max(rows).max(lanes);
     let most = if device.software { 64 } else { 128 };
     let threads = most.min(device.invocations).max(lanes).max(value_lanes);
     let tile = |threads: u32, key_regs: u32| DecodeTile {
@@ -203,7 +204,7 @@ fn no_tile(bytes: u32, threads: u32, device: &DeviceClass) -> Error {
 
 /// Shares of the keys for decode: enough workgroups to fill the device, each with at least a few tiles.
 pub fn splits(problem: &Dense, tile: &DecodeTile, device: &DeviceClass) -> u32 {
-    let rows = problem.queries * (problem.heads / problem.kv_heads());
+    let rows = problem.queries.saturating_mul(problem.heads / problem.kv_heads());
     let workgroups = u64::from(rows.div_ceil(tile.rows)) * u64::from(problem.kv_heads()) * u64::from(problem.batch);
     let wanted = u64::from(device.resident_workgroups()).div_ceil(workgroups);
     let tiles = problem.keys.div_ceil(tile.keys());

@@ -100,7 +100,7 @@ pub struct PrefillTile {
     pub key_regs: u32,
     /// Vectors of the head dimension staged at once.
     pub chunk: u32,
-    /// Keys whose values are staged at once, a multiple of 4.
+    /// Keys whose values are staged at once, a multiple of 4 and a divisor of the tile's keys.
     pub value_chunk: u32,
     /// The next chunk is loaded into registers while the last one is multiplied.
     pub prefetch: bool,
@@ -108,7 +108,20 @@ pub struct PrefillTile {
     pub unroll: u32,
 }
 
+fn all_within(fields: &[u32]) -> bool {
+    fields.iter().all(|n| (1..=256).contains(n))
+}
+
 impl PrefillTile {
+    /// Whether all fields are in range and the shader's static assertions hold.
+    pub(crate) fn is_sound(&self) -> bool {
+        let t = self;
+        all_within(&[t.row_groups, t.row_regs, t.lanes, t.key_regs, t.chunk, t.value_chunk])
+            && t.key_regs.is_multiple_of(4)
+            && t.value_chunk.is_multiple_of(4)
+            && t.keys().is_multiple_of(t.value_chunk)
+    }
+
     /// Query rows of a workgroup.
     pub const fn rows(&self) -> u32 {
         self.row_groups * self.row_regs
@@ -147,13 +160,23 @@ pub struct DecodeTile {
     pub slots: u32,
     /// Keys of an invocation.
     pub key_regs: u32,
-    /// Invocations that share a value row.
+    /// Invocations that share a value row: a divisor of SLOTS × LANES, no fewer than `rows`. The number of such groups
+    /// divides the keys of a tile.
     pub value_lanes: u32,
     /// Values, and the keys of the next tile, are loaded while scores are worked out.
     pub prefetch: bool,
 }
 
 impl DecodeTile {
+    /// Whether all fields are in range and the shader's static assertions hold.
+    pub(crate) fn is_sound(&self) -> bool {
+        let t = self;
+        all_within(&[t.rows, t.lanes, t.slots, t.key_regs, t.value_lanes])
+            && t.threads().is_multiple_of(t.value_lanes)
+            && t.keys().is_multiple_of(t.threads() / t.value_lanes)
+            && t.rows <= t.value_lanes
+    }
+
     /// Keys of a tile.
     pub const fn keys(&self) -> u32 {
         self.slots * self.key_regs
