@@ -143,7 +143,7 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
                     && tile.rows() <= 256
                     && row_regs * (key_regs + d.div_ceil(4 * lanes) * 4) <= 160
                     && d.div_ceil(4).is_multiple_of(chunk)
-                    && tile.threads() >= 32;
+                    && tile.threads() >= 8;
                 if !sensible || !prefill_fits(&tile, d, &device) {
                     continue;
                 }

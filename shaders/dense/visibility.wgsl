@@ -45,7 +45,7 @@ fn row_of(b: u32, i: u32) -> Row {
         let after = document_after(i);
         if (after == 0u || after > params.documents) {
             // No keys, at the end where the row is: `tiles_of` spans what lies between two rows.
-            let edge = clamp(bitcast<i32>(small_word(params.cu_k_at + min(after, params.documents))), 0, i32(params.keys));
+            let edge = clamp(bitcast<i32>(small_word(params.cu_k_at + min(after, params.documents))), 0, end);
             return Row(edge, edge, edge, edge);
         }
         let d = after - 1u;
