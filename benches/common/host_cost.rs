@@ -39,7 +39,8 @@ pub struct Loop<'a> {
 
 impl<'a> Loop<'a> {
     /// Grouped-query attention, 8:1, which is split and merged: two dispatches a call.
-    pub fn new(gpu: &'a Gpu, in_pass: bool) -> Self {
+    /// A first round compiles the pipelines.
+    pub fn new(gpu: &'a Gpu, in_pass: bool) -> Result<Self> {
         let d = 128;
         let cache = Layout::packed(CAPACITY, d, d);
         let problem = Dense {
@@ -52,13 +53,15 @@ impl<'a> Loop<'a> {
             v_layout: cache,
             ..Default::default()
         };
-        Loop {
+        let mut steps = Loop {
             gpu,
             buffers: super::Buffers::zeroless(gpu, &problem),
             problem,
             in_pass,
             step: 0,
-        }
+        };
+        steps.run(1)?;
+        Ok(steps)
     }
 
     /// At least so many steps, timed one by one. Making and finishing the encoder is not counted, and
