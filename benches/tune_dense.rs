@@ -113,6 +113,13 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
                 (16, 32, false, 1),
                 (16, 32, false, 4),
                 (16, 64, false, 1),
+                (8, 16, true, 8),
+                (16, 32, true, 8),
+                (16, 32, true, 16),
+                (4, 32, true, 8),
+                (4, 16, true, 4),
+                (2, 16, false, 2),
+                (2, 8, false, 2),
             ] {
                 let tile = PrefillTile {
                     row_groups,
@@ -207,13 +214,15 @@ fn decode(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
         for lanes in [1u32, 2, 4, 8, 16, 32] {
             for key_regs in [1u32, 2, 4, 8] {
                 for value_lanes in [4u32, 8, 16, 32] {
-                    for splits in [1u32, 4, 8, 16, 32, 64, 128] {
+                    for splits_prefetch in [1u32, 8, 16, 32, 64].map(|s| [(s, false), (s, true)]).concat() {
+                        let splits = splits_prefetch.0;
                         let tile = DecodeTile {
                             rows,
                             lanes,
                             slots: threads / lanes,
                             key_regs,
                             value_lanes,
+                            prefetch: splits_prefetch.1,
                         };
                         let groups = threads / value_lanes.min(threads);
                         let head_regs = d.div_ceil(4).div_ceil(lanes);
@@ -240,8 +249,9 @@ fn decode(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
                             splits: Some(splits),
                         };
                         let name = format!(
-                            "threads {threads:3} lanes {lanes:2} keys {:3} ({key_regs}) value lanes {value_lanes:2} splits {splits:3}",
-                            tile.keys()
+                            "threads {threads:3} lanes {lanes:2} keys {:3} ({key_regs}) value lanes {value_lanes:2} splits {splits:3}{}",
+                            tile.keys(),
+                            if tile.prefetch { " prefetch" } else { "" }
                         );
                         if !wanted(&name) {
                             continue;

@@ -1,4 +1,20 @@
 //! The one error type of the crate.
+//!
+//! ```
+//! use wgpu_attention::{Dense, Error, Gpu};
+//!
+//! fn explain(gpu: &Gpu, problem: &Dense) -> String {
+//!     match problem.plan(gpu) {
+//!         Ok(plan) => plan.label().to_string(),
+//!         Err(Error::Invalid { field, .. }) => format!("put `{field}` right"),
+//!         Err(Error::Limit { limit, needed, .. }) => format!("request a device with `{limit}` of {needed}"),
+//!         Err(other) => other.to_string(),
+//!     }
+//! }
+//!
+//! let error = Error::Invalid { field: "head_dim", value: "300".into(), allowed: "1 to 256".into() };
+//! assert_eq!(error.to_string(), "`head_dim` is 300; allowed: 1 to 256");
+//! ```
 
 use std::fmt;
 

@@ -1,4 +1,19 @@
 //! The device: the caller's own, or one this library requests.
+//!
+//! ```no_run
+//! use wgpu_attention::{Gpu, GpuOptions, wgpu};
+//!
+//! // The library's own choice, or the caller's by name and back end.
+//! let options = GpuOptions { backends: Some(wgpu::Backends::VULKAN), adapter: Some("radeon".into()), ..Default::default() };
+//! let gpu = Gpu::request_blocking(&options)?;
+//! println!("{}", gpu.info().name);
+//!
+//! // Or the device that a program has already.
+//! # fn adopt(device: &wgpu::Device, queue: &wgpu::Queue) {
+//! let gpu = Gpu::new(device, queue);
+//! # }
+//! # Ok::<(), wgpu_attention::Error>(())
+//! ```
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -233,15 +248,29 @@ fn useful_features() -> wgpu::Features {
 
 /// The adapters that match, the fastest kind first.
 ///
+/// Where `options.backends` is `None`, OpenGL is looked at only if no other back end has a match: it mostly shows the
+/// same GPUs again, with less to offer, and looking at it makes some drivers print warnings.
+///
 /// # Errors
 /// [`Error::NoAdapter`] where none does.
 pub async fn adapters(options: &GpuOptions) -> Result<Vec<wgpu::Adapter>> {
-    let backends = options.backends.unwrap_or(wgpu::Backends::all());
+    let all = wgpu::Backends::all();
+    match options.backends {
+        Some(backends) => adapters_on(backends, options).await,
+        None => match adapters_on(all - wgpu::Backends::GL, options).await {
+            Err(Error::NoAdapter { .. }) => adapters_on(all, options).await,
+            found => found,
+        },
+    }
+}
+
+async fn adapters_on(backends: wgpu::Backends, options: &GpuOptions) -> Result<Vec<wgpu::Adapter>> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = backends;
     let instance = wgpu::Instance::new(descriptor);
     let all = instance.enumerate_adapters(backends).await;
-    let names: Vec<String> = all.iter().map(|a| a.get_info().name).collect();
+    let named = |info: wgpu::AdapterInfo| format!("{} on {:?}", info.name, info.backend);
+    let names: Vec<String> = all.iter().map(|a| named(a.get_info())).collect();
     let wanted = options.adapter.as_deref().unwrap_or("").to_lowercase();
     let mut found: Vec<_> = all
         .into_iter()
@@ -254,16 +283,28 @@ pub async fn adapters(options: &GpuOptions) -> Result<Vec<wgpu::Adapter>> {
         .collect();
     found.sort_by_key(|a| rank(&a.get_info()));
     if found.is_empty() {
-        let names = if names.is_empty() {
-            "none".into()
-        } else {
-            names.join(", ")
-        };
-        return Err(Error::NoAdapter {
-            message: format!("nothing that computes on {backends:?} with a name like `{wanted}`; found: {names}"),
-        });
+        return Err(none_found(backends, options.adapter.as_deref(), &names));
     }
     Ok(found)
+}
+
+/// What was asked for, and what there is instead.
+fn none_found(backends: wgpu::Backends, wanted: Option<&str>, found: &[String]) -> Error {
+    let on = match backends == wgpu::Backends::all() {
+        true => String::new(),
+        false => {
+            let names = backends.iter_names().map(|(name, _)| name.to_lowercase());
+            format!(", on {}", names.collect::<Vec<_>>().join(" or "))
+        }
+    };
+    let named = wanted.map_or(String::new(), |name| format!(", with `{name}` in its name"));
+    let found = match found.is_empty() {
+        true => "none; the driver may be missing, or the back end from this build".into(),
+        false => found.join("; "),
+    };
+    Error::NoAdapter {
+        message: format!("wanted one that computes{on}{named}; found: {found}"),
+    }
 }
 
 async fn find_adapter(options: &GpuOptions) -> Result<wgpu::Adapter> {

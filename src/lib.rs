@@ -1,4 +1,139 @@
 //! Attention kernels in WGSL for every GPU that wgpu reaches.
+//!
+//! The kernels are tiled in the manner of FlashAttention: the score matrix is never stored, and memory grows with the
+//! sequence, not with its square. They are plain WGSL with no optional feature, so that they run on any WebGPU-class
+//! device. Each is held against a float64 reference ([`dense::reference`]) that is part of the library.
+//!
+//! # A first call
+//!
+//! A [`Dense`] problem says what to compute, as plain data with defaults. A plan made from it says how, for one device:
+//! kernel and tile are chosen and pipelines compiled. With data on the host, a plan runs in one call.
+//!
+//! ```no_run
+//! use wgpu_attention::{Dense, DenseInputs, Gpu, GpuOptions};
+//!
+//! let gpu = Gpu::request_blocking(&GpuOptions::default())?;
+//! let problem = Dense { heads: 8, queries: 100, keys: 100, head_dim: 64, causal: true, ..Default::default() };
+//! let plan = problem.plan(&gpu)?;
+//!
+//! // [batch, heads, sequence, dim], contiguous.
+//! let (q, k, v) = (vec![0.1; 8 * 100 * 64], vec![0.2; 8 * 100 * 64], vec![0.3; 8 * 100 * 64]);
+//! let output = plan.run_blocking(&DenseInputs { q: &q, k: &k, v: &v, ..Default::default() })?;
+//! assert_eq!(output.o.len(), 8 * 100 * 64);
+//! # Ok::<(), wgpu_attention::Error>(())
+//! ```
+//!
+//! [`DensePlan::run`] is the same, async, for browsers, where nothing may block.
+//!
+//! # Your own device, buffers and encoder
+//!
+//! A program that runs the rest of a model on wgpu keeps everything on the device. [`Gpu::new`] takes its device and
+//! queue; [`DensePlan::encode`] records into its encoder, and submits and waits for nothing.
+//! A plan knows no buffers, so it serves every layer of the same shape. `examples/quickstart.rs` is a whole program.
+//!
+//! ```no_run
+//! # use wgpu_attention::{wgpu, Dense, DenseTensors, DType, Gpu, Layout, Result, Tensor};
+//! # fn layer(device: &wgpu::Device, queue: &wgpu::Queue, qkv: &wgpu::Buffer, o: &wgpu::Buffer) -> Result<()> {
+//! // One projection holds q, k and v: [batch, sequence, 3 · heads · dim]. Nothing is copied apart.
+//! let (heads, n, dim) = (12, 512, 64);
+//! let packed = Layout::packed(n, 3 * heads * dim, dim);
+//! let problem = Dense {
+//!     heads,
+//!     queries: n,
+//!     keys: n,
+//!     head_dim: dim,
+//!     dtype: DType::F16,
+//!     q_layout: packed,
+//!     k_layout: packed,
+//!     v_layout: packed,
+//!     o_layout: Layout::Bnhd,
+//!     ..Default::default()
+//! };
+//! let gpu = Gpu::new(device, queue); // once
+//! let plan = problem.plan(&gpu)?; // once
+//!
+//! let third = u64::from(heads * dim) * problem.dtype.size(); // in bytes
+//! let tensors = DenseTensors::new(qkv, Tensor::at(qkv, third), Tensor::at(qkv, 2 * third), o);
+//! let mut encoder = device.create_command_encoder(&Default::default());
+//! plan.encode(&mut encoder, &tensors)?;
+//! queue.submit([encoder.finish()]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Your own score and mask
+//!
+//! A mechanism that is not in the table below is often two small functions: what to make of a score, and which keys
+//! to see. [`Custom`] takes them in WGSL. They are parsed and checked before use, and an error shows your own line.
+//! `examples/custom_score.rs` checks such a pair against the reference.
+//!
+//! ```no_run
+//! # use wgpu_attention::{Custom, CustomData, CustomElement, Dense, DenseInputs, Gpu, Result};
+//! # fn f(gpu: &Gpu, q: &[f32], k: &[f32], v: &[f32], temperature: &[f32]) -> Result<()> {
+//! let problem = Dense {
+//!     heads: 8,
+//!     queries: 100,
+//!     keys: 100,
+//!     custom: Some(Custom {
+//!         score: Some("fn score(s: f32, at: Position) -> f32 { return s / temperature[at.head]; }".into()),
+//!         mask: Some("fn mask(at: Position) -> bool { return at.key_pos % 2 == 0; }".into()),
+//!         data: vec![CustomData { name: "temperature".into(), element: CustomElement::F32 }],
+//!     }),
+//!     ..Default::default()
+//! };
+//! let words: Vec<u32> = temperature.iter().map(|t| t.to_bits()).collect();
+//! let inputs = DenseInputs { q, k, v, custom_data: &[&words], ..Default::default() };
+//! let output = problem.plan(gpu)?.run_blocking(&inputs)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is supported
+//!
+//! | | |
+//! |---|---|
+//! | weighting | softmax, sigmoid ([`Weighting`]) |
+//! | heads | multi-head, grouped-query, multi-query ([`Dense::kv_heads`]); D and Dv from 1 to 256, not necessarily alike |
+//! | masks | causal, sliding window on either side, sink tokens, prefix, `kv_len`, packed documents, boolean tensor |
+//! | scores | scale, softcap, additive bias tensor, ALiBi, learned sink logits |
+//! | your own | score and mask in WGSL with data arrays ([`Custom`]) |
+//! | storage | f32, f16, bf16 ([`DType`]), on every device; arithmetic in f32 |
+//! | layouts | `[B, H, N, D]`, `[B, N, H, D]`, packed projections, any strides with a contiguous last dimension ([`Layout`]) |
+//! | outputs | o, and the log-sum-exp of softmax, with which partial results can be joined ([`Merge`]) |
+//! | kernels | prefill, and decode with split keys for few queries; chosen by the planner |
+//!
+//! # What is not
+//!
+//! - Forward only: there are no gradients, and no dropout.
+//! - Head sizes end at 256; lengths, windows and offsets at 2²⁸.
+//! - The keys of one head, and its values, must each fit one binding of the device (128 MiB by default); everything
+//!   else that is larger than a binding or a dispatch is cut into parts. What cannot be is refused with
+//!   [`Error::Limit`].
+//! - An output must not share its buffer with an input or another output, even in different places: wgpu tracks
+//!   whole buffers.
+//! - Causality, windows, prefix, lengths and documents skip the key tiles they empty. A boolean mask tensor, a bias of
+//!   −∞ and a custom mask do not: what they hide is still computed.
+//! - In a bias tensor everything below −5·10²⁹ masks.
+//! - A device with eight storage buffers (the default limit) can not take every combination of tensors and
+//!   [`Custom::data`]; the planner says so.
+//!
+//! # Features
+//!
+//! | feature | for |
+//! |---|---|
+//! | `vulkan`, `metal`, `dx12`, `gles` | wgpu's back ends, all on by default; choose fewer with `default-features = false` |
+//! | `webgpu` | the browser |
+//! | `cases` | the module `case`: one problem with its answer in a file, for tests and bug reports |
+//! | `cli` | the program `wgpu-attention` |
+//!
+//! A program that brings its own device needs only the back ends it enables itself in its own dependency on wgpu, of
+//! the same version as [`wgpu`] here.
+//!
+//! # Where to look
+//!
+//! [`dense`] has the formula and everything about the problem, [`dense::reference`] the same as code to read,
+//! [`merge`] joins partial results, [`tensor`] has types and layouts, [`gpu`] the device, [`compare`] error bounds,
+//! [`measure`] timing, [`error`] what can go wrong, [`shader`] how a module is put together.
 #![warn(missing_docs)]
 
 #[cfg(feature = "cases")]
@@ -17,5 +152,12 @@ pub use ops::dense::{
     self, Bias, Broadcast, Custom, CustomData, CustomElement, Dense, DenseInputs, DenseOutput, DensePlan, DenseTensors,
     Weighting,
 };
-pub use ops::merge::{Merge, MergePlan, MergeTensors};
+pub use ops::merge::{self, Merge, MergePlan, MergeTensors};
 pub use tensor::{DType, Layout, Strides, Tensor};
+/// The wgpu whose devices, buffers and encoders this crate takes.
+pub use wgpu;
+
+/// The examples of the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

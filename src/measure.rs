@@ -1,4 +1,16 @@
 //! Timing kernels and measuring what the device itself can do, so that a result can be given in percent of it.
+//!
+//! ```no_run
+//! use wgpu_attention::measure::{Ceilings, Effort, time};
+//! # use wgpu_attention::{DensePlan, DenseTensors, Gpu, Result};
+//! # fn f(gpu: &Gpu, plan: &DensePlan, tensors: &DenseTensors<'_>, flops: f64) -> Result<()> {
+//! let times = time(gpu, &Effort::default(), |pass, _run| plan.encode_in(pass, tensors))?;
+//! let ceilings = Ceilings::measure(gpu)?;
+//! let share = flops / times.median() / ceilings.f32_flops;
+//! println!("{:.3} ms, {:.0} % of what the device can do", times.median() * 1e3, share * 100.0);
+//! # Ok(())
+//! # }
+//! ```
 
 use std::sync::Arc;
 use std::time::Instant;

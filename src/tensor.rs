@@ -1,4 +1,14 @@
 //! Tensors as this library sees them: a buffer the caller owns, an offset into it, and strides.
+//!
+//! ```
+//! use wgpu_attention::{Layout, Strides};
+//!
+//! // The same [batch, heads, sequence, dim] tensor with 4 heads, 10 positions and 64 elements, three ways.
+//! assert_eq!(Layout::Bhnd.strides(4, 10, 64), Strides { batch: 2560, head: 640, seq: 64 });
+//! assert_eq!(Layout::Bnhd.strides(4, 10, 64), Strides { batch: 2560, head: 64, seq: 256 });
+//! // One third of a fused QKV projection.
+//! assert_eq!(Layout::packed(10, 3 * 4 * 64, 64).strides(4, 10, 64), Strides { batch: 7680, head: 64, seq: 768 });
+//! ```
 
 use std::fmt;
 

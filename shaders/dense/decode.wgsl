@@ -49,6 +49,46 @@ var<workgroup> group_sum: array<f32, GROUPS * ROWS>;
 var<workgroup> sums: array<vec4<f32>, THREADS>;
 var<workgroup> rows: array<Row, ROWS>;
 
+// An invocation's share of a tile's keys and values, on its way in registers. With PREFETCH the values of a tile and
+// the keys of the next one are loaded while the scores are worked out, so that memory is never idle.
+fn load_k(base: u32, j0: u32, last_key: u32, slot: u32, lane: u32) -> array<vec4<f32>, KEY_REGS * HEAD_REGS> {
+    var loaded: array<vec4<f32>, KEY_REGS * HEAD_REGS>;
+    #unroll
+    for (var y = 0u; y < KEY_REGS; y++) {
+        let j = min(j0 + slot + y * SLOTS, last_key);
+        #unroll
+        for (var x = 0u; x < HEAD_REGS; x++) {
+            let vec = lane + x * LANES;
+            if (HEAD_EVEN || vec < HEAD_VECS) {
+                loaded[y * HEAD_REGS + x] = k4(base + j * params.k_seq + vec * 4u, HEAD_DIM - vec * 4u);
+            }
+        }
+    }
+    return loaded;
+}
+
+fn load_v(base: u32, j0: u32, last_key: u32, group: u32, value_lane: u32) -> array<vec4<f32>, GROUP_KEYS * VALUE_REGS> {
+    var loaded: array<vec4<f32>, GROUP_KEYS * VALUE_REGS>;
+    #unroll
+    for (var x = 0u; x < GROUP_KEYS; x++) {
+        let j = min(j0 + group + x * GROUPS, last_key);
+        #unroll
+        for (var y = 0u; y < VALUE_REGS; y++) {
+            let vec = value_lane + y * VALUE_LANES;
+            if (VALUE_EVEN || vec < VALUE_VECS_ALL) {
+                loaded[x * VALUE_REGS + y] = v4(base + j * params.v_seq + vec * 4u, VALUE_DIM - vec * 4u);
+            }
+        }
+    }
+    return loaded;
+}
+
+// The n-th tile to visit.
+fn tile_at(tiles: Tiles, n: u32) -> u32 {
+    let head_tiles = tiles.head_end - tiles.start;
+    return select(tiles.body_start + n - head_tiles, tiles.start + n, n < head_tiles);
+}
+
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let lane = thread % LANES;
@@ -73,8 +113,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let last = row_of(b, params.first_query + last_row / params.group);
     let one_document = !HAS_DOCUMENTS || (first.lo == last.lo && first.hi == last.hi);
     let tiles = tiles_of(first, last, one_document, KEYS);
-    // What lies behind the last key of a cache is never read: keys past the end repeat the last one, masked.
-    let last_key = u32(max(max(first.hi, last.hi), 1) - 1);
+    // What lies behind `kv_len` in a cache is never read, since it may be anything, NaN included: keys past the end
+    // repeat the last one, masked.
+    let last_key = u32(max(keys_of(b), 1) - 1);
     let head_tiles = tiles.head_end - tiles.start;
     let all_tiles = head_tiles + tiles.body_end - tiles.body_start;
     let share = (all_tiles + params.splits - 1u) / params.splits;
@@ -106,15 +147,24 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     var m = MASKED;
     var l = 0.0;
 
+    var k_values: array<vec4<f32>, KEY_REGS * HEAD_REGS>;
+    var v_values: array<vec4<f32>, GROUP_KEYS * VALUE_REGS>;
+    if (PREFETCH) {
+        k_values = load_k(k_from, tile_at(tiles, from_tile) * KEYS, last_key, slot, lane);
+    }
     for (var n = from_tile; n < to_tile; n++) {
-        let t = select(tiles.body_start + n - head_tiles, tiles.start + n, n < head_tiles);
-        let j0 = t * KEYS;
+        let j0 = tile_at(tiles, n) * KEYS;
 
-        // 1. Partial dot products.
+        // 1. Partial dot products. The values are on their way meanwhile.
+        if (!PREFETCH) {
+            k_values = load_k(k_from, j0, last_key, slot, lane);
+        }
+        if (PREFETCH) {
+            v_values = load_v(v_from, j0, last_key, group, value_lane);
+        }
         #unroll
         for (var y = 0u; y < KEY_REGS; y++) {
             let key = slot + y * SLOTS;
-            let j = min(j0 + key, last_key);
             var dots: array<f32, ROWS>;
             #unroll
             for (var r = 0u; r < ROWS; r++) {
@@ -122,11 +172,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             }
             #unroll
             for (var x = 0u; x < HEAD_REGS; x++) {
-                let vec = lane + x * LANES;
-                var value = vec4<f32>();
-                if (HEAD_EVEN || vec < HEAD_VECS) {
-                    value = k4(k_from + j * params.k_seq + vec * 4u, HEAD_DIM - vec * 4u);
-                }
+                let value = k_values[y * HEAD_REGS + x];
                 #unroll
                 for (var r = 0u; r < ROWS; r++) {
                     let query = queries[r * HEAD_REGS + x];
@@ -140,6 +186,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             for (var r = 0u; r < ROWS; r++) {
                 partials[(r * KEYS + key) * PARTIAL_PITCH + lane] = dots[r];
             }
+        }
+        if (PREFETCH) {
+            k_values = load_k(k_from, tile_at(tiles, min(n + 1u, to_tile - 1u)) * KEYS, last_key, slot, lane);
         }
         workgroupBarrier();
 
@@ -209,20 +258,18 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
                 }
             }
         }
+        if (!PREFETCH) {
+            v_values = load_v(v_from, j0, last_key, group, value_lane);
+        }
         #unroll
         for (var x = 0u; x < GROUP_KEYS; x++) {
             let key = group + x * GROUPS;
-            let j = min(j0 + key, last_key);
             #unroll
-            for (var y = 0u; y < VALUE_REGS; y++) {
-                let vec = value_lane + y * VALUE_LANES;
-                var value = vec4<f32>();
-                if (VALUE_EVEN || vec < VALUE_VECS_ALL) {
-                    value = v4(v_from + j * params.v_seq + vec * 4u, VALUE_DIM - vec * 4u);
-                }
+            for (var r = 0u; r < ROWS; r++) {
+                let w = vec4<f32>(weights[key * ROWS + r]);
                 #unroll
-                for (var r = 0u; r < ROWS; r++) {
-                    acc[r * VALUE_REGS + y] = fma(vec4<f32>(weights[key * ROWS + r]), value, acc[r * VALUE_REGS + y]);
+                for (var y = 0u; y < VALUE_REGS; y++) {
+                    acc[r * VALUE_REGS + y] = fma(w, v_values[x * VALUE_REGS + y], acc[r * VALUE_REGS + y]);
                 }
             }
         }

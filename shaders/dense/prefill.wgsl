@@ -20,7 +20,8 @@
 //   weights  P [ROWS][KEYS/4 + 1]                                   over the same place
 //   values   v chunk [VALUE_CHUNK][VALUE_VECS·LANES]                behind P
 // The head dimension is staged CHUNK vectors at a time and the values VALUE_CHUNK keys at a time, so any D and Dv
-// fit the 16 KiB every device has; larger chunks mean fewer barriers where there is more.
+// fit the 16 KiB every device has; larger chunks mean fewer barriers where there is more. QK_UNROLL and PV_UNROLL steps
+// of the products are written out, so that the loads of one overlap the arithmetic of the one before.
 //
 // A row that sees no key keeps l = 0 and gives o = 0, lse = −inf.
 
@@ -48,12 +49,6 @@ const V_AT = P_WORDS;
 const TILE_WORDS = max(QK_WORDS, P_WORDS + VALUE_CHUNK * V_PITCH);
 const CHUNKS = (HEAD_VECS + CHUNK - 1u) / CHUNK;
 
-// Steps of the products written out, so that the loads of one can overlap the arithmetic of the one before.
-const QK_UNROLL = CHUNK / max(CHUNK / UNROLL, 1u);
-const PV_UNROLL = (VALUE_CHUNK / 4u) / max(VALUE_CHUNK / 4u / UNROLL, 1u);
-
-const_assert QK_UNROLL * (CHUNK / QK_UNROLL) == CHUNK;
-const_assert PV_UNROLL * (VALUE_CHUNK / 4u / PV_UNROLL) == VALUE_CHUNK / 4u;
 const_assert KEY_REGS % 4u == 0u;
 const_assert KEYS % VALUE_CHUNK == 0u;
 const_assert VALUE_CHUNK % 4u == 0u;
@@ -65,7 +60,8 @@ var<workgroup> rows: array<Row, ROWS>;
 
 // A chunk of q, k or v on its way from storage to workgroup memory, in registers: all loads are issued before the first
 // store, and with PREFETCH a whole product earlier. Rows and keys past the end repeat the last one: their scores are
-// masked and their rows not written, and what lies behind the last key of a cache is never read.
+// masked and their rows not written, and what lies behind `kv_len` in a cache is never read: it may
+// be anything, NaN included.
 const HEAD_EVEN = HEAD_VECS % CHUNK == 0u;
 const VALUE_EVEN = VALUE_VECS_ALL % LANES == 0u;
 const Q_LOADS = (ROWS * CHUNK + THREADS - 1u) / THREADS;
@@ -172,7 +168,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     let last = row_of(b, min(i0 + ROWS, params.end_query) - 1u);
     let one_document = !HAS_DOCUMENTS || (first.lo == last.lo && first.hi == last.hi);
     let tiles = tiles_of(first, last, one_document, KEYS);
-    let last_key = u32(max(max(first.hi, last.hi), 1) - 1);
+    let last_key = u32(max(keys_of(b), 1) - 1);
 
     var acc: array<vec4<f32>, ROW_REGS * VALUE_VECS>;
     var m: array<f32, ROW_REGS>;

@@ -22,10 +22,9 @@ fn keys_of(b: u32) -> i32 {
     return i32(params.keys);
 }
 
-// The document that owns query row i: the last d with cu_seqlens_q[d] ≤ i, among those that are not empty.
-// Returns `documents` if none does.
-fn document_of(i: u32) -> u32 {
-    // Smallest d in 0..=documents with cu_seqlens_q[d] > i.
+// The smallest d in 0..=documents with cu_seqlens_q[d] > i, or documents + 1: one more than the document that owns
+// query row i, which has the last d with cu_seqlens_q[d] ≤ i. 0 and documents + 1 are before and after all of them.
+fn document_after(i: u32) -> u32 {
     var below = 0u;
     var above = params.documents + 1u;
     while (below < above) {
@@ -36,20 +35,20 @@ fn document_of(i: u32) -> u32 {
             below = middle + 1u;
         }
     }
-    if (below == 0u || below > params.documents) {
-        return params.documents;
-    }
-    return below - 1u;
+    return below;
 }
 
 fn row_of(b: u32, i: u32) -> Row {
     let end = keys_of(b);
     var row: Row;
     if (HAS_DOCUMENTS) {
-        let d = document_of(i);
-        if (d == params.documents) {
-            return Row(0, 0, 0, 0);
+        let after = document_after(i);
+        if (after == 0u || after > params.documents) {
+            // No keys, at the end where the row is: `tiles_of` spans what lies between two rows.
+            let edge = clamp(bitcast<i32>(small_word(params.cu_k_at + min(after, params.documents))), 0, i32(params.keys));
+            return Row(edge, edge, edge, edge);
         }
+        let d = after - 1u;
         let q_first = bitcast<i32>(small_word(params.cu_q_at + d));
         let q_end = bitcast<i32>(small_word(params.cu_q_at + d + 1u));
         let k_first = clamp(bitcast<i32>(small_word(params.cu_k_at + d)), 0, i32(params.keys));

@@ -26,12 +26,14 @@ impl Uniforms {
         if let Some((_, buffer)) = kept.iter().find(|(b, _)| b == bytes) {
             return Ok(buffer.clone());
         }
-        let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
-            label: Some("wgpu-attention parameters"),
-            size: bytes.len() as u64,
-            usage: wgpu::BufferUsages::UNIFORM,
-            mapped_at_creation: true,
-        });
+        let buffer = gpu.guarded(|device| {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("wgpu-attention parameters"),
+                size: bytes.len() as u64,
+                usage: wgpu::BufferUsages::UNIFORM,
+                mapped_at_creation: true,
+            })
+        })?;
         match buffer.get_mapped_range_mut(..) {
             Ok(mut range) => range.copy_from_slice(bytes),
             Err(e) => {
@@ -94,28 +96,36 @@ pub(crate) fn record(
         slot[..dispatch.params.len()].copy_from_slice(&dispatch.params);
     }
     let params = uniforms.get(gpu, &bytes)?;
-    for (n, dispatch) in dispatches.iter().enumerate() {
+    let groups = gpu.guarded(|device| bind_groups(device, &params, dispatches))?;
+    for (group, dispatch) in groups.iter().zip(dispatches) {
+        pass.set_pipeline(&dispatch.pipeline.pipeline);
+        pass.set_bind_group(0, group, &[]);
+        let [x, y, z] = dispatch.grid;
+        pass.dispatch_workgroups(x, y, z);
+    }
+    Ok(())
+}
+
+/// All of a call's bind groups, before anything is recorded: a buffer that the caller destroyed shows here.
+fn bind_groups(device: &wgpu::Device, params: &wgpu::Buffer, dispatches: &[Dispatch<'_>]) -> Vec<wgpu::BindGroup> {
+    let group = |(n, dispatch): (usize, &Dispatch<'_>)| {
         let mut entries = Vec::with_capacity(dispatch.bindings.len() + 1);
         entries.push(entry(
             0,
-            &params,
+            params,
             (n * PARAMS_STRIDE) as u64,
             dispatch.params.len() as u64,
         ));
         for (number, w) in &dispatch.bindings {
             entries.push(entry(*number, w.buffer, w.offset, w.size));
         }
-        let group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+        device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: None,
             layout: &dispatch.pipeline.layout,
             entries: &entries,
-        });
-        pass.set_pipeline(&dispatch.pipeline.pipeline);
-        pass.set_bind_group(0, &group, &[]);
-        let [x, y, z] = dispatch.grid;
-        pass.dispatch_workgroups(x, y, z);
-    }
-    Ok(())
+        })
+    };
+    dispatches.iter().enumerate().map(group).collect()
 }
 
 fn entry(binding: u32, buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BindGroupEntry<'_> {
@@ -157,10 +167,13 @@ pub(crate) fn check_tensor(need: &Need, tensor: &Tensor<'_>) -> Result<()> {
     if !tensor.offset.is_multiple_of(need.alignment) {
         return error(
             format!("it starts at byte {}", tensor.offset),
-            format!(
-                "a multiple of {} (or `unaligned: true` in the problem for any element)",
-                need.alignment
-            ),
+            match need.name {
+                "q" | "k" | "v" | "o" | "parts_o" => format!(
+                    "a multiple of {} bytes (of one element with `unaligned: true` in the problem)",
+                    need.alignment
+                ),
+                _ => format!("a multiple of {} bytes", need.alignment),
+            },
         );
     }
     let size = tensor.buffer.size();

@@ -59,10 +59,24 @@ pub(crate) struct Bounds {
     pub alignment: u64,
     /// Workgroups in each dimension.
     pub workgroups: u32,
-    /// Query rows of a workgroup.
+    /// Query rows of a workgroup, each counted once for every head of `heads`.
     pub rows: u32,
-    /// Query heads of a workgroup.
+    /// Query heads that a workgroup takes together.
     pub heads: u32,
+    /// Workgroups for the same rows, each with a share of the keys.
+    pub splits: u32,
+}
+
+impl Bounds {
+    /// Workgroups along x for so many query rows.
+    fn row_workgroups(&self, queries: u32) -> u64 {
+        (u64::from(queries) * u64::from(self.heads)).div_ceil(self.rows.into()) * u64::from(self.splits)
+    }
+
+    /// Query rows that may not be cut further.
+    fn row_unit(&self) -> u32 {
+        (self.rows / self.heads).max(1)
+    }
 }
 
 /// Cuts the whole problem into as few parts as its bounds allow: batch entries first, then heads, then query rows.
@@ -98,15 +112,15 @@ fn fits(part: &Part, tensors: &[Geometry], bounds: &Bounds) -> Result<()> {
         }
     }
     let workgroups = [
-        (part.query.1 - part.query.0).div_ceil(bounds.rows),
-        (part.head.1 - part.head.0).div_ceil(bounds.heads),
-        part.batch.1 - part.batch.0,
+        bounds.row_workgroups(part.query.1 - part.query.0),
+        (part.head.1 - part.head.0).div_ceil(bounds.heads).into(),
+        (part.batch.1 - part.batch.0).into(),
     ];
-    match workgroups.into_iter().find(|&n| n > bounds.workgroups) {
+    match workgroups.into_iter().find(|&n| n > bounds.workgroups.into()) {
         None => Ok(()),
         Some(n) => Err(Error::Limit {
-            what: "a dispatch".into(),
-            needed: n.into(),
+            what: "a dispatch for one row of workgroups".into(),
+            needed: n,
             limit: "max_compute_workgroups_per_dimension",
             available: bounds.workgroups.into(),
         }),
@@ -130,7 +144,7 @@ fn halve(part: &Part, bounds: &Bounds) -> Option<(Part, Part)> {
         (a.head.1, b.head.0) = (at, at);
         return Some((a, b));
     }
-    let at = cut(part.query, bounds.rows)?;
+    let at = cut(part.query, bounds.row_unit())?;
     let (mut a, mut b) = (*part, *part);
     (a.query.1, b.query.0) = (at, at);
     Some((a, b))
@@ -164,6 +178,7 @@ mod tests {
         workgroups: 65535,
         rows: 64,
         heads: 1,
+        splits: 1,
     };
 
     #[test]
@@ -195,6 +210,26 @@ mod tests {
             }
         }
         assert!(covered.iter().all(|&n| n == 1));
+    }
+
+    #[test]
+    fn splits_and_groups_count_as_workgroups() {
+        let bounds = Bounds {
+            workgroups: 10,
+            rows: 8,
+            heads: 4,
+            splits: 3,
+            ..BOUNDS
+        };
+        let parts = split(whole(1, 8, 16), &[geometry(16, 16, 256, 2048)], &bounds).unwrap();
+        for p in &parts {
+            assert!(((p.query.1 - p.query.0) * 4).div_ceil(8) * 3 <= 10, "{p:?}");
+        }
+        let rows: u32 = parts
+            .iter()
+            .map(|p| (p.query.1 - p.query.0) * (p.head.1 - p.head.0))
+            .sum();
+        assert!(rows == 16 * 8 && parts.iter().all(|p| p.head.0 % 4 == 0));
     }
 
     #[test]

@@ -3,7 +3,18 @@
 //! A shader is a header of `const` lines written from a typed spec, the pieces that the spec chooses, and the kernel
 //! with what it `#import`s, each piece once. A loop marked `#unroll` is written out. There is no other preprocessing:
 //! a flag is a `const` and an ordinary `if`. The spec is the pipeline cache's key.
+//!
+//! ```
+//! use wgpu_attention::measure::Probe;
+//! use wgpu_attention::shader::{SOURCES, Variant};
+//!
+//! let module = Variant::Probe(Probe::Read).wgsl();
+//! assert!(module.starts_with("const WORDS: u32 = 16u;"));
+//! assert!(SOURCES.iter().any(|(name, _)| *name == "measure/read"));
+//! ```
 
+#[cfg(test)]
+pub(crate) mod layout;
 mod sources;
 mod unroll;
 

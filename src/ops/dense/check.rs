@@ -133,6 +133,17 @@ fn check_layouts(p: &Dense) -> Result<()> {
             invalid(field, format!("{s:?}"), allowed)
         })?;
     }
+    for (field, shape) in [("bias", p.bias.map(|b| b.shape)), ("mask", p.mask)] {
+        let dims = shape.map(|s| s.dims(p)).unwrap_or_default();
+        let elements = dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d.into()));
+        if elements.is_none_or(|n| n >= 1 << 48) {
+            return Err(invalid(
+                field,
+                format!("a tensor of shape {dims:?}"),
+                "fewer than 2^48 elements",
+            ));
+        }
+    }
     let o = p.o_layout.strides(h, p.queries, dv);
     if overlaps(o, p.batch, h, p.queries, dv) {
         let allowed = "strides that give every element of o a place of its own";

@@ -85,13 +85,14 @@ fn check_snippet(snippet: &'static str, text: &str, custom: &Custom) -> Result<(
         let at = e.location(&source).map(|l| (l.line_number, l.line_position));
         error(at, e.message().to_string())
     })?;
-    naga::valid::Validator::new(
-        naga::valid::ValidationFlags::all(),
-        naga::valid::Capabilities::default(),
-    )
-    .validate(&module)
-    .map_err(|e| {
-        let at = e.location(&source).map(|l| (l.line_number, l.line_position));
+    validator().validate(&module).map_err(|e| {
+        // Of a function, a statement and an expression, the last shows the place best.
+        let ranges = e
+            .spans()
+            .filter_map(|(span, _)| Some((span.to_range()?.len(), span.location(&source))));
+        let at = ranges
+            .min_by_key(|(len, _)| *len)
+            .map(|(_, l)| (l.line_number, l.line_position));
         error(at, chain(&e.into_inner()))
     })?;
     if !module.entry_points.is_empty() {
@@ -106,7 +107,53 @@ fn check_snippet(snippet: &'static str, text: &str, custom: &Custom) -> Result<(
             "module-scope variables are not allowed here; arrays come through `Custom::data`".into(),
         ));
     }
+    if let Some(barrier) = BARRIERS.into_iter().find(|name| calls(text, name)) {
+        return Err(error(
+            None,
+            format!("`{barrier}` is not allowed here: not every invocation of a workgroup comes by"),
+        ));
+    }
+    if let Some(name) = declared(&module).find(|name| used_by_kernels(name)) {
+        return Err(error(
+            None,
+            format!("the kernels use the name `{name}` themselves: choose another"),
+        ));
+    }
     check_signature(snippet, &module).map_err(|message| error(None, message))
+}
+
+const BARRIERS: [&str; 3] = ["workgroupBarrier", "storageBarrier", "textureBarrier"];
+
+/// Names that the snippet adds to the module's scope.
+fn declared(module: &naga::Module) -> impl Iterator<Item = &str> {
+    let functions = module.functions.iter().filter_map(|(_, f)| f.name.as_deref());
+    let constants = module.constants.iter().filter_map(|(_, c)| c.name.as_deref());
+    let types = module.types.iter().filter_map(|(_, t)| t.name.as_deref());
+    let all = functions.chain(constants).chain(types);
+    all.filter(|name| !matches!(*name, "score" | "mask" | "Position"))
+}
+
+/// Whether any kernel calls this name, be it a function of its own or a built-in one, which a function of the same
+/// name would replace without a word.
+fn used_by_kernels(name: &str) -> bool {
+    shader::SOURCES.iter().any(|(_, text)| calls(text, name))
+}
+
+fn calls(text: &str, name: &str) -> bool {
+    let call = format!("{name}(");
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    text.lines().any(|line| {
+        let code = line.split("//").next().unwrap_or("");
+        let mut found = code.match_indices(&call);
+        found.any(|(at, _)| !code[..at].ends_with(is_word))
+    })
+}
+
+fn validator() -> naga::valid::Validator {
+    use naga::valid::{Capabilities, ValidationFlags, Validator};
+    // Conversions between packed f16 and f32 are core WGSL.
+    let capabilities = Capabilities::default() | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    Validator::new(ValidationFlags::all(), capabilities)
 }
 
 /// `fn score(f32, Position) -> f32` and `fn mask(Position) -> bool`.
@@ -152,20 +199,24 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Looks for names that the custom code and the kernel both declare, which only the whole module shows.
+/// Looks for what only the whole module shows: names that the custom code and the kernel both declare, and code that
+/// may not stand where the kernel calls it.
 pub(crate) fn check_module(custom: &Custom, module_source: &str) -> Result<()> {
-    let Err(parse) = naga::front::wgsl::parse_str(module_source) else {
-        return Ok(());
-    };
-    let snippet = if custom.score.is_some() { "score" } else { "mask" };
-    Err(Error::Snippet {
-        snippet,
+    let error = |message: String| Error::Snippet {
+        snippet: if custom.score.is_some() { "score" } else { "mask" },
         line: 0,
         column: 0,
         source: String::new(),
-        message: format!(
+        message,
+    };
+    let module = naga::front::wgsl::parse_str(module_source).map_err(|parse| {
+        error(format!(
             "{}; the kernel uses that name itself, or score and mask both declare it: choose another",
             parse.message()
-        ),
-    })
+        ))
+    })?;
+    validator()
+        .validate(&module)
+        .map_err(|e| error(format!("inside the kernel: {}", chain(&e.into_inner()))))?;
+    Ok(())
 }

@@ -1,4 +1,18 @@
 //! One call from host slices to host vectors.
+//!
+//! ```no_run
+//! use wgpu_attention::dense::host::DenseBuffers;
+//! # use wgpu_attention::{DenseInputs, DensePlan, Result};
+//! # async fn f(plan: &DensePlan, inputs: &DenseInputs<'_>) -> Result<()> {
+//! // What `DensePlan::run` does, step by step: e.g. to run many times on inputs uploaded once.
+//! let gpu = plan.gpu();
+//! let buffers = DenseBuffers::upload(gpu, plan.problem(), inputs)?;
+//! let mut encoder = gpu.device().create_command_encoder(&Default::default());
+//! buffers.with_tensors(|tensors| plan.encode(&mut encoder, tensors))?;
+//! let output = buffers.submit_and_read(gpu, encoder).await?;
+//! # Ok(())
+//! # }
+//! ```
 
 use crate::error::Result;
 use crate::gpu::Gpu;

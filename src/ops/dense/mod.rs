@@ -13,6 +13,29 @@
 //! with w(s) = e^s / (Σ_j e^{s_ij} + e^{sink_h}) for softmax and w(s) = σ(s + b) for sigmoid. A key is visible if
 //! it lies in ((window ∪ sink tokens) ∩ causal ∪ prefix) ∩ mask ∩ `kv_len` ∩ own document ∩ the caller's own mask.
 //! A row that may attend to nothing gives o = 0, and lse = −inf (or the sink's logit).
+//!
+//! ```
+//! use wgpu_attention::{Dense, Weighting};
+//!
+//! // A long-context decode step: one query in each of 32 heads, keys and values shared by groups of 4, a window of the
+//! // last 4096 keys beside the first 4.
+//! let decode = Dense {
+//!     heads: 32,
+//!     kv_heads: Some(8),
+//!     keys: 100_000,
+//!     head_dim: 128,
+//!     causal: true,
+//!     window_left: Some(4095),
+//!     sink_tokens: 4,
+//!     ..Default::default()
+//! };
+//! // The last query stands at the last key.
+//! assert_eq!((decode.queries, decode.q_offset), (1, None));
+//!
+//! // Sigmoid attention, with its usual bias of −ln Nk.
+//! let sigmoid = Dense { keys: 1000, weighting: Weighting::Sigmoid { bias: None }, ..Default::default() };
+//! assert_eq!(sigmoid.sigmoid_bias(), Some(-(1000f32.ln())));
+//! ```
 
 pub(crate) mod check;
 mod custom;

@@ -61,10 +61,13 @@ pub struct Params {
     pub padding: u32,
 }
 
-/// Field names in order, for the test that compares them with the shader's.
 #[cfg(test)]
-pub const FIELDS: &str = "first_batch first_head first_query end_query queries keys heads group \
-q_base q_batch q_head q_seq k_base k_batch k_head k_seq v_base v_batch v_head v_seq o_base o_batch o_head o_seq \
-bias_base bias_batch bias_head bias_query mask_base mask_batch mask_head mask_query \
-lse_base kv_len_at cu_q_at cu_k_at alibi_at sinks_at documents q_offset_given \
-q_offset left right ahead sink_tokens prefix q_scale softcap weight_bias splits rows padding";
+mod tests {
+    use super::*;
+    use crate::shader::{layout, text};
+
+    #[test]
+    fn fields_lie_where_the_shader_has_them() {
+        layout::assert_same(&Params::default(), text("dense/params"));
+    }
+}

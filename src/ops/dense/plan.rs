@@ -19,6 +19,9 @@ use crate::tensor::{DType, Strides, Tensor};
 /// Unlimited reach of a window or of causality, in positions.
 const UNLIMITED: i32 = 1 << 30;
 
+/// Shares of the keys at most.
+const MAX_SPLITS: u32 = 65535;
+
 /// A dense problem on a device: kernels chosen and compiled, ready to encode any number of times.
 ///
 /// Independent of the buffers it will be given, `Send + Sync`, and cheap to encode. Plans of the same variant share
@@ -67,9 +70,11 @@ impl Dense {
             Some(choice) => choice,
             None => tile::choose(self, &device)?,
         };
-        let splits = match choice {
-            KernelChoice::Prefill(_) => 1,
-            KernelChoice::Decode(t) => tuning.splits.unwrap_or_else(|| tile::splits(self, &t, &device)),
+        check_choice(&choice, gpu)?;
+        let splits = match (choice, tuning.splits) {
+            (KernelChoice::Prefill(_), _) => 1,
+            (KernelChoice::Decode(_), Some(splits)) => check_splits(splits)?,
+            (KernelChoice::Decode(t), None) => tile::splits(self, &t, &device).min(most_splits(self, gpu.limits())),
         };
         let variant = Variant::Dense(variant_of(self, choice, splits > 1));
         check_device(self, variant.spec(), gpu)?;
@@ -149,6 +154,63 @@ fn is_x4(tensor: &Geometry) -> bool {
     [s.batch, s.head, s.seq].iter().all(|n| n.is_multiple_of(4))
 }
 
+/// Whether a tile that a caller gives makes sense and has few enough invocations.
+fn check_choice(choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
+    let (sound, threads) = match choice {
+        KernelChoice::Prefill(t) => (t.is_sound(), t.threads()),
+        KernelChoice::Decode(t) => (t.is_sound(), t.threads()),
+    };
+    if !sound {
+        return Err(Error::Invalid {
+            field: "tuning.kernel",
+            value: format!("{choice:?}"),
+            allowed: "a tile that keeps to the rules beside its fields, each of which is 1 to 256".into(),
+        });
+    }
+    let limits = gpu.limits();
+    let most = limits
+        .max_compute_invocations_per_workgroup
+        .min(limits.max_compute_workgroup_size_x);
+    if threads > most {
+        return Err(Error::Limit {
+            what: "the tile".into(),
+            needed: threads.into(),
+            limit: "max_compute_invocations_per_workgroup",
+            available: most.into(),
+        });
+    }
+    Ok(())
+}
+
+fn check_splits(splits: u32) -> Result<u32> {
+    if (1..=MAX_SPLITS).contains(&splits) {
+        return Ok(splits);
+    }
+    Err(Error::Invalid {
+        field: "tuning.splits",
+        value: splits.to_string(),
+        allowed: format!("1 to {MAX_SPLITS}"),
+    })
+}
+
+/// Shares of the keys for which the device can hold and merge the partial results; 1 where it cannot merge at all,
+/// because a merge needs the whole output in one binding.
+fn most_splits(p: &Dense, limits: &wgpu::Limits) -> u32 {
+    let alignment = u64::from(limits.min_storage_buffer_offset_alignment);
+    let most = limits.max_storage_buffer_binding_size.saturating_sub(alignment);
+    let o = &geometry(p)[3];
+    if o.range(&whole(p)).1 * o.size > most {
+        return 1;
+    }
+    // The product fits: o's strides give every element a place of its own below 2^48.
+    let one = u64::from(p.batch) * u64::from(p.heads) * u64::from(p.queries) * u64::from(p.value_dim()) * 4;
+    let by_binding = most / one;
+    // Partial outputs and log-sum-exps are one buffer, at most twice the former, rounded up to a power of two.
+    let by_buffer = limits.max_buffer_size / one / 4;
+    let by_grid = limits.max_compute_workgroups_per_dimension.into();
+    by_binding.min(by_buffer).min(by_grid).clamp(1, MAX_SPLITS.into()) as u32
+}
+
 /// Limits that depend on the variant.
 fn check_device(p: &Dense, spec: &dyn Spec, gpu: &Gpu) -> Result<()> {
     let limits = gpu.limits();
@@ -187,10 +249,12 @@ fn bounds(p: &Dense, choice: KernelChoice, splits: u32, gpu: &Gpu) -> Bounds {
     let (rows, heads) = match choice {
         KernelChoice::Prefill(t) => (t.rows(), 1),
         // Workgroups along x are row tiles times splits, along y KV heads.
-        KernelChoice::Decode(t) => ((t.rows / splits).max(1).div_ceil(group), group),
+        KernelChoice::Decode(t) => (t.rows, group),
     };
     Bounds {
-        binding: limits.max_storage_buffer_binding_size,
+        // Shaders count elements in 32 bits.
+        binding: limits.max_storage_buffer_binding_size.min(u32::MAX.into()),
+        splits,
         alignment: limits.min_storage_buffer_offset_alignment.into(),
         workgroups: limits.max_compute_workgroups_per_dimension,
         rows,
@@ -297,10 +361,21 @@ fn small_vectors(p: &Dense) -> Vec<(&'static str, u64)> {
 
 fn packed_small(p: &Dense, gpu: &Gpu) -> Result<Option<PackedSmall>> {
     let vectors = small_vectors(p);
+    let words: u64 = vectors.iter().map(|(_, n)| n).sum();
+    let limits = gpu.limits();
+    let needed = words * 4 + u64::from(limits.min_storage_buffer_offset_alignment);
+    if needed > limits.max_storage_buffer_binding_size {
+        let names: Vec<_> = vectors.iter().map(|(name, _)| *name).collect();
+        return Err(Error::Limit {
+            what: format!("`{}` together", names.join("`, `")),
+            needed,
+            limit: "max_storage_buffer_binding_size",
+            available: limits.max_storage_buffer_binding_size,
+        });
+    }
     if vectors.len() < 2 {
         return Ok(None);
     }
-    let words: u64 = vectors.iter().map(|(_, n)| n).sum();
     let buffer = gpu.guarded(|device| {
         device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("wgpu-attention short vectors"),
@@ -570,7 +645,8 @@ impl DensePlan {
             softcap: p.softcap.unwrap_or(1.0),
             weight_bias: p.sigmoid_bias().unwrap_or(0.0) * std::f32::consts::LOG2_E,
             splits: self.splits,
-            rows: p.batch * p.heads * p.queries,
+            // Fits wherever it is used, which is between splits; elsewhere it may not.
+            rows: p.batch.wrapping_mul(p.heads).wrapping_mul(p.queries),
             ..Params::default()
         }
     }
@@ -642,10 +718,11 @@ impl DensePlan {
             });
         }
         for data in t.custom_data {
+            // Bound at its very offset: the code counts from the array's first element.
             let need = Need {
                 name: "custom_data",
                 bytes: 4,
-                alignment: 4,
+                alignment: self.gpu.limits().min_storage_buffer_offset_alignment.into(),
             };
             call::check_tensor(&need, data)?;
             let bytes = data.buffer.size() - data.offset;
@@ -686,5 +763,34 @@ fn named<'a>(t: &DenseTensors<'a>, name: &str) -> Option<Tensor<'a>> {
         "alibi_slopes" => t.alibi_slopes,
         "sinks" => t.sinks,
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn splits_are_capped_by_what_a_merge_can_hold() {
+        let p = Dense {
+            heads: 8,
+            queries: 4,
+            ..Dense::default()
+        };
+        // 8 KiB of partial output a split.
+        let limits = |binding, workgroups| wgpu::Limits {
+            max_storage_buffer_binding_size: binding,
+            max_compute_workgroups_per_dimension: workgroups,
+            ..Default::default()
+        };
+        assert_eq!(most_splits(&p, &limits(1 << 20, 65535)), 127);
+        assert_eq!(most_splits(&p, &limits(33 << 10, 65535)), 4);
+        assert_eq!(most_splits(&p, &limits(1 << 20, 3)), 3);
+        assert_eq!(most_splits(&p, &limits(4 << 10, 65535)), 1);
+        let far_apart = Dense {
+            o_layout: crate::tensor::Layout::packed(4, 1 << 20, 64),
+            ..p
+        };
+        assert_eq!(most_splits(&far_apart, &limits(1 << 20, 65535)), 1);
     }
 }

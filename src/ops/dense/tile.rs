@@ -1,4 +1,17 @@
 //! Which kernel and tile serve a problem: pure functions of problem and device.
+//!
+//! ```
+//! use wgpu_attention::Dense;
+//! use wgpu_attention::dense::tile::{DeviceClass, KernelChoice, choose};
+//! use wgpu_attention::wgpu::{DeviceType, Limits};
+//!
+//! let device = DeviceClass::of(&Limits::default(), DeviceType::IntegratedGpu);
+//! let prompt = Dense { queries: 500, keys: 500, ..Default::default() };
+//! assert!(matches!(choose(&prompt, &device)?, KernelChoice::Prefill(_)));
+//! let next_token = Dense { queries: 1, keys: 500, ..Default::default() };
+//! assert!(matches!(choose(&next_token, &device)?, KernelChoice::Decode(_)));
+//! # Ok::<(), wgpu_attention::Error>(())
+//! ```
 
 use crate::error::{Error, Result};
 use crate::ops::dense::Dense;
@@ -67,58 +80,81 @@ pub fn prefill_fits(tile: &PrefillTile, value_dim: u32, device: &DeviceClass) ->
     tile.workgroup_bytes(value_dim) <= device.workgroup_memory && tile.threads() <= device.invocations
 }
 
-const fn prefill(
-    row_groups: u32,
-    row_regs: u32,
-    lanes: u32,
-    key_regs: u32,
-    chunk: u32,
-    value_chunk: u32,
-) -> PrefillTile {
-    PrefillTile {
-        row_groups,
-        row_regs,
-        lanes,
-        key_regs,
-        chunk,
-        value_chunk,
-        prefetch: false,
-        unroll: 1,
-    }
-}
+/// Row groups × lanes, registers of an invocation (rows × keys), keys whose values are staged at once, prefetch, steps
+/// written out. The chunk of the head dimension follows from D.
+struct Candidate(u32, u32, u32, u32, u32, bool, u32);
 
-/// Tiles to try on a GPU, best first. The last fits 16 KiB at any D and any device with 64 invocations.
-const GPU_PREFILL: &[PrefillTile] = &[
-    prefill(16, 4, 8, 8, 8, 32),
-    prefill(16, 4, 8, 8, 8, 16),
-    prefill(16, 4, 8, 4, 4, 8),
-    prefill(8, 4, 8, 4, 4, 4),
+/// Tiles to try on a GPU, best first, by measurements on an NVIDIA H200 (`benches/tune_dense.rs`): many invocations a
+/// workgroup for occupancy, prefetched chunks, inner loops written out. Each is the best one below the workgroup memory
+/// of the one before; the last fits 16 KiB at any D and any device with 64 invocations.
+const GPU_WIDE: &[Candidate] = &[
+    Candidate(16, 16, 4, 8, 16, true, 4),
+    Candidate(16, 16, 4, 4, 32, true, 8),
+    Candidate(16, 16, 4, 4, 16, true, 8),
+    Candidate(16, 8, 4, 4, 16, true, 8),
+    Candidate(8, 8, 4, 4, 16, false, 4),
+    Candidate(8, 8, 4, 4, 4, false, 1),
+];
+
+/// The same for Dv up to 64.
+const GPU_NARROW: &[Candidate] = &[
+    Candidate(32, 8, 4, 8, 16, true, 4),
+    Candidate(16, 16, 4, 4, 32, true, 8),
+    Candidate(16, 16, 4, 4, 16, true, 8),
+    Candidate(16, 8, 4, 4, 16, true, 8),
+    Candidate(8, 8, 4, 4, 16, false, 4),
+    Candidate(8, 8, 4, 4, 4, false, 1),
 ];
 
 /// Tiles to try on a software GPU, best first: large register tiles, since every load is dear.
-const SOFTWARE_PREFILL: &[PrefillTile] = &[
-    prefill(8, 8, 8, 8, 8, 32),
-    prefill(8, 4, 8, 8, 8, 16),
-    prefill(8, 4, 8, 4, 4, 4),
+const SOFTWARE: &[Candidate] = &[
+    Candidate(8, 8, 8, 8, 32, false, 1),
+    Candidate(8, 8, 4, 8, 16, false, 1),
+    Candidate(8, 8, 4, 4, 4, false, 1),
 ];
 
+/// Vectors of the head dimension staged at once: at most 8, in chunks of equal length.
+fn chunk(head_dim: u32) -> u32 {
+    let vecs = head_dim.div_ceil(4);
+    vecs.div_ceil(vecs.div_ceil(8))
+}
+
 fn prefill_tile(problem: &Dense, device: &DeviceClass) -> Result<PrefillTile> {
-    let candidates = if device.software { SOFTWARE_PREFILL } else { GPU_PREFILL };
-    let fitting = candidates.iter().find(|t| prefill_fits(t, problem.value_dim(), device));
-    fitting.copied().ok_or_else(|| {
-        let smallest = &candidates[candidates.len() - 1];
-        no_tile(
-            smallest.workgroup_bytes(problem.value_dim()),
-            smallest.threads(),
-            device,
-        )
+    let candidates = match (device.software, problem.value_dim() <= 64) {
+        (true, _) => SOFTWARE,
+        (false, true) => GPU_NARROW,
+        (false, false) => GPU_WIDE,
+    };
+    let tiles = candidates.iter().map(|c| PrefillTile {
+        row_groups: c.0,
+        lanes: c.1,
+        row_regs: c.2,
+        key_regs: c.3,
+        chunk: chunk(problem.head_dim),
+        value_chunk: c.4,
+        prefetch: c.5,
+        unroll: c.6,
+    });
+    let fitting = tiles.clone().filter(|t| prefill_fits(t, problem.value_dim(), device));
+    // The first that gives the device enough workgroups; where none does, the one that gives most.
+    let heads = u64::from(problem.batch) * u64::from(problem.heads);
+    let workgroups = |t: &PrefillTile| heads * u64::from(problem.queries.div_ceil(t.rows()));
+    let enough = u64::from(device.resident_workgroups() / 4);
+    let chosen = fitting.clone().find(|t| workgroups(t) >= enough);
+    let chosen = chosen.or_else(|| fitting.min_by_key(|t| (t.rows(), std::cmp::Reverse(t.keys()))));
+    chosen.ok_or_else(|| {
+        let smallest = tiles
+            .min_by_key(|t| t.workgroup_bytes(problem.value_dim()))
+            .map(|t| (t.workgroup_bytes(problem.value_dim()), t.threads()));
+        let (bytes, threads) = smallest.unwrap_or_default();
+        no_tile(bytes, threads, device)
     })
 }
 
 /// Rows of a decode workgroup: as many as there are, up to what registers hold.
 fn decode_rows(problem: &Dense) -> u32 {
-    let rows = problem.queries * (problem.heads / problem.kv_heads());
-    rows.next_power_of_two().min(8)
+    let rows = problem.queries.saturating_mul(problem.heads / problem.kv_heads());
+    rows.min(8).next_power_of_two()
 }
 
 fn decode_tile(problem: &Dense, device: &DeviceClass) -> Result<DecodeTile> {
@@ -128,7 +164,8 @@ fn decode_tile(problem: &Dense, device: &DeviceClass) -> Result<DecodeTile> {
     // Two vectors of every row and lane; a power of two of lanes.
     let per_lane = if device.software { 8 } else { 2 };
     let lanes = head_vecs.div_ceil(per_lane).next_power_of_two();
-    let value_lanes = value_vecs.div_ceil(2).next_power_of_two().max(rows);
+    // No fewer than `lanes`, so that there are no more groups than keys.
+    let value_lanes = value_vecs.div_ceil(2).next_power_of_two().max(rows).max(lanes);
     let most = if device.software { 64 } else { 128 };
     let threads = most.min(device.invocations).max(lanes).max(value_lanes);
     let tile = |threads: u32, key_regs: u32| DecodeTile {
@@ -137,6 +174,7 @@ fn decode_tile(problem: &Dense, device: &DeviceClass) -> Result<DecodeTile> {
         slots: threads / lanes,
         key_regs,
         value_lanes,
+        prefetch: !device.software,
     };
     let sizes = [(threads, 4), (threads, 2), (threads, 1), (threads / 2, 1)];
     let fitting = sizes.into_iter().map(|(t, k)| tile(t, k)).find(|t| {
@@ -166,7 +204,7 @@ fn no_tile(bytes: u32, threads: u32, device: &DeviceClass) -> Error {
 
 /// Shares of the keys for decode: enough workgroups to fill the device, each with at least a few tiles.
 pub fn splits(problem: &Dense, tile: &DecodeTile, device: &DeviceClass) -> u32 {
-    let rows = problem.queries * (problem.heads / problem.kv_heads());
+    let rows = problem.queries.saturating_mul(problem.heads / problem.kv_heads());
     let workgroups = u64::from(rows.div_ceil(tile.rows)) * u64::from(problem.kv_heads()) * u64::from(problem.batch);
     let wanted = u64::from(device.resident_workgroups()).div_ceil(workgroups);
     let tiles = problem.keys.div_ceil(tile.keys());

@@ -1,4 +1,20 @@
 //! Which shader a plan runs: the typed specs behind the files under `shaders/dense/`.
+//!
+//! ```
+//! use wgpu_attention::Dense;
+//! use wgpu_attention::dense::tile::{DeviceClass, choose};
+//! use wgpu_attention::dense::variant_of;
+//! use wgpu_attention::shader::Variant;
+//! use wgpu_attention::wgpu::{DeviceType, Limits};
+//!
+//! // The WGSL that a problem gets, without a device.
+//! let problem = Dense { queries: 100, keys: 100, ..Default::default() };
+//! let device = DeviceClass::of(&Limits::default(), DeviceType::IntegratedGpu);
+//! let variant = variant_of(&problem, choose(&problem, &device)?, false);
+//! assert_eq!(variant.spec().kernel(), "dense/prefill");
+//! assert!(Variant::Dense(variant).wgsl().contains("fn main"));
+//! # Ok::<(), wgpu_attention::Error>(())
+//! ```
 
 use crate::ops::dense::Custom;
 use crate::shader::{Binding, BindingKind, Constant, Spec};
@@ -84,7 +100,7 @@ pub struct PrefillTile {
     pub key_regs: u32,
     /// Vectors of the head dimension staged at once.
     pub chunk: u32,
-    /// Keys whose values are staged at once, a multiple of 4.
+    /// Keys whose values are staged at once, a multiple of 4 and a divisor of the tile's keys.
     pub value_chunk: u32,
     /// The next chunk is loaded into registers while the last one is multiplied.
     pub prefetch: bool,
@@ -92,7 +108,20 @@ pub struct PrefillTile {
     pub unroll: u32,
 }
 
+fn all_within(fields: &[u32]) -> bool {
+    fields.iter().all(|n| (1..=256).contains(n))
+}
+
 impl PrefillTile {
+    /// Whether all fields are in range and the shader's static assertions hold.
+    pub(crate) fn is_sound(&self) -> bool {
+        let t = self;
+        all_within(&[t.row_groups, t.row_regs, t.lanes, t.key_regs, t.chunk, t.value_chunk])
+            && t.key_regs.is_multiple_of(4)
+            && t.value_chunk.is_multiple_of(4)
+            && t.keys().is_multiple_of(t.value_chunk)
+    }
+
     /// Query rows of a workgroup.
     pub const fn rows(&self) -> u32 {
         self.row_groups * self.row_regs
@@ -131,11 +160,23 @@ pub struct DecodeTile {
     pub slots: u32,
     /// Keys of an invocation.
     pub key_regs: u32,
-    /// Invocations that share a value row.
+    /// Invocations that share a value row: a divisor of SLOTS × LANES, no fewer than `rows`. The number of such groups
+    /// divides the keys of a tile.
     pub value_lanes: u32,
+    /// Values, and the keys of the next tile, are loaded while scores are worked out.
+    pub prefetch: bool,
 }
 
 impl DecodeTile {
+    /// Whether all fields are in range and the shader's static assertions hold.
+    pub(crate) fn is_sound(&self) -> bool {
+        let t = self;
+        all_within(&[t.rows, t.lanes, t.slots, t.key_regs, t.value_lanes])
+            && t.threads().is_multiple_of(t.value_lanes)
+            && t.keys().is_multiple_of(t.threads() / t.value_lanes)
+            && t.rows <= t.value_lanes
+    }
+
     /// Keys of a tile.
     pub const fn keys(&self) -> u32 {
         self.slots * self.key_regs
@@ -380,6 +421,14 @@ pub fn output_pieces(dtype: DType, vector: bool) -> Vec<&'static str> {
     pieces
 }
 
+/// Steps to write out of a loop of `steps`, close to `wanted` and without a remainder.
+fn unroll(steps: u32, wanted: u32) -> u32 {
+    (1..=wanted.min(steps))
+        .rev()
+        .find(|n| steps.is_multiple_of(*n))
+        .unwrap_or(1)
+}
+
 impl Spec for Attend<PrefillTile> {
     fn label(&self) -> String {
         let t = &self.tile;
@@ -412,7 +461,8 @@ impl Spec for Attend<PrefillTile> {
             ("CHUNK", Count(self.tile.chunk)),
             ("VALUE_CHUNK", Count(self.tile.value_chunk)),
             ("PREFETCH", Constant::Flag(self.tile.prefetch)),
-            ("UNROLL", Count(self.tile.unroll)),
+            ("QK_UNROLL", Count(unroll(self.tile.chunk, self.tile.unroll))),
+            ("PV_UNROLL", Count(unroll(self.tile.value_chunk / 4, self.tile.unroll))),
         ]);
         constants
     }
@@ -438,13 +488,14 @@ impl Spec for Attend<DecodeTile> {
     fn label(&self) -> String {
         let t = &self.tile;
         format!(
-            "dense/decode {} rows {} keys {}x{} lanes {}/{}",
+            "dense/decode {} rows {} keys {}x{} lanes {}/{}{}",
             self.suffix(),
             t.rows,
             t.slots,
             t.key_regs,
             t.lanes,
-            t.value_lanes
+            t.value_lanes,
+            if t.prefetch { " prefetch" } else { "" }
         )
     }
 
@@ -461,6 +512,7 @@ impl Spec for Attend<DecodeTile> {
             ("SLOTS", Count(self.tile.slots)),
             ("KEY_REGS", Count(self.tile.key_regs)),
             ("VALUE_LANES", Count(self.tile.value_lanes)),
+            ("PREFETCH", Constant::Flag(self.tile.prefetch)),
         ]);
         constants
     }

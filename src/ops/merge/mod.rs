@@ -7,6 +7,18 @@
 //!
 //! The first is exact for softmax whatever the split (Milakov & Gimelshein, 2018; used for split keys in
 //! Flash-Decoding and ring attention), the second for weightings without a normaliser, such as sigmoid.
+//!
+//! ```no_run
+//! use wgpu_attention::{Merge, MergeTensors};
+//! # use wgpu_attention::{Gpu, Result, wgpu};
+//! # fn f(gpu: &Gpu, encoder: &mut wgpu::CommandEncoder, parts_o: &wgpu::Buffer, parts_lse: &wgpu::Buffer, o: &wgpu::Buffer) -> Result<()> {
+//! // Four quarters of a sequence's keys, attended to apart (each with `lse: true`), become one result.
+//! let plan = Merge { parts: 4, heads: 8, queries: 100, value_dim: 64, ..Default::default() }.plan(gpu)?;
+//! let tensors = MergeTensors { parts_o: parts_o.into(), parts_lse: Some(parts_lse.into()), o: o.into(), lse: None };
+//! plan.encode(encoder, &tensors)?;
+//! # Ok(())
+//! # }
+//! ```
 
 pub(crate) mod plan;
 pub mod variant;

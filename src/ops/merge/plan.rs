@@ -31,10 +31,6 @@ pub(crate) struct Params {
     parts_lse_base: u32,
 }
 
-#[cfg(test)]
-pub(crate) const FIELDS: &str =
-    "rows part_rows parts heads queries o_batch o_head o_seq o_base lse_base parts_o_base parts_lse_base";
-
 /// Invocations of a workgroup of the shader.
 const THREADS: u64 = 64;
 
@@ -50,8 +46,14 @@ impl Joiner {
     pub fn new(gpu: &Gpu, merge: &Merge) -> Result<Self> {
         check(merge)?;
         let limits = gpu.limits();
-        for (name, bytes) in [("parts_o", parts_o_bytes(merge)), ("o", o_bytes(merge))] {
-            let needed = bytes + u64::from(limits.min_storage_buffer_offset_alignment);
+        let parts_lse = u64::from(merge.parts).saturating_mul(rows(merge) * 4);
+        let tensors = [
+            ("parts_o", parts_o_bytes(merge)),
+            ("parts_lse", if merge.additive { 0 } else { parts_lse }),
+            ("o", o_bytes(merge)),
+        ];
+        for (name, bytes) in tensors {
+            let needed = bytes.saturating_add(limits.min_storage_buffer_offset_alignment.into());
             if needed > limits.max_storage_buffer_binding_size {
                 return Err(Error::Limit {
                     what: format!("tensor `{name}` of a merge"),
@@ -266,7 +268,8 @@ fn rows(m: &Merge) -> u64 {
 }
 
 fn parts_o_bytes(m: &Merge) -> u64 {
-    u64::from(m.parts) * rows(m) * u64::from(m.value_dim) * m.dtype.size()
+    // Far beyond any device where it saturates.
+    (u64::from(m.parts) * u64::from(m.value_dim) * m.dtype.size()).saturating_mul(rows(m))
 }
 
 fn o_bytes(m: &Merge) -> u64 {
@@ -301,4 +304,16 @@ fn grid(m: &Merge, most: u32) -> Result<[u32; 3]> {
         });
     }
     Ok([workgroups.div_ceil(y) as u32, y as u32, 1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shader::layout;
+
+    #[test]
+    fn fields_lie_where_the_shader_has_them() {
+        let variant = Variant::Merge(variant_of(&Merge::default()));
+        layout::assert_same(&Params::default(), &variant.wgsl());
+    }
 }

@@ -1,4 +1,22 @@
 //! The typed spec behind `shaders/merge/merge.wgsl`.
+//!
+//! ```
+//! use wgpu_attention::DType;
+//! use wgpu_attention::merge::variant::MergeVariant;
+//! use wgpu_attention::shader::{Spec, Variant};
+//!
+//! let variant = MergeVariant {
+//!     dim: 64,
+//!     dtype: DType::F32,
+//!     vector_inputs: true,
+//!     output_dtype: DType::F16,
+//!     vector_output: true,
+//!     additive: false,
+//!     lse: false,
+//! };
+//! assert_eq!(variant.label(), "merge/merge softmax d64 f32->f16");
+//! assert!(Variant::Merge(variant).wgsl().contains("fn main"));
+//! ```
 
 use crate::ops::dense::variant::{element_piece, output_pieces};
 use crate::shader::{Binding, BindingKind, Constant, Spec};

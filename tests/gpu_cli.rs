@@ -1,0 +1,236 @@
+//! The command line on a GPU: what it prints and how it exits.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+use wgpu_attention::case::{Case, Op};
+use wgpu_attention::{Gpu, GpuOptions};
+
+/// Whether there is a GPU to test on. None is a failure where `WGPU_ATTENTION_REQUIRE_GPU` is 1.
+fn gpu_found(test: &str) -> bool {
+    let options = GpuOptions::from_env().unwrap();
+    match Gpu::request_blocking(&options) {
+        Ok(_) => true,
+        Err(error) if std::env::var("WGPU_ATTENTION_REQUIRE_GPU").is_ok_and(|v| v == "1") => panic!("{test}: {error}"),
+        Err(error) => {
+            eprintln!("SKIPPED, NOT PASSED: {test}: {error}");
+            false
+        }
+    }
+}
+
+fn cli(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_wgpu-attention"))
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap()
+}
+
+/// Stdout as text, if the exit status is this one.
+#[track_caller]
+fn stdout(output: Output, status: i32) -> String {
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "stdout: {stdout}\nstderr: {stderr}");
+    stdout
+}
+
+fn shipped(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases").join(name)
+}
+
+/// An empty directory for one test.
+fn directory(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("gpu_cli").join(name);
+    let _ = fs::remove_dir_all(&path);
+    fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// The words of the line about a case.
+#[track_caller]
+fn line<'a>(stdout: &'a str, name: &str) -> Vec<&'a str> {
+    let mut words = stdout.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let found = words.find(|words| words.first() == Some(&name));
+    found.unwrap_or_else(|| panic!("no line about {name}: {stdout}"))
+}
+
+/// A right case, one whose answer is wrong in one element, a damaged one and one that has no kernels.
+fn mixed_cases(name: &str) -> PathBuf {
+    let to = directory(name);
+    let good = shipped("dense/softmax_mqa_cross.safetensors");
+    fs::copy(&good, to.join("good.safetensors")).unwrap();
+    let mut case = Case::load(&good).unwrap();
+    let Op::Dense(dense) = &mut case.op else {
+        panic!("not a dense case")
+    };
+    dense.expected_o[7] += 1.0;
+    fs::create_dir(to.join("deeper")).unwrap();
+    case.save(to.join("deeper/wrong.safetensors")).unwrap();
+    let bytes = fs::read(&good).unwrap();
+    fs::write(to.join("damaged.safetensors"), &bytes[..bytes.len() / 2]).unwrap();
+    fs::copy(shipped("topk/token_one.safetensors"), to.join("other.safetensors")).unwrap();
+    to
+}
+
+#[test]
+fn verify_tells_right_wrong_damaged_and_unsupported_cases_apart() {
+    if !gpu_found("verify_tells_right_wrong_damaged_and_unsupported_cases_apart") {
+        return;
+    }
+    let cases = mixed_cases("mixed");
+    let text = stdout(cli(&["verify", cases.to_str().unwrap()]), 1);
+    assert_eq!(line(&text, "good")[1], "ok");
+    let wrong = line(&text, "deeper/wrong");
+    assert_eq!(wrong[1], "FAILED");
+    assert!(wrong.contains(&"[7]"), "{wrong:?}");
+    let damaged = line(&text, "damaged");
+    assert_eq!(damaged[1], "FAILED");
+    assert!(damaged.join(" ").contains("damaged.safetensors"), "{damaged:?}");
+    let other = line(&text, "other");
+    assert_eq!(other[1], "unsupported");
+    assert!(other.contains(&"`topk`"), "{other:?}");
+    assert_eq!(text.lines().last(), Some("1 passed, 2 failed, 1 unsupported"));
+    assert!(!text.contains('\x1b'), "colours although nobody watches");
+}
+
+#[test]
+fn verify_as_json() {
+    if !gpu_found("verify_as_json") {
+        return;
+    }
+    let cases = mixed_cases("mixed_json");
+    let text = stdout(cli(&["verify", "--json", cases.to_str().unwrap()]), 1);
+    let json: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (&json["passed"], &json["failed"], &json["unsupported"]),
+        (&1.into(), &2.into(), &1.into())
+    );
+    assert_eq!(json["tier"], "portable");
+    assert!(json["adapter"]["name"].is_string());
+    let verdicts: Vec<_> = json["cases"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| (&c["name"], &c["verdict"]))
+        .collect();
+    let expected = [
+        ("damaged", "failed"),
+        ("deeper/wrong", "failed"),
+        ("good", "passed"),
+        ("other", "unsupported"),
+    ];
+    for (name, verdict) in expected {
+        assert!(
+            verdicts.contains(&(&name.into(), &verdict.into())),
+            "{name}: {verdicts:?}"
+        );
+    }
+}
+
+#[test]
+fn verify_passes_on_right_cases_and_fails_on_none() {
+    if !gpu_found("verify_passes_on_right_cases_and_fails_on_none") {
+        return;
+    }
+    let case = shipped("dense/softmax_d40.safetensors");
+    let text = stdout(cli(&["verify", "--minimal", case.to_str().unwrap()]), 0);
+    assert_eq!(text.lines().last(), Some("1 passed, 0 failed, 0 unsupported"));
+
+    let empty = directory("empty");
+    let output = cli(&["verify", empty.to_str().unwrap()]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("error: no case files"));
+    let text = stdout(output, 1);
+    assert_eq!(text.lines().last(), Some("0 passed, 0 failed, 0 unsupported"));
+}
+
+#[test]
+fn run_writes_outputs_that_read_back() {
+    if !gpu_found("run_writes_outputs_that_read_back") {
+        return;
+    }
+    let file = shipped("dense/softmax_gqa_ragged.safetensors");
+    let to = directory("run").join("outputs.safetensors");
+    let text = stdout(cli(&["run", file.to_str().unwrap(), "--out", to.to_str().unwrap()]), 0);
+    for part in ["adapter", "kernel", "time", "errors", "ok"] {
+        assert!(text.contains(part), "no {part}: {text}");
+    }
+
+    let Op::Dense(dense) = Case::load(&file).unwrap().op else {
+        panic!("not a dense case")
+    };
+    let bytes = fs::read(&to).unwrap();
+    let outputs = SafeTensors::deserialize(&bytes).unwrap();
+    let p = &dense.problem;
+    let shape = [p.batch, p.heads, p.queries, p.value_dim()].map(|n| n as usize);
+    let o = outputs.tensor("o").unwrap();
+    assert_eq!(o.shape(), shape);
+    let values: Vec<f32> = o
+        .data()
+        .chunks_exact(4)
+        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+        .collect();
+    for (found, expected) in values.iter().zip(&dense.expected_o) {
+        assert!((found - expected).abs() < 1e-4, "{found} instead of {expected}");
+    }
+    assert_eq!(outputs.tensor("lse").unwrap().shape(), &shape[..3]);
+}
+
+#[test]
+fn run_says_when_a_result_is_wrong() {
+    if !gpu_found("run_says_when_a_result_is_wrong") {
+        return;
+    }
+    let wrong = mixed_cases("run_wrong").join("deeper/wrong.safetensors");
+    let text = stdout(cli(&["run", wrong.to_str().unwrap()]), 1);
+    assert!(text.contains("FAILED"), "{text}");
+    let text = stdout(cli(&["run", "--json", wrong.to_str().unwrap()]), 1);
+    let json: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["passed"], false);
+}
+
+#[test]
+fn run_says_when_the_outputs_cannot_be_written() {
+    if !gpu_found("run_says_when_the_outputs_cannot_be_written") {
+        return;
+    }
+    let file = shipped("dense/softmax_d40.safetensors");
+    let to = directory("unwritable").join("no/such/outputs.safetensors");
+    let output = cli(&["run", file.to_str().unwrap(), "--out", to.to_str().unwrap()]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("outputs.safetensors"));
+    stdout(output, 2);
+}
+
+#[test]
+fn info_shows_the_adapter_that_is_used() {
+    if !gpu_found("info_shows_the_adapter_that_is_used") {
+        return;
+    }
+    let gpu = Gpu::request_blocking(&GpuOptions::from_env().unwrap()).unwrap();
+    let text = stdout(cli(&["info"]), 0);
+    assert_eq!(text.lines().next(), Some(gpu.info().name.as_str()));
+    assert!(text.contains("tier      portable"), "{text}");
+    let json: Value = serde_json::from_str(&stdout(cli(&["info", "--json"]), 0)).unwrap();
+    assert_eq!(json["adapters"][0]["name"], gpu.info().name);
+    assert!(json["adapters"][0]["limits"]["max_compute_workgroup_storage_size"].is_u64());
+}
+
+#[test]
+fn demo_passes() {
+    if !gpu_found("demo_passes") {
+        return;
+    }
+    let text = stdout(cli(&["demo"]), 0);
+    assert!(text.contains("every row adds up to 1"), "{text}");
+    assert!(text.contains(['░', '▒', '▓', '█']), "no picture: {text}");
+    let last = text.lines().last().unwrap();
+    assert!(last.contains(" passed, 0 failed, "), "{last}");
+
+    let output = cli(&["demo", "--head", "12"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("heads 0 to 11"));
+    stdout(output, 2);
+}
