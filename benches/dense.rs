@@ -108,11 +108,12 @@ fn host(criterion: &mut Criterion) {
     let gpu = common::gpu();
     let mut group = group(criterion, "host");
     type Part = fn(&Step) -> f64;
-    let parts: [(&str, bool, Part); 4] = [
+    let parts: [(&str, bool, Part); 5] = [
         ("plan", true, |s| s.plan),
         ("encode", false, |s| s.encode),
         ("encode_in", true, |s| s.encode),
-        ("plan + encode", false, Step::first),
+        ("finish", false, |s| s.finish),
+        ("plan + encode + finish", false, Step::sum),
     ];
     for (name, in_pass, part) in parts {
         let mut ready = None;

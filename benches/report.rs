@@ -29,6 +29,9 @@ const QUICK_DECODE: u32 = 4096;
 /// Steps of the decoding loop whose processor time is measured.
 const HOST_STEPS: usize = 4096;
 
+/// Microseconds that planning and encoding a cached problem may cost.
+const HOST_MOST: f64 = 20.0;
+
 /// What the command line asks for.
 struct Arguments {
     quick: bool,
@@ -254,8 +257,8 @@ impl Report {
 
     fn host(&mut self) {
         println!("### Processor time of a cached problem, microseconds\n");
-        println!("| | plan | encode | sum | encode again |");
-        println!("|---|--:|--:|--:|--:|");
+        println!("| encoded into | plan | encode | finish | sum | at most | | encode again |");
+        println!("|---|--:|--:|--:|--:|--:|---|--:|");
         for (name, in_pass) in [("a pass of its own", false), ("the caller's pass", true)] {
             if !self.time_left() {
                 continue;
@@ -264,12 +267,15 @@ impl Report {
             let Some(steps) = self.cell(steps.map_err(|e| e.to_string())) else {
                 continue;
             };
-            let [plan, encode, again, sum] = host_cost::medians(&steps);
-            println!("| {name} | {plan:.1} | {encode:.1} | {sum:.1} | {again:.1} |");
+            let [plan, encode, finish, sum, again] = host_cost::medians(&steps);
+            let verdict = if sum <= HOST_MOST { "pass" } else { "MISS" };
+            println!(
+                "| {name} | {plan:.1} | {encode:.1} | {finish:.1} | {sum:.1} | {HOST_MOST:.0} | {verdict} | {again:.1} |"
+            );
         }
         println!(
             "\nMedians of {HOST_STEPS} steps of a decoding loop, one key more each step, 8 heads on 1 KV head, D = 128, keys split \
-             and merged (two dispatches). Target: a sum of at most 20.\n"
+             and merged (two dispatches). Finish is a call's share of `encoder.finish()`.\n"
         );
     }
 }

@@ -19,11 +19,14 @@ pub struct Step {
     pub encode: f64,
     /// `plan.encode(…)` or `plan.encode_in(…)` again.
     pub again: f64,
+    /// A call's share of `encoder.finish()`, where wgpu does what it put off.
+    pub finish: f64,
 }
 
 impl Step {
-    pub fn first(&self) -> f64 {
-        self.plan + self.encode
+    /// All that a first call costs.
+    pub fn sum(&self) -> f64 {
+        self.plan + self.encode + self.finish
     }
 }
 
@@ -64,8 +67,7 @@ impl<'a> Loop<'a> {
         Ok(steps)
     }
 
-    /// At least so many steps, timed one by one. Making and finishing the encoder is not counted, and
-    /// nothing is submitted.
+    /// At least so many steps, timed one by one. Nothing is submitted.
     pub fn run(&mut self, steps: usize) -> Result<Vec<Step>> {
         let mut all = Vec::with_capacity(steps + STEPS as usize);
         while all.len() < steps {
@@ -100,19 +102,27 @@ impl<'a> Loop<'a> {
                 plan: planned,
                 encode: encode()?,
                 again: encode()?,
+                finish: 0.0,
             });
         }
         drop(shared);
+        let start = Instant::now();
+        let commands = encoder.finish();
+        let finish = start.elapsed().as_secs_f64() / f64::from(2 * STEPS);
+        all.iter_mut()
+            .rev()
+            .take(STEPS as usize)
+            .for_each(|s| s.finish = finish);
         // Nothing is to run; an empty submission lets go of what the parameters left behind.
-        drop(encoder.finish());
+        drop(commands);
         self.gpu.queue().submit([]);
         let _ = device.poll(wgpu::PollType::wait_indefinitely());
         Ok(())
     }
 }
 
-/// The medians of steps, in microseconds.
-pub fn medians(steps: &[Step]) -> [f64; 4] {
+/// The medians of plan, encode, finish, their sum, and another encode, in microseconds.
+pub fn medians(steps: &[Step]) -> [f64; 5] {
     let median = |of: fn(&Step) -> f64| {
         let mut values: Vec<f64> = steps.iter().map(of).collect();
         values.sort_by(f64::total_cmp);
@@ -121,7 +131,8 @@ pub fn medians(steps: &[Step]) -> [f64; 4] {
     [
         median(|s| s.plan),
         median(|s| s.encode),
+        median(|s| s.finish),
+        median(Step::sum),
         median(|s| s.again),
-        median(Step::first),
     ]
 }
