@@ -7,11 +7,10 @@
 //! `WGPU_ATTENTION_BACKEND`, `WGPU_ATTENTION_ADAPTER` choose the device; `DTYPE=f16` the storage type; `FULL=1` drops
 //! the causal mask.
 
-use wgpu_attention::dense::reference::{Hooks, dense};
 use wgpu_attention::dense::tile::{DeviceClass, KernelChoice, Tuning, prefill_fits};
 use wgpu_attention::dense::variant::{DecodeTile, PrefillTile};
 use wgpu_attention::measure::{Ceilings, Effort, time};
-use wgpu_attention::{DType, Dense, Gpu, compare};
+use wgpu_attention::{DType, Dense, Gpu};
 
 #[path = "common/mod.rs"]
 mod common;
@@ -53,14 +52,7 @@ fn wanted(name: &str) -> bool {
 
 /// Seconds, or why there are none; a wrong result gets no time.
 fn measure(gpu: &Gpu, problem: &Dense, small: &Dense, tuning: &Tuning) -> Result<f64, String> {
-    let inputs = common::Inputs::random(small);
-    let plan = small.plan_with(gpu, tuning).map_err(|e| e.to_string())?;
-    let output = plan.run_blocking(&inputs.host()).map_err(|e| e.to_string())?;
-    let expected = dense(small, &inputs.host(), &Hooks::default()).map_err(|e| e.to_string())?;
-    let result = compare::dense(&output, &expected, &compare::Tolerance::for_dtype(small.dtype));
-    if !result.passed() {
-        return Err(format!("WRONG {result}"));
-    }
+    common::check(gpu, small, tuning)?;
     let buffers = common::Buffers::zeroless(gpu, problem);
     let plan = problem.plan_with(gpu, tuning).map_err(|e| e.to_string())?;
     let times = time(gpu, &Effort::default(), |pass, _| {

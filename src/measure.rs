@@ -12,12 +12,13 @@
 //! # }
 //! ```
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::ops::host;
-use crate::shader::{Binding, BindingKind, Constant, Spec, Variant};
+use crate::shader::{Binding, BindingKind, Constant, Pipeline, Spec, Variant};
 
 /// Seconds of repeated runs.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,6 +51,8 @@ pub struct Effort {
     pub seconds: f64,
     /// Runs at most.
     pub most: usize,
+    /// Seconds of timed runs after which no other begins, even if there were fewer than `runs`.
+    pub patience: f64,
 }
 
 impl Default for Effort {
@@ -58,12 +61,36 @@ impl Default for Effort {
             runs: 5,
             seconds: 0.3,
             most: 200,
+            patience: 20.0,
         }
     }
 }
 
-/// Times what `record` puts into a compute pass, after two runs that are not counted. Each timed run is a submission
-/// of its own; `record` is told its number, so that it can rotate inputs.
+/// A run that takes this many seconds needs no second one to warm up.
+const LONG_RUN: f64 = 0.5;
+
+impl Effort {
+    /// Calls `run` with its number until there are enough timed runs; it returns its seconds. The first two, or the
+    /// first if it takes long, warm caches and clocks up and are marked as such by `false`.
+    fn repeat(&self, mut run: impl FnMut(usize, bool) -> Result<f64>) -> Result<()> {
+        let mut warm = 0;
+        if run(0, false)? < LONG_RUN {
+            run(1, false)?;
+            warm = 1;
+        }
+        let mut total = 0.0;
+        for timed in 1..=self.most {
+            total += run(warm + timed, true)?;
+            if total >= self.patience || (timed >= self.runs && total >= self.seconds) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Times what `record` puts into a compute pass, after one or two runs that are not counted. Each timed run is a
+/// submission of its own; `record` is told its number, so that it can rotate inputs.
 ///
 /// # Errors
 /// Those of `record`, and [`Error::Device`] if the device is lost.
@@ -74,39 +101,89 @@ pub fn time(
 ) -> Result<Times> {
     let clock = Clock::new(gpu)?;
     let mut seconds = Vec::new();
-    let mut total = 0.0;
-    for run in 0.. {
-        let elapsed = clock.run(gpu, run, &mut record)?;
-        if run < 2 {
-            continue;
-        }
-        seconds.push(elapsed);
-        total += elapsed;
-        if seconds.len() >= effort.most || (seconds.len() >= effort.runs && total >= effort.seconds) {
-            break;
-        }
-    }
+    effort.repeat(|run, counts| {
+        let elapsed = clock.run(|pass| record(pass, run))?;
+        seconds.extend(counts.then_some(elapsed));
+        Ok(elapsed)
+    })?;
     seconds.sort_by(f64::total_cmp);
     Ok(Times {
         seconds,
-        on_device: clock.queries.is_some(),
+        on_device: clock.on_device(),
     })
 }
 
-/// Two timestamps around a pass where the device has them, the host's clock around the submission elsewhere.
-struct Clock {
+/// Seconds of two things that ran in turn.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pairs {
+    /// Each pair of runs, in the order they ran.
+    pub seconds: Vec<[f64; 2]>,
+    /// Measured by the device's own clock, not the host's.
+    pub on_device: bool,
+}
+
+impl Pairs {
+    /// The pairs' ratios, first over second, sorted. A disturbance that outlasts a pair slows both and cancels.
+    pub fn ratios(&self) -> Vec<f64> {
+        let mut ratios: Vec<_> = self.seconds.iter().map(|[a, b]| a / b).collect();
+        ratios.sort_by(f64::total_cmp);
+        ratios
+    }
+
+    /// The middle one of the pairs' ratios.
+    pub fn ratio(&self) -> f64 {
+        self.ratios()[self.seconds.len() / 2]
+    }
+
+    /// The median of the first (0) or the second (1).
+    pub fn median(&self, which: usize) -> f64 {
+        let mut seconds: Vec<_> = self.seconds.iter().map(|pair| pair[which]).collect();
+        seconds.sort_by(f64::total_cmp);
+        seconds[seconds.len() / 2]
+    }
+}
+
+/// Times two things in turn, as [`time`] does one: what a ratio between them should come from. `effort` counts pairs.
+///
+/// # Errors
+/// As [`time`].
+pub fn time_pairs(
+    gpu: &Gpu,
+    effort: &Effort,
+    mut first: impl FnMut(&mut wgpu::ComputePass<'_>) -> Result<()>,
+    mut second: impl FnMut(&mut wgpu::ComputePass<'_>) -> Result<()>,
+) -> Result<Pairs> {
+    let clock = Clock::new(gpu)?;
+    let mut seconds = Vec::new();
+    effort.repeat(|_, counts| {
+        let pair = [clock.run(&mut first)?, clock.run(&mut second)?];
+        seconds.extend(counts.then_some(pair));
+        Ok(pair[0] + pair[1])
+    })?;
+    Ok(Pairs {
+        seconds,
+        on_device: clock.on_device(),
+    })
+}
+
+/// Times single submissions: two timestamps around a pass where the device has them, the host's clock around the
+/// submission elsewhere.
+#[derive(Debug)]
+pub struct Clock {
+    gpu: Gpu,
     queries: Option<(wgpu::QuerySet, wgpu::Buffer)>,
 }
 
 impl Clock {
-    fn new(gpu: &Gpu) -> Result<Self> {
+    /// The clock of a device.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device is lost.
+    pub fn new(gpu: &Gpu) -> Result<Self> {
         // A software GPU runs on the processor whose clock the host reads; its timestamps bracket the recording.
         let device_clock =
             gpu.features().contains(wgpu::Features::TIMESTAMP_QUERY) && gpu.info().device_type != wgpu::DeviceType::Cpu;
-        if !device_clock {
-            return Ok(Clock { queries: None });
-        }
-        let queries = gpu.guarded(|device| {
+        let create = |device: &wgpu::Device| {
             let set = device.create_query_set(&wgpu::QuerySetDescriptor {
                 label: Some("wgpu-attention timestamps"),
                 ty: wgpu::QueryType::Timestamp,
@@ -119,16 +196,24 @@ impl Clock {
                 mapped_at_creation: false,
             });
             (set, buffer)
-        })?;
-        Ok(Clock { queries: Some(queries) })
+        };
+        Ok(Clock {
+            queries: if device_clock { Some(gpu.guarded(create)?) } else { None },
+            gpu: gpu.clone(),
+        })
     }
 
-    fn run(
-        &self,
-        gpu: &Gpu,
-        run: usize,
-        record: &mut impl FnMut(&mut wgpu::ComputePass<'_>, usize) -> Result<()>,
-    ) -> Result<f64> {
+    /// Whether it is the device's own clock, not the host's.
+    pub fn on_device(&self) -> bool {
+        self.queries.is_some()
+    }
+
+    /// Seconds that what `record` puts into a compute pass takes, submitted by itself.
+    ///
+    /// # Errors
+    /// Those of `record`, and [`Error::Device`] if the device is lost.
+    pub fn run(&self, record: impl FnOnce(&mut wgpu::ComputePass<'_>) -> Result<()>) -> Result<f64> {
+        let gpu = &self.gpu;
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         let timestamp_writes = self.queries.as_ref().map(|(set, _)| wgpu::ComputePassTimestampWrites {
             query_set: set,
@@ -140,7 +225,7 @@ impl Clock {
                 label: Some("wgpu-attention timed"),
                 timestamp_writes,
             });
-            record(&mut pass, run)?;
+            record(&mut pass)?;
         }
         let Some((set, buffer)) = &self.queries else {
             let commands = encoder.finish();
@@ -232,57 +317,123 @@ impl Ceilings {
     /// [`Error::Device`] if the device is lost or out of memory.
     pub fn measure(gpu: &Gpu) -> Result<Self> {
         let software = gpu.info().device_type == wgpu::DeviceType::Cpu;
-        // Several times any cache, within one binding.
-        let most = gpu.limits().max_storage_buffer_binding_size;
-        let bytes = (if software { 64 << 20 } else { 1 << 30u64 }).min(most) / (1 << 20) * (1 << 20);
+        // Several times any cache.
+        let bytes = if software { 64 << 20 } else { 1 << 30 };
+        let rate = |run: ProbeRun| Ok(run.work() / run.time(gpu)?.median());
         Ok(Ceilings {
-            f32_flops: flops(gpu, if software { 64 } else { 16384 })?,
-            copy_bytes: 2.0 * bandwidth(gpu, Probe::Copy, bytes, 1024 * 16)?,
-            read_bytes: bandwidth(gpu, Probe::Read, bytes, 256 * 16 * u64::from(READ_WORDS))?,
+            f32_flops: rate(ProbeRun::fma(gpu, if software { 64 } else { 16384 })?)?,
+            copy_bytes: rate(ProbeRun::copy(gpu, bytes)?)?,
+            read_bytes: rate(ProbeRun::read(gpu, bytes)?)?,
         })
     }
 }
 
-fn flops(gpu: &Gpu, workgroups: u32) -> Result<f64> {
-    let input = host::upload(gpu, "probe", bytemuck::cast_slice(&[0.999f32, 0.001, 0.0, 0.0]))?;
-    let output = host::poisoned(gpu, "probe", u64::from(workgroups) * 64 * 4)?;
-    let seconds = probe(gpu, Probe::Fma, &input, &output, workgroups)?;
-    Ok(f64::from(workgroups) * 64.0 * f64::from(FMA_ROUNDS) * 8.0 * 8.0 * 2.0 / seconds)
+/// A [`Probe`] with buffers of its own, ready to run.
+#[derive(Debug)]
+pub struct ProbeRun {
+    pipeline: Arc<Pipeline>,
+    group: wgpu::BindGroup,
+    workgroups: u32,
+    work: f64,
 }
 
-fn bandwidth(gpu: &Gpu, kind: Probe, bytes: u64, per_workgroup: u64) -> Result<f64> {
-    let create = |usage| {
-        gpu.guarded(|device| {
-            device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("probe"),
-                size: bytes,
-                usage,
-                mapped_at_creation: false,
-            })
+impl ProbeRun {
+    /// Multiply-adds of this many workgroups of 64.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device is lost or out of memory.
+    pub fn fma(gpu: &Gpu, workgroups: u32) -> Result<Self> {
+        let input = host::upload(gpu, "probe", bytemuck::cast_slice(&[0.999f32, 0.001, 0.0, 0.0]))?;
+        let output = host::poisoned(gpu, "probe", u64::from(workgroups) * 64 * 4)?;
+        let work = f64::from(workgroups) * 64.0 * f64::from(FMA_ROUNDS) * 8.0 * 8.0 * 2.0;
+        Self::new(gpu, Probe::Fma, [&input, &output], workgroups, work)
+    }
+
+    /// A copy of as many bytes, less what does not fill a workgroup or fit one binding and one dispatch.
+    ///
+    /// # Errors
+    /// As [`ProbeRun::fma`].
+    pub fn copy(gpu: &Gpu, bytes: u64) -> Result<Self> {
+        let (workgroups, bytes) = whole_workgroups(gpu, bytes, COPY_BYTES);
+        let (input, output) = (storage(gpu, bytes)?, storage(gpu, bytes)?);
+        Self::new(gpu, Probe::Copy, [&input, &output], workgroups, 2.0 * bytes as f64)
+    }
+
+    /// A plain read of as many bytes, less what does not fill a workgroup or fit one binding and one dispatch.
+    ///
+    /// # Errors
+    /// As [`ProbeRun::fma`].
+    pub fn read(gpu: &Gpu, bytes: u64) -> Result<Self> {
+        let (workgroups, bytes) = whole_workgroups(gpu, bytes, READ_BYTES);
+        let output = storage(gpu, u64::from(workgroups) * 256 * 4)?;
+        Self::new(
+            gpu,
+            Probe::Read,
+            [&storage(gpu, bytes)?, &output],
+            workgroups,
+            bytes as f64,
+        )
+    }
+
+    fn new(gpu: &Gpu, kind: Probe, buffers: [&wgpu::Buffer; 2], workgroups: u32, work: f64) -> Result<Self> {
+        let pipeline = gpu.pipeline(&Variant::Probe(kind))?;
+        let [input, output] = buffers;
+        let group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some("probe"),
+            layout: &pipeline.layout,
+            entries: &[(1, input), (4, output)].map(|(binding, buffer)| wgpu::BindGroupEntry {
+                binding,
+                resource: buffer.as_entire_binding(),
+            }),
+        });
+        Ok(ProbeRun {
+            pipeline,
+            group,
+            workgroups,
+            work,
         })
-    };
-    let input = create(wgpu::BufferUsages::STORAGE)?;
-    let output = create(wgpu::BufferUsages::STORAGE)?;
-    let workgroups = (bytes / per_workgroup).min(gpu.limits().max_compute_workgroups_per_dimension.into());
-    let seconds = probe(gpu, kind, &input, &output, workgroups as u32)?;
-    Ok((workgroups * per_workgroup) as f64 / seconds)
+    }
+
+    /// What a run does: floating-point operations, or bytes read plus bytes written.
+    pub fn work(&self) -> f64 {
+        self.work
+    }
+
+    /// Records a run.
+    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
+        pass.set_pipeline(&self.pipeline.pipeline);
+        pass.set_bind_group(0, &self.group, &[]);
+        pass.dispatch_workgroups(self.workgroups, 1, 1);
+    }
+
+    fn time(&self, gpu: &Gpu) -> Result<Times> {
+        time(gpu, &Effort::default(), |pass, _| {
+            self.record(pass);
+            Ok(())
+        })
+    }
 }
 
-fn probe(gpu: &Gpu, kind: Probe, input: &wgpu::Buffer, output: &wgpu::Buffer, workgroups: u32) -> Result<f64> {
-    let pipeline = gpu.pipeline(&Variant::Probe(kind))?;
-    let group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
-        label: Some("probe"),
-        layout: &pipeline.layout,
-        entries: &[(1, input), (4, output)].map(|(binding, buffer)| wgpu::BindGroupEntry {
-            binding,
-            resource: buffer.as_entire_binding(),
-        }),
-    });
-    let times = time(gpu, &Effort::default(), |pass, _| {
-        pass.set_pipeline(&pipeline.pipeline);
-        pass.set_bind_group(0, &group, &[]);
-        pass.dispatch_workgroups(workgroups, 1, 1);
-        Ok(())
-    })?;
-    Ok(times.median())
+/// Bytes of a workgroup of the copy and of the read kernel.
+const COPY_BYTES: u64 = 1024 * 16;
+const READ_BYTES: u64 = 256 * 16 * READ_WORDS as u64;
+
+/// Workgroups that move at most so many bytes, and the bytes they move.
+fn whole_workgroups(gpu: &Gpu, bytes: u64, per_workgroup: u64) -> (u32, u64) {
+    let limits = gpu.limits();
+    let workgroups = (bytes.min(limits.max_storage_buffer_binding_size) / per_workgroup)
+        .min(limits.max_compute_workgroups_per_dimension.into())
+        .max(1);
+    (workgroups as u32, workgroups * per_workgroup)
+}
+
+fn storage(gpu: &Gpu, size: u64) -> Result<wgpu::Buffer> {
+    gpu.guarded(|device| {
+        device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("probe"),
+            size,
+            usage: wgpu::BufferUsages::STORAGE,
+            mapped_at_creation: false,
+        })
+    })
 }

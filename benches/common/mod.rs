@@ -1,12 +1,64 @@
 //! What the benches share: the device, inputs, and what a problem costs.
 #![allow(dead_code)]
 
-use wgpu_attention::{DType, Dense, DenseInputs, DenseTensors, Gpu, GpuOptions};
+use wgpu_attention::dense::reference::{Hooks, dense};
+use wgpu_attention::dense::tile::Tuning;
+use wgpu_attention::{DType, Dense, DenseInputs, DensePlan, DenseTensors, Gpu, GpuOptions, compare};
+
+pub mod host_cost;
+pub mod problems;
 
 /// The device that `WGPU_ATTENTION_BACKEND` and `WGPU_ATTENTION_ADAPTER` name, or the fastest.
 pub fn gpu() -> Gpu {
     let options = GpuOptions::from_env().expect("environment");
     Gpu::request_blocking(&options).expect("a device")
+}
+
+/// Whether the device is a processor that emulates a GPU: problems are smaller there.
+pub fn is_software(gpu: &Gpu) -> bool {
+    gpu.info().device_type == wgpu::DeviceType::Cpu
+}
+
+/// Adapter and driver, in a line.
+pub fn device_line(gpu: &Gpu) -> String {
+    let info = gpu.info();
+    let clock = match is_software(gpu) || !gpu.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+        true => "the host's",
+        false => "the device's",
+    };
+    format!(
+        "{} on {}, driver {} {}; timed by {clock} clock",
+        info.name, info.backend, info.driver, info.driver_info
+    )
+}
+
+/// The plan of a problem, if the kernel it runs gives the right answer on a small problem of the same variant: a wrong
+/// kernel gets no number.
+pub fn checked_plan(gpu: &Gpu, problem: &Dense, tuning: &Tuning) -> Result<DensePlan, String> {
+    let plan = problem.plan_with(gpu, tuning).map_err(|e| e.to_string())?;
+    check(gpu, &problems::small(problem), &same_kernel(&plan))?;
+    Ok(plan)
+}
+
+/// The very kernel of a plan, for another problem.
+fn same_kernel(plan: &DensePlan) -> Tuning {
+    Tuning {
+        kernel: Some(plan.kernel()),
+        splits: Some(plan.splits()),
+    }
+}
+
+/// Whether a kernel gives the right answer.
+pub fn check(gpu: &Gpu, problem: &Dense, tuning: &Tuning) -> Result<(), String> {
+    let inputs = Inputs::random(problem);
+    let plan = problem.plan_with(gpu, tuning).map_err(|e| e.to_string())?;
+    let output = plan.run_blocking(&inputs.host()).map_err(|e| e.to_string())?;
+    let expected = dense(problem, &inputs.host(), &Hooks::default()).map_err(|e| e.to_string())?;
+    let result = compare::dense(&output, &expected, &compare::Tolerance::for_dtype(problem.dtype));
+    if result.passed() {
+        return Ok(());
+    }
+    Err(format!("WRONG {result}"))
 }
 
 /// Pseudo-random numbers from −1 to 1, asymmetric in every index.

@@ -1,0 +1,196 @@
+//! The problems that are measured, by name: one table for all who measure or check them.
+
+use wgpu_attention::{Dense, Weighting};
+
+/// A problem with its name.
+pub struct Named {
+    /// Its numbers and options, with `/` between them, as criterion's filters see it.
+    pub name: String,
+    pub problem: Dense,
+}
+
+/// Sequence lengths of prefill, and of the cache in decode.
+pub const PREFILL_LENGTHS: [u32; 5] = [512, 1024, 2048, 4096, 8192];
+pub const DECODE_LENGTHS: [u32; 6] = [512, 1024, 2048, 4096, 8192, 16384];
+pub const HEAD_DIMS: [u32; 2] = [64, 128];
+pub const WEIGHTINGS: [Weighting; 2] = [Weighting::Softmax, Weighting::Sigmoid { bias: None }];
+
+/// Query heads that share a KV head in decode: plain multi-head, and grouped-query 8:1.
+pub const GROUPS: [u32; 2] = [1, 8];
+
+/// Every length, head size, mask and weighting.
+pub fn prefill(software: bool) -> Vec<Named> {
+    let mut all = vec![];
+    for d in HEAD_DIMS {
+        for causal in [false, true] {
+            for weighting in WEIGHTINGS {
+                all.extend(PREFILL_LENGTHS.map(|n| Dense {
+                    causal,
+                    weighting,
+                    ..square(software, n, d)
+                }));
+            }
+        }
+    }
+    all.into_iter().map(named).collect()
+}
+
+/// What the three dispatches are timed on; longer ones hold gigabytes of scores.
+pub fn baseline(software: bool) -> Vec<Named> {
+    let plain = |n: &Named| {
+        let p = &n.problem;
+        p.weighting == Weighting::Softmax && p.head_dim == 64 && p.queries <= 2048
+    };
+    prefill(software).into_iter().filter(plain).collect()
+}
+
+/// Every cache length, head size, group and weighting, one query for each head.
+pub fn decode(software: bool) -> Vec<Named> {
+    let mut all = vec![];
+    for d in HEAD_DIMS {
+        for group in GROUPS {
+            for weighting in WEIGHTINGS {
+                all.extend(DECODE_LENGTHS.map(|n| Dense {
+                    weighting,
+                    ..one_query(software, n, d, group)
+                }));
+            }
+        }
+    }
+    all.into_iter().map(named).collect()
+}
+
+/// As many queries as keys, with heads enough to fill the device.
+pub fn square(software: bool, n: u32, d: u32) -> Dense {
+    Dense {
+        heads: if software { 1 } else { 32 },
+        queries: n,
+        keys: n,
+        head_dim: d,
+        ..Default::default()
+    }
+}
+
+/// One step of decoding. On a GPU 32 KV heads, or 8 with a group, which are the sizes of common models.
+pub fn one_query(software: bool, keys: u32, d: u32, group: u32) -> Dense {
+    let kv_heads = match (software, group) {
+        (true, _) => 1,
+        (false, 1) => 32,
+        (false, _) => 8,
+    };
+    Dense {
+        heads: kv_heads * group,
+        kv_heads: Some(kv_heads),
+        queries: 1,
+        keys,
+        head_dim: d,
+        causal: true,
+        ..Default::default()
+    }
+}
+
+/// A problem of the same variant, with uneven lengths, that the reference answers at once.
+pub fn small(problem: &Dense) -> Dense {
+    let group = problem.heads / problem.kv_heads();
+    Dense {
+        heads: 2 * group,
+        kv_heads: Some(2),
+        queries: problem.queries.min(150),
+        keys: if problem.queries == 1 { 777 } else { 190 },
+        window_left: problem.window_left.map(|n| n.min(40)),
+        ..problem.clone()
+    }
+}
+
+pub fn mask_name(p: &Dense) -> String {
+    match (p.causal, p.window_left) {
+        (false, None) => "full".into(),
+        (true, None) => "causal".into(),
+        (_, Some(n)) => format!("window {}", n + 1),
+    }
+}
+
+pub fn weighting_name(p: &Dense) -> &'static str {
+    match p.weighting {
+        Weighting::Softmax => "softmax",
+        Weighting::Sigmoid { .. } => "sigmoid",
+    }
+}
+
+fn named(problem: Dense) -> Named {
+    let p = &problem;
+    let (d, weighting) = (p.head_dim, weighting_name(p));
+    let name = if p.queries == 1 {
+        format!("D{d}/{}:1/{weighting}/Nk{}", p.heads / p.kv_heads(), p.keys)
+    } else {
+        format!("D{d}/{}/{weighting}/N{}", mask_name(p), p.queries)
+    };
+    Named { name, problem }
+}
+
+/// What runs, on one side of a ratio.
+pub enum Side {
+    Attention(Dense),
+    /// Three dispatches, as people write it first (`benches/baseline`).
+    Baseline(Dense),
+    /// A plain read of the problem's K and V.
+    PlainRead(Dense),
+}
+
+/// A ratio of two times, and how large it may be.
+pub struct Ratio {
+    pub name: String,
+    pub first: Side,
+    pub second: Side,
+    pub most: f64,
+}
+
+/// The ratios that the library promises, each for both head sizes unless it names one.
+pub fn ratios(software: bool) -> Vec<Ratio> {
+    use Side::{Attention, Baseline, PlainRead};
+    let mut all = vec![];
+    let mut add = |name: String, first, second, most| {
+        all.push(Ratio {
+            name,
+            first,
+            second,
+            most,
+        })
+    };
+    let causal = |p: Dense| Dense { causal: true, ..p };
+    let sigmoid = |p: Dense| Dense {
+        weighting: WEIGHTINGS[1],
+        ..p
+    };
+    for d in HEAD_DIMS {
+        let p = square(software, 4096, d);
+        let name = format!("causal / full, N = 4096, D = {d}");
+        add(name, Attention(causal(p.clone())), Attention(p), 0.58);
+    }
+    for d in HEAD_DIMS {
+        let p = causal(square(software, 8192, d));
+        // The own position and 255 before it.
+        let window = Dense {
+            window_left: Some(255),
+            ..p.clone()
+        };
+        let name = format!("window 256 / causal, N = 8192, D = {d}");
+        add(name, Attention(window), Attention(p), 0.10);
+    }
+    for d in HEAD_DIMS {
+        for p in [square(software, 2048, d), causal(square(software, 2048, d))] {
+            let name = format!("sigmoid / softmax, {}, N = 2048, D = {d}", mask_name(&p));
+            add(name, Attention(sigmoid(p.clone())), Attention(p), 1.0);
+        }
+    }
+    for p in [square(software, 2048, 64), causal(square(software, 2048, 64))] {
+        let name = format!("tiled / three dispatches, {}, N = 2048, D = 64", mask_name(&p));
+        add(name, Attention(p.clone()), Baseline(p), 1.0 / 3.0);
+    }
+    for d in HEAD_DIMS {
+        let p = one_query(software, 16384, d, 8);
+        let name = format!("decode 8:1 / plain read of K and V, Nk = 16384, D = {d}");
+        add(name, Attention(p.clone()), PlainRead(p), 2.5);
+    }
+    all
+}
