@@ -214,7 +214,10 @@ fn decode(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
         for lanes in [1u32, 2, 4, 8, 16, 32] {
             for key_regs in [1u32, 2, 4, 8] {
                 for value_lanes in [4u32, 8, 16, 32] {
-                    for splits_prefetch in [1u32, 8, 16, 32, 64].map(|s| [(s, false), (s, true)]).concat() {
+                    for splits_prefetch in [1u32, 8, 16, 32, 64, 128, 256]
+                        .map(|s| [(s, false), (s, true)])
+                        .concat()
+                    {
                         let splits = splits_prefetch.0;
                         let tile = DecodeTile {
                             rows,

@@ -42,7 +42,7 @@ impl DeviceClass {
 
     /// Workgroups that fill the device when each is bound by memory.
     fn resident_workgroups(&self) -> u32 {
-        if self.software { 8 } else { 1024 }
+        if self.software { 8 } else { 512 }
     }
 }
 
@@ -139,7 +139,7 @@ fn prefill_tile(problem: &Dense, device: &DeviceClass) -> Result<PrefillTile> {
     // The first that gives the device enough workgroups; where none does, the one that gives most.
     let heads = u64::from(problem.batch) * u64::from(problem.heads);
     let workgroups = |t: &PrefillTile| heads * u64::from(problem.queries.div_ceil(t.rows()));
-    let enough = u64::from(device.resident_workgroups() / 4);
+    let enough = u64::from(device.resident_workgroups() / 2);
     let chosen = fitting.clone().find(|t| workgroups(t) >= enough);
     let chosen = chosen.or_else(|| fitting.min_by_key(|t| (t.rows(), std::cmp::Reverse(t.keys()))));
     chosen.ok_or_else(|| {
@@ -157,16 +157,22 @@ fn decode_rows(problem: &Dense) -> u32 {
     rows.min(8).next_power_of_two()
 }
 
+/// By measurements on an NVIDIA H200 (`benches/tune_dense.rs`): what rows leave of the registers goes to longer shares
+/// of a key, and small workgroups keep more loads under way than large ones once a workgroup has many rows.
 fn decode_tile(problem: &Dense, device: &DeviceClass) -> Result<DecodeTile> {
     let rows = decode_rows(problem);
     let head_vecs = problem.head_dim.div_ceil(4);
     let value_vecs = problem.value_dim().div_ceil(4);
-    // Two vectors of every row and lane; a power of two of lanes.
-    let per_lane = if device.software { 8 } else { 2 };
-    let lanes = head_vecs.div_ceil(per_lane).next_power_of_two();
+    let (head_regs, value_regs) = match (device.software, rows) {
+        (true, _) => (8, 2),
+        (false, 1 | 2) => (8, 4),
+        (false, 4) => (4, 4),
+        (false, _) => (2, 2),
+    };
+    let lanes = head_vecs.div_ceil(head_regs).next_power_of_two();
     // No fewer than `lanes`, so that there are no more groups than keys.
-    let value_lanes = value_vecs.div_ceil(2).next_power_of_two().max(rows).max(lanes);
-    let most = if device.software { 64 } else { 128 };
+    let value_lanes = value_vecs.div_ceil(value_regs).next_power_of_two().max(rows).max(lanes);
+    let most = if device.software || rows > 2 { 64 } else { 128 };
     let threads = most.min(device.invocations).max(lanes).max(value_lanes);
     let tile = |threads: u32, key_regs: u32| DecodeTile {
         rows,
@@ -176,7 +182,7 @@ fn decode_tile(problem: &Dense, device: &DeviceClass) -> Result<DecodeTile> {
         value_lanes,
         prefetch: !device.software,
     };
-    let sizes = [(threads, 4), (threads, 2), (threads, 1), (threads / 2, 1)];
+    let sizes = [(threads, 2), (threads, 1), (threads / 2, 1)];
     let fitting = sizes.into_iter().map(|(t, k)| tile(t, k)).find(|t| {
         t.slots > 0
             && t.threads() <= device.invocations
