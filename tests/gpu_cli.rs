@@ -22,8 +22,13 @@ fn gpu_found(test: &str) -> bool {
     }
 }
 
+/// Runs the program, on the driver this test runs on: where that comes from a folder of its own (`scripts/mesa26`),
+/// a child process has to be started through the same runner.
 fn cli(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_wgpu-attention"))
+    let runner = std::env::var("WGPU_ATTENTION_RUNNER").unwrap_or_default();
+    let mut words = runner.split_whitespace().chain([env!("CARGO_BIN_EXE_wgpu-attention")]);
+    Command::new(words.next().unwrap())
+        .args(words)
         .args(arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()

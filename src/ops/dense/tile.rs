@@ -165,15 +165,14 @@ fn decode_tile(problem: &Dense, device: &DeviceClass) -> Result<DecodeTile> {
     let value_vecs = problem.value_dim().div_ceil(4);
     let (head_regs, value_regs) = match (device.software, rows) {
         (true, _) => (8, 2),
-        (false, 1 | 2) => (8, 4),
+        (false, 1 | 2) => ((head_vecs / 4).clamp(1, 8), (value_vecs / 8).clamp(1, 4)),
         (false, 4) => (4, 4),
         (false, _) => (2, 2),
     };
     let lanes = head_vecs.div_ceil(head_regs).next_power_of_two();
     // No fewer than `lanes`, so that there are no more groups than keys.
     let value_lanes = value_vecs.div_ceil(value_regs).next_power_of_two().max(rows).max(lanes);
-    let most = if device.software || rows > 2 { 64 } else { 128 };
-    let threads = most.min(device.invocations).max(lanes).max(value_lanes);
+    let threads = 64.min(device.invocations).max(lanes).max(value_lanes);
     let tile = |threads: u32, key_regs: u32| DecodeTile {
         rows,
         lanes,
@@ -212,7 +211,10 @@ fn no_tile(bytes: u32, threads: u32, device: &DeviceClass) -> Error {
 pub fn splits(problem: &Dense, tile: &DecodeTile, device: &DeviceClass) -> u32 {
     let rows = problem.queries.saturating_mul(problem.heads / problem.kv_heads());
     let workgroups = u64::from(rows.div_ceil(tile.rows)) * u64::from(problem.kv_heads()) * u64::from(problem.batch);
-    let wanted = u64::from(device.resident_workgroups()).div_ceil(workgroups);
+    // Shorter rows keep fewer bytes under way in a workgroup, so more of them are needed.
+    let short_rows = !device.software && tile.rows <= 2 && problem.head_dim <= 64;
+    let resident = device.resident_workgroups() * if short_rows { 2 } else { 1 };
+    let wanted = u64::from(resident).div_ceil(workgroups);
     let tiles = problem.keys.div_ceil(tile.keys());
     let most = tiles.div_ceil(2).min(256);
     wanted.clamp(1, most.into()) as u32
