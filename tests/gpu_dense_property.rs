@@ -13,7 +13,7 @@ use wgpu_attention::case::{Case, Op};
 use wgpu_attention::compare;
 use wgpu_attention::dense::reference::{Hooks, Position};
 use wgpu_attention::dense::tile::{KernelChoice, Tuning};
-use wgpu_attention::dense::variant::{DecodeTile, PrefillTile};
+use wgpu_attention::dense::variant::{DecodeTile, PrefillTile, SerialTile};
 use wgpu_attention::{
     Bias, Broadcast, Custom, CustomData, CustomElement, DType, Dense, DenseOutput, Gpu, Layout, Strides, Weighting,
 };
@@ -56,7 +56,8 @@ fn tuning(r: &mut Random) -> Tuning {
     };
     let kernel = match r.below(12) {
         0 => None,
-        1..=3 => Some(prefill(4, 1, 4, 2)),
+        1 => Some(KernelChoice::DecodeSerial(SerialTile { rows: 2, threads: 8 })),
+        2..=3 => Some(prefill(4, 1, 4, 2)),
         4..=5 => Some(prefill(8, 2, 2, 3)),
         6 => Some(prefill(2, 2, 8, 1)),
         7..=8 => Some(decode(1, 2, 16, 1, 4)),
@@ -72,6 +73,7 @@ fn edges(tuning: &Tuning) -> (u32, u32) {
     match tuning.kernel {
         Some(KernelChoice::Prefill(t)) => (t.rows(), t.keys()),
         Some(KernelChoice::Decode(t)) => (t.rows, t.keys()),
+        Some(KernelChoice::DecodeSerial(t)) => (t.rows, 8 * t.threads),
         None => (64, 64),
     }
 }

@@ -371,6 +371,7 @@ fn the_smallest_device_runs_every_head_size() {
                     let (bytes, threads) = match choice {
                         tile::KernelChoice::Prefill(t) => (t.workgroup_bytes(value_dim), t.threads()),
                         tile::KernelChoice::Decode(t) => (t.workgroup_bytes(), t.threads()),
+                        tile::KernelChoice::DecodeSerial(t) => (0, t.threads),
                     };
                     assert!(
                         bytes <= 16 << 10 && threads <= 256,

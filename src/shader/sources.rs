@@ -20,6 +20,7 @@ pub const SOURCES: &[(&str, &str)] = &[
     source!("dense/custom_no_score"),
     source!("dense/custom_none"),
     source!("dense/decode"),
+    source!("dense/decode_serial"),
     source!("dense/mask_bytes"),
     source!("dense/mask_none"),
     source!("dense/output"),

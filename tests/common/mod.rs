@@ -280,7 +280,7 @@ pub fn decode(gpu: &Gpu, p: &Dense) -> KernelChoice {
         ..p.clone()
     };
     let choice = tile::choose(&few, &class(gpu)).unwrap();
-    assert!(matches!(choice, KernelChoice::Decode(_)));
+    assert!(!matches!(choice, KernelChoice::Prefill(_)));
     choice
 }
 
@@ -299,7 +299,7 @@ pub fn prefill(gpu: &Gpu, p: &Dense) -> KernelChoice {
 pub fn other(gpu: &Gpu, p: &Dense) -> Tuning {
     let kernel = match tile::choose(p, &class(gpu)).unwrap() {
         KernelChoice::Prefill(_) => decode(gpu, p),
-        KernelChoice::Decode(_) => prefill(gpu, p),
+        KernelChoice::Decode(_) | KernelChoice::DecodeSerial(_) => prefill(gpu, p),
     };
     Tuning {
         kernel: Some(kernel),

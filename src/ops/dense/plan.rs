@@ -73,8 +73,11 @@ impl Dense {
         check_choice(&choice, gpu)?;
         let splits = match (choice, tuning.splits) {
             (KernelChoice::Prefill(_), _) => 1,
-            (KernelChoice::Decode(_), Some(splits)) => check_splits(splits)?,
+            (_, Some(splits)) => check_splits(splits)?,
             (KernelChoice::Decode(t), None) => tile::splits(self, &t, &device).min(most_splits(self, gpu.limits())),
+            (KernelChoice::DecodeSerial(t), None) => {
+                tile::serial_splits(self, &t, &device).min(most_splits(self, gpu.limits()))
+            }
         };
         let variant = Variant::Dense(variant_of(self, choice, splits > 1));
         check_device(self, variant.spec(), gpu)?;
@@ -146,6 +149,7 @@ pub fn variant_of(p: &Dense, choice: KernelChoice, partial: bool) -> DenseVarian
     match choice {
         KernelChoice::Prefill(tile) => DenseVariant::Prefill(attend.with_tile(tile)),
         KernelChoice::Decode(tile) => DenseVariant::Decode(attend.with_tile(tile)),
+        KernelChoice::DecodeSerial(tile) => DenseVariant::DecodeSerial(attend.with_tile(tile)),
     }
 }
 
@@ -159,6 +163,7 @@ fn check_choice(choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
     let (sound, threads) = match choice {
         KernelChoice::Prefill(t) => (t.is_sound(), t.threads()),
         KernelChoice::Decode(t) => (t.is_sound(), t.threads()),
+        KernelChoice::DecodeSerial(t) => (t.is_sound(), t.threads),
     };
     if !sound {
         return Err(Error::Invalid {
@@ -250,6 +255,7 @@ fn bounds(p: &Dense, choice: KernelChoice, splits: u32, gpu: &Gpu) -> Bounds {
         KernelChoice::Prefill(t) => (t.rows(), 1),
         // Workgroups along x are row tiles times splits, along y KV heads.
         KernelChoice::Decode(t) => (t.rows, group),
+        KernelChoice::DecodeSerial(t) => (t.rows, group),
     };
     Bounds {
         // Shaders count elements in 32 bits.
@@ -610,6 +616,11 @@ impl DensePlan {
                 let group = self.problem.heads / self.problem.kv_heads();
                 [(queries * group).div_ceil(t.rows) * self.splits, heads / group, batch]
             }
+            KernelChoice::DecodeSerial(t) => {
+                let group = self.problem.heads / self.problem.kv_heads();
+                let shares = self.splits.div_ceil(t.threads);
+                [(queries * group).div_ceil(t.rows) * shares, heads / group, batch]
+            }
         }
     }
 
@@ -745,6 +756,7 @@ fn vector_access(variant: &DenseVariant) -> (bool, bool) {
     match variant {
         DenseVariant::Prefill(a) => (a.vector_inputs, a.vector_output),
         DenseVariant::Decode(a) => (a.vector_inputs, a.vector_output),
+        DenseVariant::DecodeSerial(a) => (a.vector_inputs, a.vector_output),
     }
 }
 

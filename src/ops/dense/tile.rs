@@ -15,7 +15,7 @@
 
 use crate::error::{Error, Result};
 use crate::ops::dense::Dense;
-use crate::ops::dense::variant::{DecodeTile, PrefillTile};
+use crate::ops::dense::variant::{DecodeTile, PrefillTile, SerialTile};
 
 /// What the choice of a tile depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,8 @@ pub enum KernelChoice {
     Prefill(PrefillTile),
     /// `dense/decode.wgsl`
     Decode(DecodeTile),
+    /// `dense/decode_serial.wgsl`
+    DecodeSerial(SerialTile),
 }
 
 /// Queries up to which the decode kernel serves.
@@ -69,6 +71,9 @@ const DECODE_QUERIES: u32 = 16;
 
 /// The kernel for a problem on a device.
 pub fn choose(problem: &Dense, device: &DeviceClass) -> Result<KernelChoice> {
+    if problem.queries <= DECODE_QUERIES && device.software {
+        return Ok(KernelChoice::DecodeSerial(serial_tile(problem)));
+    }
     if problem.queries <= DECODE_QUERIES {
         return decode_tile(problem, device).map(KernelChoice::Decode);
     }
@@ -163,11 +168,10 @@ fn decode_tile(problem: &Dense, device: &DeviceClass) -> Result<DecodeTile> {
     let rows = decode_rows(problem);
     let head_vecs = problem.head_dim.div_ceil(4);
     let value_vecs = problem.value_dim().div_ceil(4);
-    let (head_regs, value_regs) = match (device.software, rows) {
-        (true, _) => (8, 2),
-        (false, 1 | 2) => ((head_vecs / 4).clamp(1, 8), (value_vecs / 8).clamp(1, 4)),
-        (false, 4) => (4, 4),
-        (false, _) => (2, 2),
+    let (head_regs, value_regs) = match rows {
+        1 | 2 => ((head_vecs / 4).clamp(1, 8), (value_vecs / 8).clamp(1, 4)),
+        4 => (4, 4),
+        _ => (2, 2),
     };
     let lanes = head_vecs.div_ceil(head_regs).next_power_of_two();
     // No fewer than `lanes`, so that there are no more groups than keys.
@@ -179,7 +183,7 @@ fn decode_tile(problem: &Dense, device: &DeviceClass) -> Result<DecodeTile> {
         slots: threads / lanes,
         key_regs,
         value_lanes,
-        prefetch: !device.software,
+        prefetch: true,
     };
     let sizes = [(threads, 2), (threads, 1), (threads / 2, 1)];
     let fitting = sizes.into_iter().map(|(t, k)| tile(t, k)).find(|t| {
@@ -190,6 +194,27 @@ fn decode_tile(problem: &Dense, device: &DeviceClass) -> Result<DecodeTile> {
             && t.workgroup_bytes() <= device.workgroup_memory
     });
     fitting.ok_or_else(|| no_tile(tile(threads, 1).workgroup_bytes(), threads, device))
+}
+
+/// Invocations of a workgroup of the serial kernel: as many as a software GPU runs as one vector.
+const SERIAL_THREADS: u32 = 8;
+
+/// As many rows as there are, up to 8 and to what keeps the code, which is written out over rows and dimensions, short.
+fn serial_tile(problem: &Dense) -> SerialTile {
+    let vecs = problem.head_dim.div_ceil(4) + problem.value_dim().div_ceil(4);
+    let most = if vecs > 64 { 4 } else { 8 };
+    SerialTile {
+        rows: decode_rows(problem).min(most),
+        threads: SERIAL_THREADS,
+    }
+}
+
+/// Shares of the keys for the serial kernel: whole workgroups of them, with at least 16 keys each.
+pub fn serial_splits(problem: &Dense, tile: &SerialTile, device: &DeviceClass) -> u32 {
+    let rows = problem.queries.saturating_mul(problem.heads / problem.kv_heads());
+    let workgroups = u64::from(rows.div_ceil(tile.rows)) * u64::from(problem.kv_heads()) * u64::from(problem.batch);
+    let wanted = u64::from(device.resident_workgroups()).div_ceil(workgroups) as u32 * tile.threads;
+    wanted.min(problem.keys.div_ceil(16)).max(1)
 }
 
 /// The limit that keeps even the smallest tile out.
@@ -212,7 +237,7 @@ pub fn splits(problem: &Dense, tile: &DecodeTile, device: &DeviceClass) -> u32 {
     let rows = problem.queries.saturating_mul(problem.heads / problem.kv_heads());
     let workgroups = u64::from(rows.div_ceil(tile.rows)) * u64::from(problem.kv_heads()) * u64::from(problem.batch);
     // Shorter rows keep fewer bytes under way in a workgroup, so more of them are needed.
-    let short_rows = !device.software && tile.rows <= 2 && problem.head_dim <= 64;
+    let short_rows = tile.rows <= 2 && problem.head_dim <= 64;
     let resident = device.resident_workgroups() * if short_rows { 2 } else { 1 };
     let wanted = u64::from(resident).div_ceil(workgroups);
     let tiles = problem.keys.div_ceil(tile.keys());

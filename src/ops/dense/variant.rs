@@ -27,6 +27,8 @@ pub enum DenseVariant {
     Prefill(Attend<PrefillTile>),
     /// `dense/decode.wgsl`
     Decode(Attend<DecodeTile>),
+    /// `dense/decode_serial.wgsl`
+    DecodeSerial(Attend<SerialTile>),
 }
 
 impl DenseVariant {
@@ -35,6 +37,7 @@ impl DenseVariant {
         match self {
             DenseVariant::Prefill(v) => v,
             DenseVariant::Decode(v) => v,
+            DenseVariant::DecodeSerial(v) => v,
         }
     }
 }
@@ -204,6 +207,21 @@ impl DecodeTile {
             n += 1;
         }
         bytes
+    }
+}
+
+/// Tile shape of `dense/decode_serial.wgsl`; the file's header has the meaning of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SerialTile {
+    /// Rows of an invocation.
+    pub rows: u32,
+    /// Invocations of a workgroup, each with a share of the keys of its own.
+    pub threads: u32,
+}
+
+impl SerialTile {
+    pub(crate) fn is_sound(&self) -> bool {
+        all_within(&[self.rows, self.threads])
     }
 }
 
@@ -531,5 +549,38 @@ impl Spec for Attend<DecodeTile> {
 
     fn workgroup_bytes(&self) -> u32 {
         self.tile.workgroup_bytes()
+    }
+}
+
+impl Spec for Attend<SerialTile> {
+    fn label(&self) -> String {
+        format!("dense/decode_serial {} rows {}", self.suffix(), self.tile.rows)
+    }
+
+    fn kernel(&self) -> &'static str {
+        "dense/decode_serial"
+    }
+
+    fn constants(&self) -> Vec<(&'static str, Constant)> {
+        let mut constants = self.option_constants();
+        constants.push(("ROWS", Constant::Count(self.tile.rows)));
+        constants.push(("THREADS", Constant::Count(self.tile.threads)));
+        constants
+    }
+
+    fn pieces(&self) -> Vec<&'static str> {
+        self.pieces()
+    }
+
+    fn custom(&self) -> Option<String> {
+        self.custom.as_ref().map(super::custom::module_text)
+    }
+
+    fn bindings(&self) -> Vec<Binding> {
+        self.bindings()
+    }
+
+    fn workgroup_bytes(&self) -> u32 {
+        0
     }
 }
