@@ -130,6 +130,7 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
                     value_chunk,
                     prefetch,
                     unroll,
+                    alternate: device.software,
                 };
                 let sensible = value_chunk <= tile.keys()
                     && tile.rows() <= 256

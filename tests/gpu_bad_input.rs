@@ -301,6 +301,7 @@ fn tiles_that_make_no_sense() {
         value_chunk: 4,
         prefetch: true,
         unroll: 2,
+        alternate: true,
     };
     let decode = DecodeTile {
         rows: 2,

@@ -175,6 +175,7 @@ fn kernels() -> [Tuning; 2] {
             value_chunk: 4,
             prefetch: true,
             unroll: 2,
+            alternate: true,
         })),
         common::forced(KernelChoice::Decode(DecodeTile {
             rows: 2,

@@ -42,6 +42,7 @@ fn tuning(r: &mut Random) -> Tuning {
             value_chunk: 4,
             prefetch: chunk != 3,
             unroll: 2,
+            alternate: true,
         })
     };
     let decode = |rows, lanes, slots, key_regs, value_lanes| {

@@ -25,6 +25,7 @@ const PREFILL: KernelChoice = KernelChoice::Prefill(PrefillTile {
     value_chunk: 4,
     prefetch: true,
     unroll: 2,
+    alternate: true,
 });
 
 const DECODE: KernelChoice = KernelChoice::Decode(DecodeTile {

@@ -139,6 +139,8 @@ fn prefill_tile(problem: &Dense, device: &DeviceClass) -> Result<PrefillTile> {
         value_chunk: c.4,
         prefetch: c.5,
         unroll: c.6,
+        // A software GPU gives each of its threads a run of neighbouring workgroups.
+        alternate: device.software,
     });
     let fitting = tiles.clone().filter(|t| prefill_fits(t, problem.value_dim(), device));
     // The first that gives the device enough workgroups; where none does, the one that gives most.

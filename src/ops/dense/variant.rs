@@ -109,6 +109,8 @@ pub struct PrefillTile {
     pub prefetch: bool,
     /// Steps of the products' inner loops that are written out.
     pub unroll: u32,
+    /// Long and short query tiles alternate, for devices that deal workgroups out in advance.
+    pub alternate: bool,
 }
 
 fn all_within(fields: &[u32]) -> bool {
@@ -479,6 +481,7 @@ impl Spec for Attend<PrefillTile> {
             ("CHUNK", Count(self.tile.chunk)),
             ("VALUE_CHUNK", Count(self.tile.value_chunk)),
             ("PREFETCH", Constant::Flag(self.tile.prefetch)),
+            ("ALTERNATE", Constant::Flag(self.tile.alternate)),
             ("QK_UNROLL", Count(unroll(self.tile.chunk, self.tile.unroll))),
             ("PV_UNROLL", Count(unroll(self.tile.value_chunk / 4, self.tile.unroll))),
         ]);
