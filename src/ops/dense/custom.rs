@@ -113,7 +113,10 @@ fn check_snippet(snippet: &'static str, text: &str, custom: &Custom) -> Result<(
             format!("`{barrier}` is not allowed here: not every invocation of a workgroup comes by"),
         ));
     }
-    if let Some(name) = declared(&module).find(|name| used_by_kernels(name)) {
+    if let Some(name) = declared(&module)
+        .chain(constants(text))
+        .find(|name| used_by_kernels(name))
+    {
         return Err(error(
             None,
             format!("the kernels use the name `{name}` themselves: choose another"),
@@ -133,10 +136,28 @@ fn declared(module: &naga::Module) -> impl Iterator<Item = &str> {
     all.filter(|name| !matches!(*name, "score" | "mask" | "Position"))
 }
 
+/// Names that follow `const` in the text: naga drops constants of abstract type from its module.
+fn constants(text: &str) -> impl Iterator<Item = &str> {
+    let words = |line| str::split(line, |c: char| !(c.is_alphanumeric() || c == '_')).filter(|w| !w.is_empty());
+    let lines = text.lines().map(|line| line.split("//").next().unwrap_or(""));
+    lines
+        .flat_map(move |line| words(line).zip(words(line).skip(1)))
+        .filter_map(|(first, second)| (first == "const").then_some(second))
+}
+
 /// Whether any kernel calls this name, be it a function of its own or a built-in one, which a function of the same
-/// name would replace without a word.
+/// name would replace without a word; or whether it is a constant of any kernel, so that what is allowed does not
+/// depend on the kernel the planner chooses.
 fn used_by_kernels(name: &str) -> bool {
-    shader::SOURCES.iter().any(|(_, text)| calls(text, name))
+    let constant = !name.contains(|c: char| c.is_ascii_lowercase());
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let code = |line: &'static str| line.split("//").next().unwrap_or("");
+    let mentions = |text: &'static str| {
+        let mut words = text.lines().flat_map(|line| code(line).split(|c| !is_word(c)));
+        words.any(|word| word == name)
+    };
+    let mut sources = shader::SOURCES.iter();
+    sources.any(|(_, text)| calls(text, name) || (constant && mentions(text)))
 }
 
 fn calls(text: &str, name: &str) -> bool {
