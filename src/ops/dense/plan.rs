@@ -199,7 +199,7 @@ fn check_splits(splits: u32) -> Result<u32> {
 }
 
 /// Shares of the keys for which the device can hold and merge the partial results; 1 where it cannot merge at all,
-/// because a merge needs the whole output in one binding.
+/// because a merge needs the whole output in one binding and one dispatch.
 fn most_splits(p: &Dense, limits: &wgpu::Limits) -> u32 {
     let alignment = u64::from(limits.min_storage_buffer_offset_alignment);
     let most = limits.max_storage_buffer_binding_size.saturating_sub(alignment);
@@ -212,7 +212,10 @@ fn most_splits(p: &Dense, limits: &wgpu::Limits) -> u32 {
     let by_binding = most / one;
     // Partial outputs and log-sum-exps are one buffer, at most twice the former, rounded up to a power of two.
     let by_buffer = limits.max_buffer_size / one / 4;
-    let by_grid = limits.max_compute_workgroups_per_dimension.into();
+    let by_grid: u64 = limits.max_compute_workgroups_per_dimension.into();
+    if merge::plan::workgroups(&merge_of(p, 1)) > by_grid * by_grid {
+        return 1;
+    }
     by_binding.min(by_buffer).min(by_grid).clamp(1, MAX_SPLITS.into()) as u32
 }
 

@@ -291,9 +291,14 @@ fn lse_at(m: &Merge) -> u64 {
     parts_o_bytes(m).next_multiple_of(256)
 }
 
+/// Workgroups of a merge, over both dimensions of its grid.
+pub(crate) fn workgroups(m: &Merge) -> u64 {
+    (rows(m) * u64::from(m.value_dim.div_ceil(4))).div_ceil(THREADS)
+}
+
 /// One invocation for four elements, in two dimensions where one is too short.
 fn grid(m: &Merge, most: u32) -> Result<[u32; 3]> {
-    let workgroups = (rows(m) * u64::from(m.value_dim.div_ceil(4))).div_ceil(THREADS);
+    let workgroups = workgroups(m);
     let y = workgroups.div_ceil(most.into());
     if y > most.into() {
         return Err(Error::Limit {
