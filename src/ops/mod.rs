@@ -16,5 +16,6 @@
 pub(crate) mod call;
 pub mod dense;
 pub(crate) mod host;
+pub mod linear;
 pub mod merge;
 pub(crate) mod parts;
