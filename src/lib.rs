@@ -152,7 +152,9 @@ pub use ops::dense::{
     self, Bias, Broadcast, Custom, CustomData, CustomElement, Dense, DenseInputs, DenseOutput, DensePlan, DenseTensors,
     Weighting,
 };
-pub use ops::linear::{self, Decay, FeatureMap, Join, Linear, LinearInputs, LinearOutput, LinearTensors};
+pub use ops::linear::{
+    self, Decay, FeatureMap, Join, JoinInputs, JoinOutput, Linear, LinearInputs, LinearOutput, LinearTensors,
+};
 pub use ops::merge::{self, Merge, MergePlan, MergeTensors};
 pub use tensor::{DType, Layout, Strides, Tensor};
 /// The wgpu whose devices, buffers and encoders this crate takes.

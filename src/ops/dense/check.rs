@@ -10,7 +10,7 @@ pub(crate) const MAX_POSITION: u32 = 1 << 28;
 /// Head sizes are at most this.
 pub(crate) const MAX_DIM: u32 = 256;
 
-fn invalid(field: &'static str, value: impl ToString, allowed: impl Into<String>) -> Error {
+pub(crate) fn invalid(field: &'static str, value: impl ToString, allowed: impl Into<String>) -> Error {
     Error::Invalid {
         field,
         value: value.to_string(),
@@ -18,7 +18,7 @@ fn invalid(field: &'static str, value: impl ToString, allowed: impl Into<String>
     }
 }
 
-fn within(field: &'static str, value: u32, low: u32, high: u32) -> Result<()> {
+pub(crate) fn within(field: &'static str, value: u32, low: u32, high: u32) -> Result<()> {
     if (low..=high).contains(&value) {
         return Ok(());
     }

@@ -211,7 +211,7 @@ fn elements(dims: &[u32]) -> u128 {
     dims.iter().map(|&dim| u128::from(dim)).product()
 }
 
-fn check_len(input: &'static str, names: &str, dims: &[u32], found: usize) -> Result<()> {
+pub(crate) fn check_len(input: &'static str, names: &str, dims: &[u32], found: usize) -> Result<()> {
     let needed = elements(dims);
     if found as u128 == needed {
         return Ok(());
@@ -224,7 +224,7 @@ fn check_len(input: &'static str, names: &str, dims: &[u32], found: usize) -> Re
 }
 
 /// An input that is there exactly where the problem's `field` says so; `dims` is `None` where it does not.
-fn check_optional<const R: usize>(
+pub(crate) fn check_optional<const R: usize>(
     input: &'static str,
     field: &str,
     names: &str,
@@ -261,7 +261,7 @@ fn check_kv_len(kv_len: &[i32], keys: u32) -> Result<()> {
 }
 
 /// `cu_seqlens_*`: non-decreasing, inside the sequence.
-fn check_offsets(input: &'static str, offsets: &[i32], end: &str, len: u32) -> Result<()> {
+pub(crate) fn check_offsets(input: &'static str, offsets: &[i32], end: &str, len: u32) -> Result<()> {
     for (at, &offset) in offsets.iter().enumerate() {
         if i64::from(offset) < 0 || i64::from(offset) > i64::from(len) {
             return Err(Error::Data {

@@ -40,7 +40,7 @@
 pub(crate) mod check;
 mod custom;
 pub mod host;
-mod inputs;
+pub(crate) mod inputs;
 mod params;
 mod plan;
 pub mod reference;

@@ -27,9 +27,10 @@
 //! "Transformers are RNNs" (Katharopoulos et al., 2020).
 
 mod inputs;
+pub(crate) mod rules;
 mod tensors;
 
-pub use inputs::{LinearInputs, LinearOutput};
+pub use inputs::{JoinInputs, JoinOutput, LinearInputs, LinearOutput};
 pub use tensors::LinearTensors;
 
 use crate::tensor::{DType, Layout};
