@@ -27,6 +27,7 @@
 //! "Transformers are RNNs" (Katharopoulos et al., 2020).
 
 mod inputs;
+pub mod reference;
 pub(crate) mod rules;
 mod tensors;
 
