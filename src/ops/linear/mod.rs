@@ -29,6 +29,7 @@
 mod inputs;
 pub mod reference;
 pub(crate) mod rules;
+pub mod slopes;
 mod tensors;
 
 pub use inputs::{JoinInputs, JoinOutput, LinearInputs, LinearOutput};
