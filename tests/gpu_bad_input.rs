@@ -942,6 +942,8 @@ fn custom_code_with_mistakes() {
             }
         }
         assert_says(what, result, "Snippet", words);
+        // No mistake finds its way into the cache.
+        assert_says(what, problem.plan(&gpu), "Snippet", words);
     }
     assert!(elsewhere.is_empty(), "{}", elsewhere.join("\n"));
     assert_unharmed(&gpu, &complaints);
