@@ -16,8 +16,8 @@ use crate::ops::parts::{self, Bounds, Geometry, Part};
 use crate::shader::{Pipeline, Spec, Variant};
 use crate::tensor::{DType, Strides, Tensor};
 
-/// Unlimited reach of a window or of causality, in positions.
-const UNLIMITED: i32 = 1 << 30;
+/// Unlimited reach of a window or of causality, in positions: more than lies between any two.
+const UNLIMITED: u32 = 1 << 30;
 
 /// Shares of the keys at most.
 const MAX_SPLITS: u32 = 65535;
@@ -677,7 +677,7 @@ impl DensePlan {
     /// Everything but the bases and strides, which depend on the call.
     fn params(&self, part: &Part) -> Params {
         let p = &self.problem;
-        let reach = |side: Option<u32>| side.map_or(UNLIMITED, |n| n as i32);
+        let reach = |side: Option<u32>| side.map_or(UNLIMITED, |n| n.min(UNLIMITED)) as i32;
         let base_2 = if p.softcap.is_some() || p.custom.as_ref().is_some_and(|c| c.score.is_some()) {
             1.0
         } else {
@@ -699,7 +699,7 @@ impl DensePlan {
             q_offset: p.q_offset.unwrap_or(0),
             left: reach(p.window_left),
             right: reach(p.window_right),
-            ahead: if p.causal { 0 } else { UNLIMITED },
+            ahead: if p.causal { 0 } else { UNLIMITED as i32 },
             sink_tokens: p.sink_tokens as i32,
             prefix: p.prefix as i32,
             q_scale: p.scale() * base_2,
