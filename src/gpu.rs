@@ -179,8 +179,8 @@ impl Gpu {
 
     /// The pipeline of a variant, compiled the first time it is asked for.
     pub(crate) fn pipeline(&self, variant: &Variant) -> Result<Arc<Pipeline>> {
-        if let Some(found) = lock(&self.inner.pipelines).get(variant) {
-            return Ok(found.clone());
+        if let Some(found) = self.cached_pipeline(variant) {
+            return Ok(found);
         }
         // Compiled outside the lock: other plans go on meanwhile. Two threads may compile the same variant once.
         let pipeline = Arc::new(shader::compile(self, variant)?);
@@ -188,6 +188,11 @@ impl Gpu {
             .entry(variant.clone())
             .or_insert(pipeline)
             .clone())
+    }
+
+    /// The pipeline of a variant, if it was compiled before.
+    pub(crate) fn cached_pipeline(&self, variant: &Variant) -> Option<Arc<Pipeline>> {
+        lock(&self.inner.pipelines).get(variant).cloned()
     }
 
     pub(crate) fn checked(&self) -> bool {

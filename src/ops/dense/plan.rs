@@ -16,8 +16,8 @@ use crate::ops::parts::{self, Bounds, Geometry, Part};
 use crate::shader::{Pipeline, Spec, Variant};
 use crate::tensor::{DType, Strides, Tensor};
 
-/// Unlimited reach of a window or of causality, in positions.
-const UNLIMITED: i32 = 1 << 30;
+/// Unlimited reach of a window or of causality, in positions: more than lies between any two.
+const UNLIMITED: u32 = 1 << 30;
 
 /// Shares of the keys at most.
 const MAX_SPLITS: u32 = 65535;
@@ -35,6 +35,7 @@ pub struct DensePlan {
     pipeline: Arc<Pipeline>,
     parts: Vec<Part>,
     geometry: Vec<Geometry>,
+    needs: Vec<Need>,
     splits: u32,
     merge: Option<merge::plan::Joiner>,
     small: Option<PackedSmall>,
@@ -83,6 +84,7 @@ impl Dense {
         check_device(self, variant.spec(), gpu)?;
         let geometry = geometry(self);
         let parts = parts::split(whole(self), &geometry, &bounds(self, choice, splits, gpu))?;
+        let pipeline = pipeline(self, gpu, &variant)?;
         let merge = if splits > 1 {
             Some(merge::plan::Joiner::new(gpu, &merge_of(self, splits))?)
         } else {
@@ -92,12 +94,12 @@ impl Dense {
         if workspace_bytes > 0 {
             gpu.workspace(workspace_bytes)?;
         }
-        let pipeline = pipeline(self, gpu, &variant)?;
         Ok(DensePlan {
             choice,
             label: variant.spec().label(),
             pipeline,
             parts,
+            needs: needs(self, &geometry),
             geometry,
             splits,
             merge,
@@ -110,9 +112,13 @@ impl Dense {
     }
 }
 
-/// The pipeline; where the code does not parse although each snippet does, the names must clash.
+/// The pipeline. Code of the caller's own is part of the cache's key, so that what is found there was checked before.
 fn pipeline(p: &Dense, gpu: &Gpu, variant: &Variant) -> Result<Arc<Pipeline>> {
+    if let Some(found) = gpu.cached_pipeline(variant) {
+        return Ok(found);
+    }
     if let Some(custom) = &p.custom {
+        custom::check_code(custom)?;
         custom::check_module(custom, &variant.wgsl())?;
     }
     gpu.pipeline(variant)
@@ -121,15 +127,18 @@ fn pipeline(p: &Dense, gpu: &Gpu, variant: &Variant) -> Result<Arc<Pipeline>> {
 /// The variant that serves a problem with a given kernel. `partial` is one split of several.
 pub fn variant_of(p: &Dense, choice: KernelChoice, partial: bool) -> DenseVariant {
     let softmax = matches!(p.weighting, Weighting::Softmax);
-    let all_x4 = |tensors: &[Geometry]| tensors.iter().all(is_x4) && !p.unaligned;
     let geometry = geometry(p);
     let attend = Attend {
         head_dim: p.head_dim,
         value_dim: p.value_dim(),
         dtype: p.dtype,
-        vector_inputs: p.head_dim.is_multiple_of(4) && p.value_dim().is_multiple_of(4) && all_x4(&geometry[..3]),
+        vector_inputs: vector_inputs(p, &geometry),
         output_dtype: if partial { DType::F32 } else { p.output_dtype() },
-        vector_output: p.value_dim().is_multiple_of(4) && (partial || all_x4(&geometry[3..4])),
+        vector_output: if partial {
+            p.value_dim().is_multiple_of(4)
+        } else {
+            vector_output(p, &geometry)
+        },
         weighting: if softmax {
             WeightingKind::Softmax
         } else {
@@ -151,6 +160,17 @@ pub fn variant_of(p: &Dense, choice: KernelChoice, partial: bool) -> DenseVarian
         KernelChoice::Decode(tile) => DenseVariant::Decode(attend.with_tile(tile)),
         KernelChoice::DecodeSerial(tile) => DenseVariant::DecodeSerial(attend.with_tile(tile)),
     }
+}
+
+/// Whether q, k and v can be read four elements at a time.
+fn vector_inputs(p: &Dense, geometry: &[Geometry]) -> bool {
+    let dims = p.head_dim.is_multiple_of(4) && p.value_dim().is_multiple_of(4);
+    dims && !p.unaligned && geometry[..3].iter().all(is_x4)
+}
+
+/// Whether o can be written four elements at a time.
+fn vector_output(p: &Dense, geometry: &[Geometry]) -> bool {
+    p.value_dim().is_multiple_of(4) && !p.unaligned && is_x4(&geometry[3])
 }
 
 fn is_x4(tensor: &Geometry) -> bool {
@@ -366,6 +386,33 @@ fn small_vectors(p: &Dense) -> Vec<(&'static str, u64)> {
     .into_iter()
     .filter_map(|(name, words)| Some((name, words?)))
     .collect()
+}
+
+/// What every tensor of a problem has to be, custom data left out.
+fn needs(p: &Dense, geometry: &[Geometry]) -> Vec<Need> {
+    let (inputs_x4, output_x4) = (vector_inputs(p, geometry), vector_output(p, geometry));
+    let whole = whole(p);
+    let mut needs: Vec<_> = geometry
+        .iter()
+        .map(|g| {
+            let vector = match g.name {
+                "q" | "k" | "v" => inputs_x4,
+                "o" => output_x4,
+                _ => false,
+            };
+            Need {
+                name: g.name,
+                bytes: g.range(&whole).1 * g.size,
+                alignment: if vector { 4 * g.size } else { g.size },
+            }
+        })
+        .collect();
+    needs.extend(small_vectors(p).into_iter().map(|(name, words)| Need {
+        name,
+        bytes: words * 4,
+        alignment: 4,
+    }));
+    needs
 }
 
 fn packed_small(p: &Dense, gpu: &Gpu) -> Result<Option<PackedSmall>> {
@@ -630,7 +677,7 @@ impl DensePlan {
     /// Everything but the bases and strides, which depend on the call.
     fn params(&self, part: &Part) -> Params {
         let p = &self.problem;
-        let reach = |side: Option<u32>| side.map_or(UNLIMITED, |n| n as i32);
+        let reach = |side: Option<u32>| side.map_or(UNLIMITED, |n| n.min(UNLIMITED)) as i32;
         let base_2 = if p.softcap.is_some() || p.custom.as_ref().is_some_and(|c| c.score.is_some()) {
             1.0
         } else {
@@ -652,7 +699,7 @@ impl DensePlan {
             q_offset: p.q_offset.unwrap_or(0),
             left: reach(p.window_left),
             right: reach(p.window_right),
-            ahead: if p.causal { 0 } else { UNLIMITED },
+            ahead: if p.causal { 0 } else { UNLIMITED as i32 },
             sink_tokens: p.sink_tokens as i32,
             prefix: p.prefix as i32,
             q_scale: p.scale() * base_2,
@@ -678,9 +725,9 @@ impl DensePlan {
         call::check_presence("sinks", t.sinks.is_some(), p.sinks)?;
         let mut inputs = vec![];
         let mut outputs = vec![];
-        for need in self.needs() {
+        for need in &self.needs {
             let Some(tensor) = named(t, need.name) else { continue };
-            call::check_tensor(&need, &tensor)?;
+            call::check_tensor(need, &tensor)?;
             let list = if matches!(need.name, "o" | "lse") {
                 &mut outputs
             } else {
@@ -691,35 +738,6 @@ impl DensePlan {
         self.check_custom_data(t)?;
         inputs.extend(t.custom_data.iter().map(|d| ("custom_data", *d)));
         call::check_aliasing(&outputs, &inputs)
-    }
-
-    fn needs(&self) -> Vec<Need> {
-        let p = &self.problem;
-        let x4 = |g: &Geometry| match g.name {
-            "q" | "k" | "v" => vector_access(&self.pipeline_variant()).0,
-            "o" => vector_access(&self.pipeline_variant()).1,
-            _ => false,
-        };
-        let whole = whole(p);
-        let mut needs: Vec<_> = self
-            .geometry
-            .iter()
-            .map(|g| Need {
-                name: g.name,
-                bytes: g.range(&whole).1 * g.size,
-                alignment: if x4(g) { 4 * g.size } else { g.size },
-            })
-            .collect();
-        needs.extend(small_vectors(p).into_iter().map(|(name, words)| Need {
-            name,
-            bytes: words * 4,
-            alignment: 4,
-        }));
-        needs
-    }
-
-    fn pipeline_variant(&self) -> DenseVariant {
-        variant_of(&self.problem, self.choice, false)
     }
 
     fn check_custom_data(&self, t: &DenseTensors<'_>) -> Result<()> {
@@ -751,15 +769,6 @@ impl DensePlan {
             }
         }
         Ok(())
-    }
-}
-
-/// Whether inputs and output are accessed four elements at a time.
-fn vector_access(variant: &DenseVariant) -> (bool, bool) {
-    match variant {
-        DenseVariant::Prefill(a) => (a.vector_inputs, a.vector_output),
-        DenseVariant::Decode(a) => (a.vector_inputs, a.vector_output),
-        DenseVariant::DecodeSerial(a) => (a.vector_inputs, a.vector_output),
     }
 }
 
