@@ -14,7 +14,7 @@
 
 #import shared/numerics
 #import dense/params
-#import dense/output
+#import shared/output
 #import dense/position
 #import dense/visibility
 #import dense/score
