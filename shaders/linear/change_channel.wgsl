@@ -4,11 +4,11 @@
 
 fn decay_change(batch: u32, head: u32, t: u32, quad: u32) -> vec4<f32> {
     let at = params.decay_base + batch * params.decay_batch + head * params.decay_head + t * params.decay_seq;
-    var change = vec4<f32>();
+    var g = vec4<f32>();
     for (var x = 0u; x < 4u; x++) {
         if (quad * 4u + x < HEAD_DIM) {
-            change[x] = expm1(max(log_decay[at + quad * 4u + x], DECAY_FLOOR));
+            g[x] = max(log_decay[at + quad * 4u + x], DECAY_FLOOR);
         }
     }
-    return change;
+    return expm1(g);
 }

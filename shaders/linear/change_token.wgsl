@@ -4,5 +4,5 @@
 
 fn decay_change(batch: u32, head: u32, t: u32, quad: u32) -> vec4<f32> {
     let at = params.decay_base + batch * params.decay_batch + head * params.decay_head + t * params.decay_seq;
-    return vec4<f32>(expm1(max(log_decay[at], DECAY_FLOOR)));
+    return expm1(vec4<f32>(max(log_decay[at], DECAY_FLOOR)));
 }

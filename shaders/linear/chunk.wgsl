@@ -5,7 +5,8 @@
 //   S   ← e^{G_m} S + Σ_j e^{G_m − G_j} φ(k_j) v_jᵀ
 //
 //   i, j   tokens of the chunk, m of them
-//   G      running sum of log-decays inside the chunk, from its first token to this one
+//   G      running sum of log-decays inside the chunk, from its first token to this one; a number, or with a decay per
+//          channel one for each of the D channels, in which case its factors stand inside the products
 //   S, z   state before the chunk, and the sum of keys for the normaliser: o_i / (scale·φ(q_i)·(…) + ε)
 //
 // With SPLIT, one of many segments side by side, each beginning with the state that `linear/chunk_state.wgsl` and
@@ -202,6 +203,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
                 #unroll
                 for (var u = 0u; u < PART_UNROLL; u++) {
                     let d = step * PART_UNROLL + u;
+                    // Past the end of the head, queries are 0.
+                    let vec = min(part * CHUNK + d, HEAD_QUADS - 1u);
                     var row: array<vec4<f32>, ROW_REGS>;
                     #unroll
                     for (var r = 0u; r < ROW_REGS; r++) {
@@ -214,11 +217,22 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
                             #unroll
                             for (var r = 0u; r < ROW_REGS; r++) {
                                 let e = r * KEY_REGS + n;
-                                s[e] = fma(row[r].x, key.x, s[e]);
-                                s[e] = fma(row[r].y, key.y, s[e]);
-                                s[e] = fma(row[r].z, key.z, s[e]);
-                                s[e] = fma(row[r].w, key.w, s[e]);
+                                var query = row[r];
+                                if (CHANNEL_DECAY) {
+                                    let j = 4u * (lane + (n / 4u) * LANES) + n % 4u;
+                                    query *= decay_between_channels(group + r * ROW_GROUPS, j, vec);
+                                }
+                                s[e] = fma(query.x, key.x, s[e]);
+                                s[e] = fma(query.y, key.y, s[e]);
+                                s[e] = fma(query.z, key.z, s[e]);
+                                s[e] = fma(query.w, key.w, s[e]);
                             }
+                        }
+                    }
+                    if (CHANNEL_DECAY) {
+                        #unroll
+                        for (var r = 0u; r < ROW_REGS; r++) {
+                            row[r] *= decay_from_start_channels(group + r * ROW_GROUPS, vec);
                         }
                     }
                     #unroll
@@ -236,8 +250,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
                             acc[e] = fma(vec4<f32>(row[r].w), s3, acc[e]);
                         }
                     }
-                    if (NORMALIZE && part * CHUNK + d < HEAD_QUADS) {
-                        let z = normalizer[part * CHUNK + d];
+                    if (NORMALIZE) {
+                        let z = normalizer[vec];
                         #unroll
                         for (var r = 0u; r < ROW_REGS; r++) {
                             sum[r] += dot(row[r], z);
@@ -257,8 +271,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         }
 
         if (CAUSAL) {
-            let log_decay = chunk_decay(count);
-            decay_state(&state, log_decay);
+            decay_state(&state, count, group);
             if (STATE_ONLY) {
                 workgroupBarrier();
             }
@@ -292,7 +305,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
                         keys = load_keys(k_from, kv, t0, count, c + 1u, thread);
                         values = load_values(v_from, t0, count, c + 1u, first_vec, thread);
                     }
-                    update_normalizer(c == 0u, log_decay, thread);
+                    update_normalizer(c == 0u, count, thread);
                     for (var step = 0u; step < TOKENS / 4u / TOKEN_UNROLL; step++) {
                         #unroll
                         for (var u = 0u; u < TOKEN_UNROLL; u++) {

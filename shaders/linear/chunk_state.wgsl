@@ -14,8 +14,10 @@
 @group(0) @binding(9) var<storage, read_write> totals: array<f32>;
 
 const UPDATE_AT = 0u;
+const TOTAL_QUADS = select(1u, HEAD_QUADS, CHANNEL_DECAY);
 
 var<workgroup> tile: array<vec4<f32>, UPDATE_WORDS>;
+var<workgroup> total: array<vec4<f32>, TOTAL_QUADS>;
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
@@ -37,14 +39,17 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             normalizer[vec] = vec4<f32>();
         }
     }
-    var total = 0.0;
+    for (var vec = thread; vec < TOTAL_QUADS; vec += THREADS) {
+        total[vec] = vec4<f32>();
+    }
     for (var t0 = span.start; t0 < span.end; t0 += CHUNK_TOKENS) {
         let count = min(CHUNK_TOKENS, span.end - t0);
         begin_chunk(t0, count, thread);
-        let log_decay = chunk_decay(count);
-        total += log_decay;
+        for (var vec = thread; vec < TOTAL_QUADS; vec += THREADS) {
+            total[vec] += chunk_decay(count, vec);
+        }
         if (!STATE_ONLY) {
-            decay_state(&state, log_decay);
+            decay_state(&state, count, group);
             var keys = load_keys(k_from, kv, t0, count, 0u, thread);
             var values = load_values(v_from, t0, count, 0u, first_vec, thread);
             for (var c = 0u; c * TOKENS < count; c++) {
@@ -56,7 +61,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
                     keys = load_keys(k_from, kv, t0, count, c + 1u, thread);
                     values = load_values(v_from, t0, count, c + 1u, first_vec, thread);
                 }
-                update_normalizer(c == 0u, log_decay, thread);
+                update_normalizer(c == 0u, count, thread);
                 for (var step = 0u; step < TOKENS / 4u / TOKEN_UNROLL; step++) {
                     #unroll
                     for (var u = 0u; u < TOKEN_UNROLL; u++) {
@@ -78,8 +83,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     workgroupBarrier();
     if (first_vec == 0u) {
         store_normalizer(out_from, thread);
-        if (thread == 0u) {
-            totals[params.total_base + sequence * params.total_sequence + workgroup.y * params.total_head + span.slot * params.total_segment] = total;
+        let to = params.total_base + sequence * params.total_sequence + workgroup.y * params.total_head + span.slot * params.total_segment;
+        for (var d = thread; d < select(1u, HEAD_DIM, CHANNEL_DECAY); d += THREADS) {
+            totals[to + d] = total[d / 4u][d % 4u];
         }
     }
 }

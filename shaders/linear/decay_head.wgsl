@@ -1,4 +1,5 @@
 // One log-decay g for all tokens of a head: the decay from token j to token i is e^{(i − j)·g}.
+#import linear/decay_same
 #import shared/numerics
 #import linear/decay_floor
 @group(0) @binding(7) var<storage, read> log_decay: array<f32>;
@@ -23,12 +24,12 @@ fn decay_from_start(i: u32) -> f32 {
     return exp2(g * LOG2_E * f32(i + 1u));
 }
 
-// From token j to the chunk's last.
-fn decay_to_end(j: u32, count: u32) -> f32 {
-    return exp2(g * LOG2_E * f32(count - 1u - j));
+// From after token j to the chunk's last, for four rows of the state.
+fn decay_to_end(j: u32, count: u32, vec: u32) -> vec4<f32> {
+    return vec4<f32>(exp2(g * LOG2_E * f32(count - 1u - j)));
 }
 
-// The log-decay of the whole chunk.
-fn chunk_decay(count: u32) -> f32 {
-    return g * f32(count);
+// The log-decay of the whole chunk, for four rows of the state.
+fn chunk_decay(count: u32, vec: u32) -> vec4<f32> {
+    return vec4<f32>(g * f32(count));
 }

@@ -1,6 +1,7 @@
 // A log-decay g_t for each token: the decay from token j to token i is e^{G_i − G_j}, G the running sum inside the
 // chunk. Each sum is kept as two numbers whose exact sum it is, so that a strong decay early in the chunk (G far from
 // 0) leaves the differences after it as accurate as they would be without.
+#import linear/decay_same
 #import shared/numerics
 #import linear/decay_floor
 @group(0) @binding(7) var<storage, read> log_decay: array<f32>;
@@ -56,11 +57,11 @@ fn decay_from_start(i: u32) -> f32 {
     return exp2((running[i].x + running[i].y) * LOG2_E);
 }
 
-fn decay_to_end(j: u32, count: u32) -> f32 {
+fn decay_to_end(j: u32, count: u32, vec: u32) -> vec4<f32> {
     let d = running[count - 1u] - running[j];
-    return exp2((d.x + d.y) * LOG2_E);
+    return vec4<f32>(exp2((d.x + d.y) * LOG2_E));
 }
 
-fn chunk_decay(count: u32) -> f32 {
-    return running[count - 1u].x + running[count - 1u].y;
+fn chunk_decay(count: u32, vec: u32) -> vec4<f32> {
+    return vec4<f32>(running[count - 1u].x + running[count - 1u].y);
 }

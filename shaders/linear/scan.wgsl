@@ -53,7 +53,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
             if (p + n < count) {
                 added[n] = slots[slot + (p + n) * params.in_segment];
                 if (DECAYS) {
-                    change[n] = expm1(total_at(total + (p + n) * params.total_segment));
+                    change[n] = expm1(vec4<f32>(total_at(total + (p + n) * params.total_segment))).x;
                 }
             }
         }

@@ -42,7 +42,7 @@ fn load_keys(base: u32, head: u32, t0: u32, count: u32, step: u32, thread: u32) 
         let j = step * TOKENS + w / KEY_PITCH;
         let vec = w % KEY_PITCH;
         if (j < count && (KEY_PITCH == HEAD_QUADS || vec < HEAD_QUADS)) {
-            loaded[u] = feature_k(base, head, t0 + j, vec) * decay_to_end(j, count);
+            loaded[u] = feature_k(base, head, t0 + j, vec) * decay_to_end(j, count, vec);
         }
     }
     return loaded;
@@ -83,11 +83,18 @@ fn store_values(loaded: array<vec4<f32>, VALUE_LOADS>, thread: u32) {
 }
 
 // S ← e^{G_m} S
-fn decay_state(state: ptr<function, array<vec4<f32>, STATE_VECS>>, log_decay: f32) {
-    let change = expm1(log_decay);
+fn decay_state(state: ptr<function, array<vec4<f32>, STATE_VECS>>, count: u32, group: u32) {
     #unroll
-    for (var e = 0u; e < STATE_VECS; e++) {
-        (*state)[e] = fma((*state)[e], vec4<f32>(change), (*state)[e]);
+    for (var m = 0u; m < STATE_QUADS; m++) {
+        let change = expm1(chunk_decay(count, min(m * ROW_GROUPS + group, HEAD_QUADS - 1u)));
+        #unroll
+        for (var x = 0u; x < 4u; x++) {
+            #unroll
+            for (var n = 0u; n < VALUE_VECS; n++) {
+                let e = (m * 4u + x) * VALUE_VECS + n;
+                (*state)[e] = fma((*state)[e], vec4<f32>(change[x]), (*state)[e]);
+            }
+        }
     }
 }
 
@@ -108,13 +115,12 @@ fn add_token(state: ptr<function, array<vec4<f32>, STATE_VECS>>, t: u32, group: 
 }
 
 // Adds the staged tokens to z, or at the first step of a chunk also lets it decay.
-fn update_normalizer(first: bool, log_decay: f32, thread: u32) {
+fn update_normalizer(first: bool, count: u32, thread: u32) {
     if (NORMALIZE) {
-        let change = expm1(log_decay);
         for (var vec = thread; vec < HEAD_QUADS; vec += THREADS) {
             var z = normalizer[vec];
             if (first) {
-                z = fma(z, vec4<f32>(change), z);
+                z = fma(z, expm1(chunk_decay(count, vec)), z);
             }
             for (var t = 0u; t < TOKENS; t++) {
                 z += tile[UPDATE_AT + t * KEY_PITCH + vec];

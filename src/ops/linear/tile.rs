@@ -105,8 +105,20 @@ fn part(head_dim: u32, row_groups: u32, most: u32) -> u32 {
         .unwrap_or(1)
 }
 
+/// Tiles to try with a decay per channel, whose products take an exponential each and whose running sums fill
+/// workgroup memory: short chunks.
+const CHANNEL: &[Candidate] = &[
+    Candidate(16, 1, 4, 4, 2, 16, 2),
+    Candidate(16, 1, 4, 4, 2, 4, 2),
+    Candidate(8, 1, 2, 4, 4, 4, 1),
+];
+
 fn chunk_tile(p: &Linear, device: &DeviceClass) -> Result<ChunkTile> {
-    let candidates = if device.software { SOFTWARE } else { GPU };
+    let candidates = match (p.decay, device.software) {
+        (Decay::Channel, _) => CHANNEL,
+        (_, true) => SOFTWARE,
+        (_, false) => GPU,
+    };
     let tiles = candidates.iter().flat_map(|c| {
         [8, 4, 2].map(|most| ChunkTile {
             row_groups: c.0,

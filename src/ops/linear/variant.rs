@@ -8,7 +8,7 @@ use crate::tensor::DType;
 /// A kernel of the linear op with everything its code depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum LinearVariant {
-    /// `linear/chunk.wgsl`, or `linear/chunk_channel.wgsl` for a decay per channel.
+    /// `linear/chunk.wgsl`
     Chunk(Chunk),
     /// `linear/chunk_state.wgsl`
     ChunkState(ChunkState),
@@ -218,10 +218,10 @@ impl ChunkTile {
 
     /// Workgroup memory in bytes for decays and normaliser.
     fn extra_bytes(&self, head_dim: u32, decay: Decay, normalize: bool) -> u32 {
-        let decays = if decay == Decay::Token {
-            self.rows().div_ceil(4) * 16 + self.rows() * 8
-        } else {
-            0
+        let decays = match decay {
+            Decay::None | Decay::Head => 0,
+            Decay::Token => self.rows().div_ceil(4) * 16 + self.rows() * 8,
+            Decay::Channel => self.rows() * head_dim.div_ceil(4) * 16,
         };
         decays + if normalize { head_dim.div_ceil(4) * 16 } else { 16 }
     }
@@ -425,10 +425,7 @@ impl Spec for Chunk {
     }
 
     fn kernel(&self) -> &'static str {
-        match self.inputs.decay {
-            Decay::Channel => "linear/chunk_channel",
-            _ => "linear/chunk",
-        }
+        "linear/chunk"
     }
 
     fn constants(&self) -> Vec<(&'static str, Constant)> {
@@ -498,10 +495,7 @@ impl Spec for ChunkState {
     }
 
     fn kernel(&self) -> &'static str {
-        match self.inputs.decay {
-            Decay::Channel => "linear/chunk_state_channel",
-            _ => "linear/chunk_state",
-        }
+        "linear/chunk_state"
     }
 
     fn constants(&self) -> Vec<(&'static str, Constant)> {
@@ -547,7 +541,11 @@ impl Spec for ChunkState {
 
     fn workgroup_bytes(&self) -> u32 {
         let i = &self.inputs;
-        self.tile.update_words(i.head_dim) * 16 + self.tile.extra_bytes(i.head_dim, i.decay, i.normalize)
+        let totals = match i.decay {
+            Decay::Channel => i.head_dim.div_ceil(4) * 16,
+            _ => 16,
+        };
+        self.tile.update_words(i.head_dim) * 16 + totals + self.tile.extra_bytes(i.head_dim, i.decay, i.normalize)
     }
 }
 
