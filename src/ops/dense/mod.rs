@@ -39,6 +39,8 @@
 
 pub(crate) mod check;
 mod custom;
+mod encode;
+mod geometry;
 pub mod host;
 mod inputs;
 mod params;
