@@ -39,6 +39,8 @@
 
 pub(crate) mod check;
 mod custom;
+mod encode;
+mod geometry;
 pub mod host;
 pub(crate) mod inputs;
 mod params;
