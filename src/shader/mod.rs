@@ -15,6 +15,7 @@
 
 #[cfg(test)]
 pub(crate) mod layout;
+pub(crate) mod snippet;
 mod sources;
 mod unroll;
 

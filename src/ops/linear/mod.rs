@@ -26,8 +26,10 @@
 //! Transformers with Hardware-Efficient Training" (Yang et al., 2023), "Transformers are SSMs" (Dao & Gu, 2024),
 //! "Transformers are RNNs" (Katharopoulos et al., 2020).
 
+mod feature;
 pub mod host;
 mod inputs;
+mod join;
 mod params;
 mod plan;
 pub mod reference;
@@ -38,6 +40,7 @@ pub mod tile;
 pub mod variant;
 
 pub use inputs::{JoinInputs, JoinOutput, LinearInputs, LinearOutput};
+pub use join::{JoinPlan, JoinTensors};
 pub use plan::{LinearPlan, variants_of};
 pub use tensors::LinearTensors;
 

@@ -12,7 +12,7 @@ use crate::ops::linear::tile::{self, Form, LinearTuning};
 use crate::ops::linear::variant::{
     Chunk, ChunkState, ChunkTile, Inputs, LinearVariant, Scan, Start, Step, StepTile, TotalDecay,
 };
-use crate::ops::linear::{Decay, Linear, rules};
+use crate::ops::linear::{Decay, FeatureMap, Linear, feature, rules};
 use crate::ops::parts::{self, Bounds, Geometry, Part};
 use crate::shader::{Pipeline, Variant};
 use crate::tensor::{Layout, Strides, Tensor};
@@ -86,10 +86,7 @@ impl Linear {
         if workspace_bytes > 0 {
             gpu.workspace(workspace_bytes)?;
         }
-        let mut pipelines = Vec::with_capacity(variants.len());
-        for variant in &variants {
-            pipelines.push(gpu.pipeline(&Variant::Linear(variant.clone()))?);
-        }
+        let pipelines = pipelines(self, gpu, &variants)?;
         let totals = match self.total_decay {
             true => Some(gpu.pipeline(&Variant::Linear(LinearVariant::TotalDecay(TotalDecay {
                 head_dim: self.head_dim,
@@ -117,6 +114,18 @@ impl Linear {
             problem: self.clone(),
         })
     }
+}
+
+/// The pipelines. Code of the caller's own is part of the cache's key, so that what is found there was checked before.
+fn pipelines(p: &Linear, gpu: &Gpu, variants: &[LinearVariant]) -> Result<Vec<Arc<Pipeline>>> {
+    let variants: Vec<_> = variants.iter().cloned().map(Variant::Linear).collect();
+    if let FeatureMap::Custom(text) = &p.feature_map
+        && variants.iter().any(|v| gpu.cached_pipeline(v).is_none())
+    {
+        let modules: Vec<_> = variants.iter().map(Variant::wgsl).collect();
+        feature::check(text, &modules)?;
+    }
+    variants.iter().map(|v| gpu.pipeline(v)).collect()
 }
 
 /// Whether q, k and v, o, and states are accessed four elements at a time.
