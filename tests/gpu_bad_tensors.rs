@@ -6,6 +6,7 @@ mod common;
 use common::mistakes::{assert_says, assert_unharmed, buffer, buffer_for, encode, good, watched};
 use common::{Inputs, Random};
 use wgpu_attention::case::DenseTensors as HostTensors;
+use wgpu_attention::dense::host::DenseBuffers;
 use wgpu_attention::{Bias, Broadcast, Dense, DenseTensors, Error, Tensor};
 
 /// Changes one thing about otherwise right host inputs and says what the error must.
@@ -324,9 +325,16 @@ fn a_lost_device_is_an_error() {
     let plan = p.plan(&gpu).unwrap();
     let inputs = Inputs::random(&p, &mut Random::new(1));
     plan.run_blocking(&inputs.tensors.inputs()).unwrap();
+    let buffers = DenseBuffers::upload(&gpu, &p, &inputs.tensors.inputs()).unwrap();
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    buffers
+        .with_tensors(|tensors| plan.encode(&mut encoder, tensors))
+        .unwrap();
     gpu.device().destroy();
+    let output = pollster::block_on(buffers.submit_and_read(&gpu, encoder));
+    assert_says("read", output, "Device", &["lost", "submitting", "read back of `o`"]);
     let run = plan.run_blocking(&inputs.tensors.inputs());
-    assert_says("run", run, "Device", &["device"]);
+    assert_says("run", run, "Device", &["lost", "writing `q`"]);
     for problem in [
         p,
         Dense {
@@ -344,5 +352,5 @@ fn a_lost_device_is_an_error() {
             "{outcome:?}"
         );
     }
-    println!("{:?}", complaints.lock().unwrap());
+    assert_eq!(*complaints.lock().unwrap(), Vec::<String>::new());
 }
