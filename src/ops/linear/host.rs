@@ -106,10 +106,14 @@ impl LinearBuffers {
     /// [`crate::Error::Device`] if the device is lost.
     pub async fn submit_and_read(&self, gpu: &Gpu, encoder: wgpu::CommandEncoder) -> Result<LinearOutput<f32>> {
         let p = &self.problem;
-        let outputs: Vec<&wgpu::Buffer> = [Some(&self.o), self.final_state.as_ref(), self.total_decay.as_ref()]
-            .into_iter()
-            .flatten()
-            .collect();
+        let outputs: Vec<(&str, &wgpu::Buffer)> = [
+            Some(("o", &self.o)),
+            self.final_state.as_ref().map(|b| ("final_state", b)),
+            self.total_decay.as_ref().map(|b| ("total_decay", b)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         let mut contents = submit_and_read(gpu, encoder, &outputs).await?.into_iter();
         let mut next = |dtype| {
             contents

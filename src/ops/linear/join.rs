@@ -238,7 +238,8 @@ impl JoinPlan {
         };
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         self.encode(&mut encoder, &tensors)?;
-        let outputs: Vec<&wgpu::Buffer> = [Some(&states), final_state.as_ref()].into_iter().flatten().collect();
+        let final_output = final_state.as_ref().map(|b| ("final_state", b));
+        let outputs: Vec<_> = std::iter::once(("states", &states)).chain(final_output).collect();
         let contents = submit_and_read(gpu, encoder, &outputs).await?;
         Ok(JoinOutput {
             states: from_bytes(&contents[0], DType::F32),
