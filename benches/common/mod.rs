@@ -6,6 +6,7 @@ use wgpu_attention::dense::tile::Tuning;
 use wgpu_attention::{DType, Dense, DenseInputs, DensePlan, DenseTensors, Gpu, GpuOptions, compare};
 
 pub mod host_cost;
+pub mod linear;
 pub mod problems;
 
 /// The device that `WGPU_ATTENTION_BACKEND` and `WGPU_ATTENTION_ADAPTER` name, or the fastest.
