@@ -76,7 +76,7 @@ pub struct DenseCase {
     /// The problem; `lse` is true where the file has an expected one.
     pub problem: Dense,
     /// The inputs.
-    pub tensors: DenseTensors,
+    pub tensors: DenseCaseInputs,
     /// `[B, H, Nq, Dv]`
     pub expected_o: Vec<f32>,
     /// `[B, H, Nq]`
@@ -85,7 +85,7 @@ pub struct DenseCase {
 
 /// The inputs of a dense problem, owned; 16-bit ones widened to f32, exactly. Shapes as in [`DenseInputs`].
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct DenseTensors {
+pub struct DenseCaseInputs {
     /// `[B, H, Nq, D]`
     pub q: Vec<f32>,
     /// `[B, Hkv, Nk, D]`
@@ -108,7 +108,7 @@ pub struct DenseTensors {
     pub sinks: Option<Vec<f32>>,
 }
 
-impl DenseTensors {
+impl DenseCaseInputs {
     /// Borrows them as inputs.
     pub fn inputs(&self) -> DenseInputs<'_> {
         DenseInputs {
@@ -127,10 +127,10 @@ impl DenseTensors {
     }
 }
 
-impl From<&DenseInputs<'_>> for DenseTensors {
+impl From<&DenseInputs<'_>> for DenseCaseInputs {
     /// Copies everything but `custom_data`, which a case file cannot hold.
     fn from(inputs: &DenseInputs<'_>) -> Self {
-        DenseTensors {
+        DenseCaseInputs {
             q: inputs.q.to_vec(),
             k: inputs.k.to_vec(),
             v: inputs.v.to_vec(),

@@ -5,7 +5,7 @@ mod common;
 use std::sync::{Arc, Mutex};
 
 use common::{Inputs, Random};
-use wgpu_attention::case::DenseTensors as HostTensors;
+use wgpu_attention::case::DenseCaseInputs as HostTensors;
 use wgpu_attention::dense::reference::Hooks;
 use wgpu_attention::dense::tile::{KernelChoice, Tuning};
 use wgpu_attention::dense::variant::{DecodeTile, PrefillTile};

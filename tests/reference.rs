@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use wgpu_attention::case::{Case, DenseCase, DenseTensors, Op};
+use wgpu_attention::case::{Case, DenseCase, DenseCaseInputs, Op};
 use wgpu_attention::compare::{self, Tolerance};
 use wgpu_attention::dense::reference::{Hooks, Position, dense};
 use wgpu_attention::{Bias, Broadcast, Custom, DType, Dense, DenseInputs, DenseOutput, Weighting};
@@ -181,7 +181,7 @@ impl Random {
         }
     }
 
-    fn tensors(&mut self, p: &Dense) -> DenseTensors {
+    fn tensors(&mut self, p: &Dense) -> DenseCaseInputs {
         let bias = p.bias.map(|bias| {
             let mut values = self.numbers(&bias.shape.dims(p));
             values
@@ -194,7 +194,7 @@ impl Random {
                 .map(|_| self.below(4) as u8)
                 .collect()
         });
-        DenseTensors {
+        DenseCaseInputs {
             q: self.numbers(&[p.batch, p.heads, p.queries, p.head_dim]),
             k: self.numbers(&[p.batch, p.kv_heads(), p.keys, p.head_dim]),
             v: self.numbers(&[p.batch, p.kv_heads(), p.keys, p.value_dim()]),
@@ -284,7 +284,7 @@ fn places(offsets: Option<&Vec<i32>>, len: u32) -> Vec<(i64, i64)> {
 }
 
 /// Positions (a, j) of every pair of row and key; `None` across documents.
-fn pairs(p: &Dense, t: &DenseTensors, b: usize) -> Matrix<Option<(i64, i64)>> {
+fn pairs(p: &Dense, t: &DenseCaseInputs, b: usize) -> Matrix<Option<(i64, i64)>> {
     let queries = places(t.cu_seqlens_q.as_ref(), p.queries);
     let keys = places(t.cu_seqlens_k.as_ref(), p.keys);
     let count = |places: &[(i64, i64)], document| places.iter().filter(|place| place.0 == document).count() as i64;
@@ -300,7 +300,7 @@ fn pairs(p: &Dense, t: &DenseTensors, b: usize) -> Matrix<Option<(i64, i64)>> {
 }
 
 /// The whole visibility matrix, as a product of sets.
-fn visibility(p: &Dense, t: &DenseTensors, b: usize, h: usize) -> Matrix<bool> {
+fn visibility(p: &Dense, t: &DenseCaseInputs, b: usize, h: usize) -> Matrix<bool> {
     let pairs = pairs(p, t, b);
     let set = |member: &dyn Fn(i64, i64) -> bool| {
         Matrix::from_fn(pairs.rows(), pairs.cols, |i, j| {
@@ -330,7 +330,7 @@ fn visibility(p: &Dense, t: &DenseTensors, b: usize, h: usize) -> Matrix<bool> {
 }
 
 /// The whole matrix of scores, −inf where masked.
-fn scores(p: &Dense, t: &DenseTensors, b: usize, h: usize) -> Matrix<f64> {
+fn scores(p: &Dense, t: &DenseCaseInputs, b: usize, h: usize) -> Matrix<f64> {
     let group = h * p.kv_heads() as usize / p.heads as usize;
     let q = slice(&t.q, p.heads, b, h, p.queries, p.head_dim);
     let k = slice(&t.k, p.kv_heads(), b, group, p.keys, p.head_dim);
@@ -377,7 +377,7 @@ fn scores(p: &Dense, t: &DenseTensors, b: usize, h: usize) -> Matrix<f64> {
 }
 
 /// The whole problem by matrices: scores, weights, product with the values.
-fn by_matrices(p: &Dense, t: &DenseTensors) -> DenseOutput<f64> {
+fn by_matrices(p: &Dense, t: &DenseCaseInputs) -> DenseOutput<f64> {
     let (mut o, mut lse) = (Vec::new(), Vec::new());
     for b in 0..p.batch as usize {
         for h in 0..p.heads as usize {

@@ -48,7 +48,7 @@ fn rich() -> Case {
     let ramp = |n: usize, step: f32| (0..n).map(|i| step * (i as f32 - 3.0)).collect::<Vec<_>>();
     let mut bias = ramp(15, 0.5);
     bias[7] = f32::NEG_INFINITY;
-    let tensors = DenseTensors {
+    let tensors = DenseCaseInputs {
         q: ramp(48, 0.25),
         k: ramp(40, 0.125),
         v: ramp(20, -0.5),
@@ -63,7 +63,7 @@ fn rich() -> Case {
     solved(&problem, &tensors)
 }
 
-fn solved(problem: &Dense, tensors: &DenseTensors) -> Case {
+fn solved(problem: &Dense, tensors: &DenseCaseInputs) -> Case {
     let inputs = tensors.inputs();
     let expected = reference::dense(problem, &inputs, &Hooks::default()).unwrap();
     Case::dense("rich", "the float64 reference", problem, &inputs, &expected)
@@ -151,7 +151,7 @@ fn a_case_reads_back_to_the_bit() {
         }),
         ..Default::default()
     };
-    let tensors = DenseTensors {
+    let tensors = DenseCaseInputs {
         q: vec![1.5, -0.0],
         k: vec![1.0, f32::MIN_POSITIVE, 3.0, f32::from_bits(0x0001_0000), 5.0, 6.0],
         v: vec![2.0, 0.5, 4.0, 8.0, 16.0, 32.0],
