@@ -16,9 +16,8 @@ pub(super) fn read(reader: &mut Reader<'_>, dtype: DType) -> Result<DenseCase> {
     let [b, h, nq] = [problem.batch, problem.heads, problem.queries];
     let o = reader.floats_of("expected.o", DType::F32)?;
     let expected_o = reader.shaped("expected.o", o, &[b, h, nq, problem.value_dim()])?;
-    let expected_lse = match reader.floats("expected.lse")? {
-        Some(lse) if lse.dtype == DType::F32 => Some(reader.shaped("expected.lse", lse, &[b, h, nq])?),
-        Some(lse) => return reader.fail(format!("tensor `expected.lse` is {}, expected f32", lse.dtype)),
+    let expected_lse = match reader.optional_floats_of("expected.lse", DType::F32)? {
+        Some(lse) => Some(reader.shaped("expected.lse", lse, &[b, h, nq])?),
         None => None,
     };
     problem.lse = expected_lse.is_some();
@@ -156,7 +155,7 @@ fn check(file: &str, case: &DenseCase) -> Result<()> {
     }
 }
 
-fn given(there: bool) -> &'static str {
+pub(super) fn given(there: bool) -> &'static str {
     if there { "given" } else { "missing" }
 }
 

@@ -145,10 +145,19 @@ impl<'a> Reader<'a> {
 
     /// A tensor of one floating type that has to be there.
     pub(super) fn floats_of(&mut self, name: &str, dtype: DType) -> Result<Floats> {
-        match self.floats(name)? {
-            Some(tensor) if tensor.dtype == dtype => Ok(tensor),
-            Some(tensor) => self.fail(format!("tensor `{name}` is {}, expected {dtype}", tensor.dtype)),
+        match self.optional_floats_of(name, dtype)? {
+            Some(tensor) => Ok(tensor),
             None => self.fail(format!("no tensor `{name}`")),
+        }
+    }
+
+    /// A tensor of one floating type.
+    pub(super) fn optional_floats_of(&mut self, name: &str, dtype: DType) -> Result<Option<Floats>> {
+        match self.floats(name)? {
+            Some(tensor) if tensor.dtype != dtype => {
+                self.fail(format!("tensor `{name}` is {}, expected {dtype}", tensor.dtype))
+            }
+            tensor => Ok(tensor),
         }
     }
 
