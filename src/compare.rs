@@ -69,6 +69,15 @@ pub struct Element {
     pub expected: f64,
 }
 
+/// What the errors of a [`Comparison`] are relative to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// The size of what is expected: RMS to RMS, maximum to maximum, over the whole tensor.
+    Expected,
+    /// Each element's own bound, so that 1 is as much as is allowed.
+    Bound,
+}
+
 /// The outcome of comparing one tensor; displays as one line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison {
@@ -78,6 +87,8 @@ pub struct Comparison {
     pub actual_len: usize,
     /// Elements expected. Where the two differ nothing else is compared.
     pub expected_len: usize,
+    /// What `rms` and `max` are relative to.
+    pub unit: Unit,
     /// An output: RMS(result − expected)/RMS(expected). An lse or total decay: RMS of error/bound. Infinite if an
     /// element that should be finite is not, or the reverse.
     pub rms: f64,
@@ -108,11 +119,12 @@ impl Comparison {
             && self.max <= self.max_bound
     }
 
-    fn of_lengths(name: &'static str, actual: usize, expected: usize, bounds: (f64, f64)) -> Self {
+    fn of_lengths(name: &'static str, actual: usize, expected: usize, unit: Unit, bounds: (f64, f64)) -> Self {
         Comparison {
             name,
             actual_len: actual,
             expected_len: expected,
+            unit,
             rms: 0.0,
             rms_bound: bounds.0,
             max: 0.0,
@@ -183,7 +195,8 @@ fn named_output(name: &'static str, actual: &[f32], expected: &[f64], tolerance:
     let max = finite().fold(0.0, f64::max);
     let rms = (finite().map(|e| e * e).sum::<f64>() / expected.len().max(1) as f64).sqrt();
     let bounds = (tolerance.rms, tolerance.max);
-    Comparison::of_lengths(name, actual.len(), expected.len(), bounds).measure(actual, expected, |_| (max, rms))
+    Comparison::of_lengths(name, actual.len(), expected.len(), Unit::Expected, bounds)
+        .measure(actual, expected, |_| (max, rms))
 }
 
 /// Compares log-sum-exps, element by element; errors are in units of each element's bound.
@@ -193,8 +206,11 @@ pub fn lse(actual: &[f32], expected: &[f64], tolerance: &Tolerance) -> Compariso
 
 fn logarithms(name: &'static str, actual: &[f32], expected: &[f64], tolerance: &Tolerance) -> Comparison {
     let bound = |expected: f64| f64::max(tolerance.lse, tolerance.lse_relative * expected.abs());
-    Comparison::of_lengths(name, actual.len(), expected.len(), (1.0, 1.0))
-        .measure(actual, expected, |expected| (bound(expected), bound(expected)))
+    Comparison::of_lengths(name, actual.len(), expected.len(), Unit::Bound, (1.0, 1.0)).measure(
+        actual,
+        expected,
+        |expected| (bound(expected), bound(expected)),
+    )
 }
 
 /// Compares sums of log-decays, element by element; errors are in units of each element's bound,
@@ -300,10 +316,13 @@ impl fmt::Display for Comparison {
             );
         }
         let (rms, rms_bound, max, max_bound) = (self.rms, self.rms_bound, self.max, self.max_bound);
-        write!(
-            f,
-            "{name}: rms {rms:.1e} (≤ {rms_bound:.0e}), max {max:.1e} (≤ {max_bound:.0e})"
-        )?;
+        match self.unit {
+            Unit::Expected => write!(
+                f,
+                "{name}: rms {rms:.1e} (≤ {rms_bound:.0e}), max {max:.1e} (≤ {max_bound:.0e})"
+            )?,
+            Unit::Bound => write!(f, "{name}: error rms {rms:.2}, max {max:.2} times what is allowed")?,
+        }
         if self.passed() {
             return Ok(());
         }

@@ -179,8 +179,8 @@ impl Gpu {
 
     /// The pipeline of a variant, compiled the first time it is asked for.
     pub(crate) fn pipeline(&self, variant: &Variant) -> Result<Arc<Pipeline>> {
-        if let Some(found) = lock(&self.inner.pipelines).get(variant) {
-            return Ok(found.clone());
+        if let Some(found) = self.cached_pipeline(variant) {
+            return Ok(found);
         }
         // Compiled outside the lock: other plans go on meanwhile. Two threads may compile the same variant once.
         let pipeline = Arc::new(shader::compile(self, variant)?);
@@ -188,6 +188,11 @@ impl Gpu {
             .entry(variant.clone())
             .or_insert(pipeline)
             .clone())
+    }
+
+    /// The pipeline of a variant, if it was compiled before.
+    pub(crate) fn cached_pipeline(&self, variant: &Variant) -> Option<Arc<Pipeline>> {
+        lock(&self.inner.pipelines).get(variant).cloned()
     }
 
     pub(crate) fn checked(&self) -> bool {
@@ -217,6 +222,12 @@ impl Gpu {
 
     /// Runs something that creates resources and turns what wgpu says into an error.
     pub(crate) fn guarded<T>(&self, create: impl FnOnce(&wgpu::Device) -> T) -> Result<T> {
+        self.caught(create)
+            .map_err(|e| Error::Device { message: e.to_string() })
+    }
+
+    /// As [`Gpu::guarded`], with wgpu's own error.
+    pub(crate) fn caught<T>(&self, create: impl FnOnce(&wgpu::Device) -> T) -> std::result::Result<T, wgpu::Error> {
         let device = &self.inner.device;
         let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
         let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
@@ -225,12 +236,18 @@ impl Gpu {
         // Native back ends answer at once; a browser answers later, and then its console has the message.
         for scope in [internal, memory, validation] {
             if let Some(Some(error)) = scope.pop().now_or_never() {
-                return Err(Error::Device {
-                    message: error.to_string(),
-                });
+                return Err(error);
             }
         }
         Ok(made)
+    }
+}
+
+/// The error of something that hardly fails on a device that is there. wgpu tells only a callback that a device is
+/// lost, and a device has but one, which is the caller's.
+pub(crate) fn lost(doing: impl std::fmt::Display, error: impl std::fmt::Display) -> Error {
+    Error::Device {
+        message: format!("{doing} failed; the device seems to be lost: {error}"),
     }
 }
 

@@ -153,7 +153,8 @@ pub use ops::dense::{
     Weighting,
 };
 pub use ops::linear::{
-    self, Decay, FeatureMap, Join, JoinInputs, JoinOutput, Linear, LinearInputs, LinearOutput, LinearTensors,
+    self, Decay, FeatureMap, Join, JoinInputs, JoinOutput, JoinPlan, JoinTensors, Linear, LinearInputs, LinearOutput,
+    LinearPlan, LinearTensors,
 };
 pub use ops::merge::{self, Merge, MergePlan, MergeTensors};
 pub use tensor::{DType, Layout, Strides, Tensor};

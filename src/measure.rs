@@ -15,8 +15,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::error::Result;
+use crate::gpu::{Gpu, lost};
 use crate::ops::host;
 use crate::shader::{Binding, BindingKind, Constant, Pipeline, Spec, Variant};
 
@@ -93,7 +93,7 @@ impl Effort {
 /// submission of its own; `record` is told its number, so that it can rotate inputs.
 ///
 /// # Errors
-/// Those of `record`, and [`Error::Device`] if the device is lost.
+/// Those of `record`, and [`crate::Error::Device`] if the device is lost.
 pub fn time(
     gpu: &Gpu,
     effort: &Effort,
@@ -178,7 +178,7 @@ impl Clock {
     /// The clock of a device.
     ///
     /// # Errors
-    /// [`Error::Device`] if the device is lost.
+    /// [`crate::Error::Device`] if the device is lost.
     pub fn new(gpu: &Gpu) -> Result<Self> {
         // A software GPU runs on the processor whose clock the host reads; its timestamps bracket the recording.
         let device_clock =
@@ -211,7 +211,7 @@ impl Clock {
     /// Seconds that what `record` puts into a compute pass takes, submitted by itself.
     ///
     /// # Errors
-    /// Those of `record`, and [`Error::Device`] if the device is lost.
+    /// Those of `record`, and [`crate::Error::Device`] if the device is lost.
     pub fn run(&self, record: impl FnOnce(&mut wgpu::ComputePass<'_>) -> Result<()>) -> Result<f64> {
         let gpu = &self.gpu;
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
@@ -233,11 +233,11 @@ impl Clock {
             gpu.queue().submit([commands]);
             gpu.device()
                 .poll(wgpu::PollType::wait_indefinitely())
-                .map_err(|e| Error::Device { message: e.to_string() })?;
+                .map_err(|e| lost("waiting for a timed run", e))?;
             return Ok(start.elapsed().as_secs_f64());
         };
         encoder.resolve_query_set(set, 0..2, buffer, 0);
-        let read = pollster::block_on(host::submit_and_read(gpu, encoder, &[buffer]))?;
+        let read = pollster::block_on(host::submit_and_read(gpu, encoder, &[("timestamps", buffer)]))?;
         let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&read[0]);
         Ok(ticks[1].wrapping_sub(ticks[0]) as f64 * f64::from(gpu.queue().get_timestamp_period()) * 1e-9)
     }
@@ -314,7 +314,7 @@ impl Ceilings {
     /// Measures the device; a second or so.
     ///
     /// # Errors
-    /// [`Error::Device`] if the device is lost or out of memory.
+    /// [`crate::Error::Device`] if the device is lost or out of memory.
     pub fn measure(gpu: &Gpu) -> Result<Self> {
         let software = gpu.info().device_type == wgpu::DeviceType::Cpu;
         // Several times any cache.
@@ -341,7 +341,7 @@ impl ProbeRun {
     /// Multiply-adds of this many workgroups of 64.
     ///
     /// # Errors
-    /// [`Error::Device`] if the device is lost or out of memory.
+    /// [`crate::Error::Device`] if the device is lost or out of memory.
     pub fn fma(gpu: &Gpu, workgroups: u32) -> Result<Self> {
         let input = host::upload(gpu, "probe", bytemuck::cast_slice(&[0.999f32, 0.001, 0.0, 0.0]))?;
         let output = host::poisoned(gpu, "probe", u64::from(workgroups) * 64 * 4)?;

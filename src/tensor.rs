@@ -87,17 +87,18 @@ impl Layout {
         })
     }
 
-    /// The strides for a tensor of the given shape.
+    /// The strides for a tensor of the given shape. A stride that no 64 bits hold is `u64::MAX`.
     pub const fn strides(self, heads: u32, seq: u32, dim: u32) -> Strides {
         let (h, n, d) = (heads as u64, seq as u64, dim as u64);
+        let batch = (h * n).saturating_mul(d);
         match self {
             Layout::Bhnd => Strides {
-                batch: h * n * d,
+                batch,
                 head: n * d,
                 seq: d,
             },
             Layout::Bnhd => Strides {
-                batch: h * n * d,
+                batch,
                 head: d,
                 seq: h * d,
             },

@@ -395,6 +395,21 @@ fn layouts_of_the_host_path() {
 }
 
 #[test]
+fn windows_wider_than_any_sequence() {
+    let Some(gpu) = gpu() else { return };
+    for tuning in kernels() {
+        for (left, right) in [(u32::MAX, u32::MAX), (2, 1 << 30), ((1 << 30) - 1, 1), (1 << 31, 0)] {
+            let p = Dense {
+                window_left: Some(left),
+                window_right: Some(right),
+                ..odd()
+            };
+            check(&format!("window {left} {right}"), &gpu, &p, &tuning);
+        }
+    }
+}
+
+#[test]
 fn documents_with_rows_outside_them() {
     let Some(gpu) = gpu() else { return };
     let p = Dense {

@@ -20,7 +20,7 @@
 
 #import shared/numerics
 #import dense/params
-#import dense/output
+#import shared/output
 #import dense/position
 #import dense/visibility
 #import dense/score
@@ -205,18 +205,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
                 let row = min(row0 + r, last_row);
                 let h = kv_head * params.group + row % params.group;
                 let i = params.first_query + row / params.group;
-                let at = rows[r];
-                let j = j0 + key;
-                var seen = whole || row_sees(at, i32(j));
-                if (seen && ELEMENT_MASK) {
-                    seen = element_visible(b, h, i, j, at);
-                }
-                if (seen && SCORE_HOOKS) {
-                    s = hooked_score(s, b, h, i, j, at);
-                }
-                if (!seen) {
-                    s = MASKED;
-                }
+                s = masked_score(s, whole, b, h, i, j0 + key, rows[r]);
             }
             if (!NORMALIZED) {
                 s = select(weight(s, 0.0), 0.0, s < MASKED_BELOW);

@@ -14,7 +14,7 @@
 
 #import shared/numerics
 #import dense/params
-#import dense/output
+#import shared/output
 #import dense/position
 #import dense/visibility
 #import dense/score
@@ -103,17 +103,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
                 let row = min(row0 + r, last_row);
                 let h = kv_head * params.group + row % params.group;
                 let i = params.first_query + row / params.group;
-                let at = row_of(b, i);
-                var seen = whole || row_sees(at, i32(j));
-                if (seen && ELEMENT_MASK) {
-                    seen = element_visible(b, h, i, j, at);
-                }
-                if (seen && SCORE_HOOKS) {
-                    s[r] = hooked_score(s[r], b, h, i, j, at);
-                }
-                if (!seen) {
-                    s[r] = MASKED;
-                }
+                s[r] = masked_score(s[r], whole, b, h, i, j, row_of(b, i));
             }
             if (NORMALIZED && s[r] > m[r]) {
                 let shrink = exp2(m[r] - s[r]);

@@ -27,7 +27,7 @@
 
 #import shared/numerics
 #import dense/params
-#import dense/output
+#import shared/output
 #import dense/position
 #import dense/visibility
 #import dense/score
@@ -261,16 +261,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
                 for (var n = 0u; n < KEY_REGS; n++) {
                     let e = r * KEY_REGS + n;
                     let j = j0 + 4u * (lane + (n / 4u) * LANES) + n % 4u;
-                    var seen = whole || row_sees(row, i32(j));
-                    if (seen && ELEMENT_MASK) {
-                        seen = element_visible(b, h, i, j, row);
-                    }
-                    if (seen && SCORE_HOOKS) {
-                        s[e] = hooked_score(s[e], b, h, i, j, row);
-                    }
-                    if (!seen) {
-                        s[e] = MASKED;
-                    }
+                    s[e] = masked_score(s[e], whole, b, h, i, j, row);
                 }
             }
         }

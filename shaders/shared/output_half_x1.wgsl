@@ -17,3 +17,15 @@ fn store_o4(index: u32, value: vec4<f32>, count: u32) {
     if (count > 2u) { store_half(index + 2u, value.z); }
     if (count > 3u) { store_half(index + 3u, value.w); }
 }
+
+fn load_half(index: u32) -> f32 {
+    return unpack_pair(atomicLoad(&o[index >> 1u]) >> ((index & 1u) * 16u)).x;
+}
+
+fn load_o4(index: u32, count: u32) -> vec4<f32> {
+    var r = vec4<f32>(load_half(index), 0.0, 0.0, 0.0);
+    if (count > 1u) { r.y = load_half(index + 1u); }
+    if (count > 2u) { r.z = load_half(index + 2u); }
+    if (count > 3u) { r.w = load_half(index + 3u); }
+    return r;
+}

@@ -11,3 +11,7 @@ fn bf16_bits(x: f32) -> u32 {
 fn pack_pair(pair: vec2<f32>) -> u32 {
     return bf16_bits(pair.x) | (bf16_bits(pair.y) << 16u);
 }
+
+fn unpack_pair(word: u32) -> vec2<f32> {
+    return bitcast<vec2<f32>>(vec2<u32>(word << 16u, word & 0xffff0000u));
+}

@@ -313,3 +313,15 @@ fn report_is_one_line() {
                   first [1] 2.5e0 instead of 2e0; [2] NaN instead of 3e0";
     assert_eq!(result.to_string(), report);
 }
+
+#[test]
+fn report_of_lse_says_what_its_errors_are_relative_to() {
+    // 5e-3 is allowed.
+    let of = |actual| lse(&[actual, 2.0], &[1.0, 2.0], &Tolerance::for_dtype(DType::F16)).to_string();
+    assert_eq!(of(1.0), "lse: error rms 0.00, max 0.00 times what is allowed");
+    assert_eq!(
+        of(1.015625),
+        "lse: error rms 2.21, max 3.12 times what is allowed, 1 of 2 over, worst [0] 1.015625e0 instead of 1e0, \
+         first [0] 1.015625e0 instead of 1e0"
+    );
+}

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, lost};
 use crate::shader::Pipeline;
 use crate::tensor::Tensor;
 
@@ -36,11 +36,7 @@ impl Uniforms {
         })?;
         match buffer.get_mapped_range_mut(..) {
             Ok(mut range) => range.copy_from_slice(bytes),
-            Err(e) => {
-                return Err(Error::Device {
-                    message: format!("parameters cannot be written: {e}"),
-                });
-            }
+            Err(e) => return Err(lost("writing parameters", e)),
         }
         buffer.unmap();
         if kept.len() == UNIFORMS_KEPT {

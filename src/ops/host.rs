@@ -4,7 +4,7 @@ use futures::channel::oneshot;
 use half::{bf16, f16};
 
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, lost};
 use crate::tensor::{DType, Strides};
 
 /// Shape and strides of a `[batch, heads, seq, dim]` tensor.
@@ -93,7 +93,9 @@ pub(crate) fn upload(gpu: &Gpu, label: &str, bytes: &[u8]) -> Result<wgpu::Buffe
             mapped_at_creation: true,
         })
     })?;
-    let mut range = buffer.get_mapped_range_mut(..).map_err(lost)?;
+    let mut range = buffer
+        .get_mapped_range_mut(..)
+        .map_err(|e| lost(format_args!("writing `{label}`"), e))?;
     range.slice(..bytes.len()).copy_from_slice(bytes);
     drop(range);
     buffer.unmap();
@@ -105,43 +107,48 @@ pub(crate) fn poisoned(gpu: &Gpu, label: &str, bytes: u64) -> Result<wgpu::Buffe
     upload(gpu, label, &vec![0xff; bytes.next_multiple_of(4) as usize])
 }
 
-/// Submits what was recorded, after copying the buffers out, and waits for their contents.
+/// Submits what was recorded, after copying the named buffers out, and waits for their contents.
 pub(crate) async fn submit_and_read(
     gpu: &Gpu,
     mut encoder: wgpu::CommandEncoder,
-    buffers: &[&wgpu::Buffer],
+    buffers: &[(&'static str, &wgpu::Buffer)],
 ) -> Result<Vec<Vec<u8>>> {
     let mut staged = Vec::with_capacity(buffers.len());
-    for buffer in buffers {
+    for (name, buffer) in buffers {
         let size = buffer.size();
         let staging = gpu.guarded(|device| {
             device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("wgpu-attention read back"),
+                label: Some(&format!("wgpu-attention read back of `{name}`")),
                 size,
                 usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
             })
         })?;
         encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, size);
-        staged.push(staging);
+        staged.push((name, staging));
     }
-    gpu.queue().submit([encoder.finish()]);
+    gpu.caught(|_| gpu.queue().submit([encoder.finish()]))
+        .map_err(|e| lost("submitting", e))?;
     let mut contents = Vec::with_capacity(staged.len());
-    for staging in &staged {
+    for (name, staging) in &staged {
+        let reading = format!("reading `{name}` back");
         let (sender, receiver) = oneshot::channel();
-        staging.map_async(wgpu::MapMode::Read, .., move |result| {
-            let _ = sender.send(result);
-        });
+        gpu.caught(|_| {
+            staging.map_async(wgpu::MapMode::Read, .., move |result| {
+                let _ = sender.send(result);
+            });
+        })
+        .map_err(|e| lost(&reading, e))?;
         // On native targets this waits; in a browser the event loop completes the mapping.
-        gpu.device().poll(wgpu::PollType::wait_indefinitely()).map_err(lost)?;
-        receiver.await.map_err(lost)?.map_err(lost)?;
-        contents.push(staging.get_mapped_range(..).map_err(lost)?.to_vec());
+        gpu.device()
+            .poll(wgpu::PollType::wait_indefinitely())
+            .map_err(|e| lost(&reading, e))?;
+        receiver
+            .await
+            .map_err(|e| lost(&reading, e))?
+            .map_err(|e| lost(&reading, e))?;
+        let range = staging.get_mapped_range(..).map_err(|e| lost(&reading, e))?;
+        contents.push(range.to_vec());
     }
     Ok(contents)
-}
-
-fn lost(error: impl std::fmt::Display) -> Error {
-    Error::Device {
-        message: error.to_string(),
-    }
 }

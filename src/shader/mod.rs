@@ -15,6 +15,7 @@
 
 #[cfg(test)]
 pub(crate) mod layout;
+pub(crate) mod snippet;
 mod sources;
 mod unroll;
 
@@ -24,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::measure::Probe;
 use crate::ops::dense::variant::DenseVariant;
+use crate::ops::linear::variant::LinearVariant;
 use crate::ops::merge::variant::MergeVariant;
 
 pub use sources::SOURCES;
@@ -33,6 +35,8 @@ pub use sources::SOURCES;
 pub enum Variant {
     /// A kernel of the dense op.
     Dense(DenseVariant),
+    /// A kernel of the linear op.
+    Linear(LinearVariant),
     /// The merge of partial results.
     Merge(MergeVariant),
     /// `shared/copy_words.wgsl`
@@ -136,6 +140,7 @@ impl Variant {
     pub fn spec(&self) -> &dyn Spec {
         match self {
             Variant::Dense(v) => v.spec(),
+            Variant::Linear(v) => v.spec(),
             Variant::Merge(v) => v,
             Variant::CopyWords => &CopyWords,
             Variant::Probe(p) => p,

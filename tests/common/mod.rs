@@ -1,6 +1,8 @@
 //! What the tests on a device share: the device, random problems' inputs, and one checked run.
 #![allow(dead_code)]
 
+pub mod mistakes;
+
 use std::path::PathBuf;
 use std::sync::OnceLock;
 

@@ -88,6 +88,8 @@ impl Random {
             mask: r.maybe(2, |_| "two_of_three".into()),
             data: Vec::new(),
         });
+        // Custom code with neither is none.
+        let custom = custom.filter(|c| c.score.is_some() || c.mask.is_some());
         Dense {
             batch: if documents.is_some() { 1 } else { 1 + self.below(3) },
             heads: kv_heads * (1 + self.below(3)),

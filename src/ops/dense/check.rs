@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::ops::dense::{Dense, Weighting, custom};
 use crate::tensor::Strides;
 
-/// Lengths, windows and offsets are at most this, so that positions and their differences fit an i32.
+/// Lengths and offsets are at most this, so that positions and their differences fit an i32.
 pub(crate) const MAX_POSITION: u32 = 1 << 28;
 
 /// Head sizes are at most this.
@@ -25,7 +25,7 @@ pub(crate) fn within(field: &'static str, value: u32, low: u32, high: u32) -> Re
     Err(invalid(field, value, format!("{low} to {high}")))
 }
 
-/// Every rule that concerns the problem alone.
+/// Every rule that concerns the problem alone, except that custom code must be right WGSL: only a plan runs that.
 pub(crate) fn check(p: &Dense) -> Result<()> {
     check_shape(p)?;
     check_numbers(p)?;
@@ -44,7 +44,7 @@ fn check_shape(p: &Dense) -> Result<()> {
     within("value_dim", p.value_dim(), 1, MAX_DIM)?;
     let kv_heads = p.kv_heads();
     if kv_heads == 0 || !p.heads.is_multiple_of(kv_heads) {
-        let allowed = format!("a divisor of `heads`, which is {}", p.heads);
+        let allowed = format!("a divisor of `heads`, {}", p.heads);
         return Err(invalid("kv_heads", kv_heads, allowed));
     }
     Ok(())
@@ -57,7 +57,7 @@ fn check_numbers(p: &Dense) -> Result<()> {
     if let Some(c) = p.softcap
         && !(c.is_finite() && c > 0.0)
     {
-        return Err(invalid("softcap", c, "a finite number above 0; `None` for no softcap"));
+        return Err(invalid("softcap", c, "a finite number above 0"));
     }
     if let Weighting::Sigmoid { bias: Some(b) } = p.weighting
         && !b.is_finite()
@@ -74,33 +74,24 @@ fn check_reach(p: &Dense) -> Result<()> {
         let allowed = format!("−{MAX_POSITION} to {MAX_POSITION}");
         return Err(invalid("q_offset", offset, allowed));
     }
-    let sides = [("window_left", p.window_left), ("window_right", p.window_right)];
-    for (field, side) in sides {
-        if let Some(n) = side
-            && n > MAX_POSITION
-        {
-            let allowed = format!("0 to {MAX_POSITION}; `None` for no bound on that side");
-            return Err(invalid(field, n, allowed));
-        }
-    }
     within("sink_tokens", p.sink_tokens, 0, MAX_POSITION)?;
     within("prefix", p.prefix, 0, MAX_POSITION)
 }
 
 fn check_combinations(p: &Dense) -> Result<()> {
     let sigmoid = matches!(p.weighting, Weighting::Sigmoid { .. });
-    if sigmoid && p.sinks {
-        let allowed = "false with sigmoid weighting, which has no denominator for a sink to join";
-        return Err(invalid("sinks", true, allowed));
-    }
     if sigmoid && p.lse {
-        let allowed = "false with sigmoid weighting, which has no log-sum-exp";
+        let allowed = "false with sigmoid weighting, which has no normaliser";
         return Err(invalid("lse", true, allowed));
+    }
+    if sigmoid && p.sinks {
+        let allowed = "false with sigmoid weighting, which has no denominator";
+        return Err(invalid("sinks", true, allowed));
     }
     if let Some(documents) = p.documents {
         within("documents", documents, 1, MAX_POSITION)?;
         if p.batch != 1 {
-            let allowed = "1 with packed documents: they replace the batch dimension";
+            let allowed = "1 with packed documents";
             return Err(invalid("batch", p.batch, allowed));
         }
     }

@@ -104,7 +104,8 @@ impl DenseBuffers {
     /// [`crate::Error::Device`] if the device is lost.
     pub async fn submit_and_read(&self, gpu: &Gpu, encoder: wgpu::CommandEncoder) -> Result<DenseOutput<f32>> {
         let p = &self.problem;
-        let outputs: Vec<&wgpu::Buffer> = std::iter::once(&self.o).chain(&self.lse).collect();
+        let lse = self.lse.as_ref().map(|lse| ("lse", lse));
+        let outputs: Vec<_> = std::iter::once(("o", &self.o)).chain(lse).collect();
         let contents = submit_and_read(gpu, encoder, &outputs).await?;
         let o = from_bytes(&contents[0], p.output_dtype());
         let lse = contents.get(1).map(|bytes| from_bytes(bytes, DType::F32));

@@ -1,6 +1,6 @@
 //! Host-side inputs and outputs of a dense problem: what the reference reads, and the one-call convenience.
 
-use super::{Broadcast, Dense};
+use super::{Broadcast, Dense, check};
 use crate::error::{Error, Result};
 
 /// The inputs of a dense problem as host slices, contiguous in the order of their shapes (layouts and storage types
@@ -62,12 +62,12 @@ impl Broadcast {
 }
 
 impl DenseInputs<'_> {
-    /// Checks that these are the inputs of `problem`: shapes and fields that make sense together, every input that
-    /// the problem names and no other, lengths, and the ranges of `kv_len` and `cu_seqlens_*`.
+    /// Checks that these are the inputs of `problem`: every input that the problem names and no other, lengths, and
+    /// the ranges of `kv_len` and `cu_seqlens_*`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a field of the problem for which no inputs could be right (what a device can or
-    /// cannot do is the planner's affair), [`Error::Data`] for an input.
+    /// [`Error::Invalid`] for a field of the problem that no plan would accept either (what a device can or cannot do,
+    /// and the WGSL of custom code, are the planner's affair alone), [`Error::Data`] for an input.
     ///
     /// ```
     /// use wgpu_attention::{Dense, DenseInputs};
@@ -78,8 +78,7 @@ impl DenseInputs<'_> {
     /// assert_eq!(error.to_string(), "input `v`: 1 elements; needed: [B, Hkv, Nk, Dv] = [1, 1, 2, 1], 2 elements");
     /// ```
     pub fn check(&self, problem: &Dense) -> Result<()> {
-        check_shapes(problem)?;
-        check_combinations(problem)?;
+        check::check(problem)?;
         self.check_lengths(problem)?;
         if let Some(kv_len) = self.kv_len {
             check_kv_len(kv_len, problem.keys)?;
@@ -106,7 +105,7 @@ impl DenseInputs<'_> {
         check_optional("mask", "mask", FULL, mask, self.mask.map(<[u8]>::len))?;
         let kv_len = p.kv_len.then_some([b]);
         check_optional("kv_len", "kv_len", "[B]", kv_len, self.kv_len.map(<[i32]>::len))?;
-        let documents = p.documents.map(|s| [s.saturating_add(1)]);
+        let documents = p.documents.map(|s| [s + 1]);
         let (q, k) = (self.cu_seqlens_q, self.cu_seqlens_k);
         check_optional("cu_seqlens_q", "documents", "[S + 1]", documents, q.map(<[i32]>::len))?;
         check_optional("cu_seqlens_k", "documents", "[S + 1]", documents, k.map(<[i32]>::len))?;
@@ -131,79 +130,6 @@ impl DenseInputs<'_> {
         }
         Ok(())
     }
-}
-
-/// Sizes of at least 1, whole groups of heads, and positions that fit an i32.
-fn check_shapes(problem: &Dense) -> Result<()> {
-    let sizes = [
-        ("batch", problem.batch),
-        ("heads", problem.heads),
-        ("kv_heads", problem.kv_heads()),
-        ("queries", problem.queries),
-        ("keys", problem.keys),
-        ("head_dim", problem.head_dim),
-        ("value_dim", problem.value_dim()),
-    ];
-    for (field, size) in sizes {
-        if size == 0 {
-            return invalid(field, size, "at least 1");
-        }
-    }
-    if !problem.heads.is_multiple_of(problem.kv_heads()) {
-        return invalid(
-            "kv_heads",
-            problem.kv_heads(),
-            format!("a divisor of `heads`, {}", problem.heads),
-        );
-    }
-    const MAX: u32 = i32::MAX as u32;
-    for (field, size) in [("queries", problem.queries), ("keys", problem.keys)] {
-        if size > MAX {
-            return invalid(field, size, format!("at most {MAX}: positions are i32"));
-        }
-    }
-    match problem.q_offset {
-        Some(offset) if i64::from(offset) + i64::from(problem.queries) > i64::from(i32::MAX) => invalid(
-            "q_offset",
-            offset,
-            "the position of the last row, q_offset + Nq − 1, below 2³¹ − 1",
-        ),
-        _ => Ok(()),
-    }
-}
-
-/// Numbers that the formula can take, and fields that go together.
-fn check_combinations(problem: &Dense) -> Result<()> {
-    let scale = problem.scale();
-    if !scale.is_finite() {
-        return invalid("scale", scale, "a finite number");
-    }
-    if let Some(cap) = problem.softcap.filter(|&cap| !cap.is_finite() || cap <= 0.0) {
-        return invalid("softcap", cap, "a finite number above 0");
-    }
-    if let Some(bias) = problem.sigmoid_bias() {
-        if !bias.is_finite() {
-            return invalid("weighting", format!("Sigmoid with bias {bias}"), "a finite bias");
-        }
-        if problem.lse {
-            return invalid("lse", true, "false with sigmoid weighting, which has no normaliser");
-        }
-        if problem.sinks {
-            return invalid("sinks", true, "false with sigmoid weighting, which has no denominator");
-        }
-    }
-    if problem.documents.is_some() && problem.batch != 1 {
-        return invalid("batch", problem.batch, "1 with packed documents");
-    }
-    Ok(())
-}
-
-fn invalid<T>(field: &'static str, value: impl ToString, allowed: impl Into<String>) -> Result<T> {
-    Err(Error::Invalid {
-        field,
-        value: value.to_string(),
-        allowed: allowed.into(),
-    })
 }
 
 /// The number of elements. u128 holds the product of any four u32.

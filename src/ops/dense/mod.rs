@@ -39,6 +39,8 @@
 
 pub(crate) mod check;
 mod custom;
+mod encode;
+mod geometry;
 pub mod host;
 pub(crate) mod inputs;
 mod params;
@@ -142,6 +144,7 @@ pub enum CustomElement {
 /// A dense attention problem: what to compute, as plain data.
 ///
 /// Shapes: q `[B, H, Nq, D]`, k `[B, Hkv, Nk, D]`, v `[B, Hkv, Nk, Dv]`, o `[B, H, Nq, Dv]`, lse `[B, H, Nq]`.
+/// Sizes and counts are at most 2²⁸, so that positions and their differences fit an i32.
 ///
 /// ```
 /// use wgpu_attention::Dense;
@@ -180,11 +183,11 @@ pub struct Dense {
     pub causal: bool,
     /// Absolute position of query row 0 (of each document, if packed); may be negative. `None`: the last query
     /// stands at the last key, i.e. `kv_len[b] − Nq` where `kv_len` is given, else `Nk − Nq`, and the same with each
-    /// document's own lengths if packed.
+    /// document's own lengths if packed. −2²⁸ to 2²⁸.
     pub q_offset: Option<i32>,
-    /// L in a − j ≤ L.
+    /// L in a − j ≤ L. `None`: no bound on that side.
     pub window_left: Option<u32>,
-    /// R in j − a ≤ R.
+    /// R in j − a ≤ R. `None`: no bound on that side.
     pub window_right: Option<u32>,
     /// Keys j < S are inside every window (causality still applies).
     pub sink_tokens: u32,
@@ -220,8 +223,9 @@ pub struct Dense {
     pub v_layout: Layout,
     /// Layout of o.
     pub o_layout: Layout,
-    /// q, k, v and o may start at any element. Otherwise, where D, Dv and all strides are multiples of four, they must
-    /// start at multiples of four elements, and are read and written four at a time.
+    /// q, k, v and o may start at any element. Otherwise q, k and v must start at a multiple of four elements where D,
+    /// Dv and all their strides are multiples of four, and o where Dv and its strides are: they are then read and
+    /// written four at a time.
     pub unaligned: bool,
 }
 

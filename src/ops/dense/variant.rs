@@ -268,8 +268,8 @@ impl<T> Attend<T> {
         self.softcap || self.custom_score()
     }
 
-    /// What tells this variant from others, for labels.
-    fn suffix(&self) -> String {
+    /// The options that tell this variant from others, for labels.
+    fn options(&self) -> String {
         let mut s = format!(
             "d{}x{} {}->{}",
             self.head_dim, self.value_dim, self.dtype, self.output_dtype
@@ -396,20 +396,6 @@ impl<T> Attend<T> {
     }
 }
 
-impl<T> Attend<T> {
-    fn pieces(&self) -> Vec<&'static str> {
-        let mut pieces = self.input_pieces();
-        pieces.extend(self.output_pieces());
-        pieces
-    }
-
-    fn bindings(&self) -> Vec<Binding> {
-        let mut bindings = self.input_bindings();
-        bindings.extend(self.output_bindings());
-        bindings
-    }
-}
-
 /// Custom data arrays are bound from here on.
 pub const FIRST_CUSTOM_BINDING: u32 = 9;
 
@@ -449,47 +435,127 @@ fn unroll(steps: u32, wanted: u32) -> u32 {
         .unwrap_or(1)
 }
 
-impl Spec for Attend<PrefillTile> {
+/// What a kernel of the dense op adds to the options that all of them have.
+trait Tile {
+    /// The kernel's file, without `shaders/` and `.wgsl`.
+    const KERNEL: &'static str;
+
+    /// The tile, for labels.
+    fn label(&self) -> String;
+
+    /// The header's constants that describe the tile.
+    fn constants(&self) -> Vec<(&'static str, Constant)>;
+
+    /// Workgroup memory in bytes.
+    fn workgroup_bytes(&self, value_dim: u32) -> u32;
+}
+
+impl Tile for PrefillTile {
+    const KERNEL: &'static str = "dense/prefill";
+
     fn label(&self) -> String {
-        let t = &self.tile;
         format!(
-            "dense/prefill {} tile {}x{} regs {}x{} chunk {}/{}{} unroll {}",
-            self.suffix(),
-            t.rows(),
-            t.keys(),
-            t.row_regs,
-            t.key_regs,
-            t.chunk,
-            t.value_chunk,
-            if t.prefetch { " prefetch" } else { "" },
-            t.unroll
+            "tile {}x{} regs {}x{} chunk {}/{}{} unroll {}",
+            self.rows(),
+            self.keys(),
+            self.row_regs,
+            self.key_regs,
+            self.chunk,
+            self.value_chunk,
+            if self.prefetch { " prefetch" } else { "" },
+            self.unroll
         )
     }
 
-    fn kernel(&self) -> &'static str {
-        "dense/prefill"
+    fn constants(&self) -> Vec<(&'static str, Constant)> {
+        use Constant::{Count, Flag};
+        vec![
+            ("ROW_GROUPS", Count(self.row_groups)),
+            ("ROW_REGS", Count(self.row_regs)),
+            ("LANES", Count(self.lanes)),
+            ("KEY_REGS", Count(self.key_regs)),
+            ("CHUNK", Count(self.chunk)),
+            ("VALUE_CHUNK", Count(self.value_chunk)),
+            ("PREFETCH", Flag(self.prefetch)),
+            ("ALTERNATE", Flag(self.alternate)),
+            ("QK_UNROLL", Count(unroll(self.chunk, self.unroll))),
+            ("PV_UNROLL", Count(unroll(self.value_chunk / 4, self.unroll))),
+        ]
+    }
+
+    fn workgroup_bytes(&self, value_dim: u32) -> u32 {
+        self.workgroup_bytes(value_dim)
+    }
+}
+
+impl Tile for DecodeTile {
+    const KERNEL: &'static str = "dense/decode";
+
+    fn label(&self) -> String {
+        format!(
+            "rows {} keys {}x{} lanes {}/{}{}",
+            self.rows,
+            self.slots,
+            self.key_regs,
+            self.lanes,
+            self.value_lanes,
+            if self.prefetch { " prefetch" } else { "" }
+        )
+    }
+
+    fn constants(&self) -> Vec<(&'static str, Constant)> {
+        use Constant::{Count, Flag};
+        vec![
+            ("ROWS", Count(self.rows)),
+            ("LANES", Count(self.lanes)),
+            ("SLOTS", Count(self.slots)),
+            ("KEY_REGS", Count(self.key_regs)),
+            ("VALUE_LANES", Count(self.value_lanes)),
+            ("PREFETCH", Flag(self.prefetch)),
+        ]
+    }
+
+    fn workgroup_bytes(&self, _value_dim: u32) -> u32 {
+        self.workgroup_bytes()
+    }
+}
+
+impl Tile for SerialTile {
+    const KERNEL: &'static str = "dense/decode_serial";
+
+    fn label(&self) -> String {
+        format!("rows {}", self.rows)
     }
 
     fn constants(&self) -> Vec<(&'static str, Constant)> {
         use Constant::Count;
+        vec![("ROWS", Count(self.rows)), ("THREADS", Count(self.threads))]
+    }
+
+    fn workgroup_bytes(&self, _value_dim: u32) -> u32 {
+        0
+    }
+}
+
+impl<T: Tile> Spec for Attend<T> {
+    fn label(&self) -> String {
+        format!("{} {} {}", T::KERNEL, self.options(), self.tile.label())
+    }
+
+    fn kernel(&self) -> &'static str {
+        T::KERNEL
+    }
+
+    fn constants(&self) -> Vec<(&'static str, Constant)> {
         let mut constants = self.option_constants();
-        constants.extend([
-            ("ROW_GROUPS", Count(self.tile.row_groups)),
-            ("ROW_REGS", Count(self.tile.row_regs)),
-            ("LANES", Count(self.tile.lanes)),
-            ("KEY_REGS", Count(self.tile.key_regs)),
-            ("CHUNK", Count(self.tile.chunk)),
-            ("VALUE_CHUNK", Count(self.tile.value_chunk)),
-            ("PREFETCH", Constant::Flag(self.tile.prefetch)),
-            ("ALTERNATE", Constant::Flag(self.tile.alternate)),
-            ("QK_UNROLL", Count(unroll(self.tile.chunk, self.tile.unroll))),
-            ("PV_UNROLL", Count(unroll(self.tile.value_chunk / 4, self.tile.unroll))),
-        ]);
+        constants.extend(self.tile.constants());
         constants
     }
 
     fn pieces(&self) -> Vec<&'static str> {
-        self.pieces()
+        let mut pieces = self.input_pieces();
+        pieces.extend(self.output_pieces());
+        pieces
     }
 
     fn custom(&self) -> Option<String> {
@@ -497,93 +563,12 @@ impl Spec for Attend<PrefillTile> {
     }
 
     fn bindings(&self) -> Vec<Binding> {
-        self.bindings()
+        let mut bindings = self.input_bindings();
+        bindings.extend(self.output_bindings());
+        bindings
     }
 
     fn workgroup_bytes(&self) -> u32 {
         self.tile.workgroup_bytes(self.value_dim)
-    }
-}
-
-impl Spec for Attend<DecodeTile> {
-    fn label(&self) -> String {
-        let t = &self.tile;
-        format!(
-            "dense/decode {} rows {} keys {}x{} lanes {}/{}{}",
-            self.suffix(),
-            t.rows,
-            t.slots,
-            t.key_regs,
-            t.lanes,
-            t.value_lanes,
-            if t.prefetch { " prefetch" } else { "" }
-        )
-    }
-
-    fn kernel(&self) -> &'static str {
-        "dense/decode"
-    }
-
-    fn constants(&self) -> Vec<(&'static str, Constant)> {
-        use Constant::Count;
-        let mut constants = self.option_constants();
-        constants.extend([
-            ("ROWS", Count(self.tile.rows)),
-            ("LANES", Count(self.tile.lanes)),
-            ("SLOTS", Count(self.tile.slots)),
-            ("KEY_REGS", Count(self.tile.key_regs)),
-            ("VALUE_LANES", Count(self.tile.value_lanes)),
-            ("PREFETCH", Constant::Flag(self.tile.prefetch)),
-        ]);
-        constants
-    }
-
-    fn pieces(&self) -> Vec<&'static str> {
-        self.pieces()
-    }
-
-    fn custom(&self) -> Option<String> {
-        self.custom.as_ref().map(super::custom::module_text)
-    }
-
-    fn bindings(&self) -> Vec<Binding> {
-        self.bindings()
-    }
-
-    fn workgroup_bytes(&self) -> u32 {
-        self.tile.workgroup_bytes()
-    }
-}
-
-impl Spec for Attend<SerialTile> {
-    fn label(&self) -> String {
-        format!("dense/decode_serial {} rows {}", self.suffix(), self.tile.rows)
-    }
-
-    fn kernel(&self) -> &'static str {
-        "dense/decode_serial"
-    }
-
-    fn constants(&self) -> Vec<(&'static str, Constant)> {
-        let mut constants = self.option_constants();
-        constants.push(("ROWS", Constant::Count(self.tile.rows)));
-        constants.push(("THREADS", Constant::Count(self.tile.threads)));
-        constants
-    }
-
-    fn pieces(&self) -> Vec<&'static str> {
-        self.pieces()
-    }
-
-    fn custom(&self) -> Option<String> {
-        self.custom.as_ref().map(super::custom::module_text)
-    }
-
-    fn bindings(&self) -> Vec<Binding> {
-        self.bindings()
-    }
-
-    fn workgroup_bytes(&self) -> u32 {
-        0
     }
 }

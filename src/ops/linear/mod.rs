@@ -26,13 +26,22 @@
 //! Transformers with Hardware-Efficient Training" (Yang et al., 2023), "Transformers are SSMs" (Dao & Gu, 2024),
 //! "Transformers are RNNs" (Katharopoulos et al., 2020).
 
+mod feature;
+pub mod host;
 mod inputs;
+mod join;
+mod params;
+mod plan;
 pub mod reference;
 pub(crate) mod rules;
 pub mod slopes;
 mod tensors;
+pub mod tile;
+pub mod variant;
 
 pub use inputs::{JoinInputs, JoinOutput, LinearInputs, LinearOutput};
+pub use join::{JoinPlan, JoinTensors};
+pub use plan::{LinearPlan, variants_of};
 pub use tensors::LinearTensors;
 
 pub(crate) use inputs::split_states;

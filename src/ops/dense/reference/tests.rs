@@ -706,22 +706,27 @@ fn contradictory_problems_are_refused() {
     let sigmoid = Weighting::Sigmoid { bias: None };
     #[rustfmt::skip]
     let refused = [
-        (Dense { batch: 0, ..TINY }, "`batch` is 0; allowed: at least 1"),
-        (Dense { heads: 0, ..TINY }, "`heads` is 0; allowed: at least 1"),
-        (Dense { kv_heads: Some(0), ..TINY }, "`kv_heads` is 0; allowed: at least 1"),
+        (Dense { batch: 0, ..TINY }, "`batch` is 0; allowed: 1 to 268435456"),
+        (Dense { heads: 0, ..TINY }, "`heads` is 0; allowed: 1 to 268435456"),
+        (Dense { kv_heads: Some(0), ..TINY }, "`kv_heads` is 0; allowed: a divisor of `heads`, 1"),
         (Dense { kv_heads: Some(2), ..TINY }, "`kv_heads` is 2; allowed: a divisor of `heads`, 1"),
-        (Dense { keys: u32::MAX, ..TINY }, "`keys` is 4294967295; allowed: at most 2147483647: positions are i32"),
+        (Dense { keys: u32::MAX, ..TINY }, "`keys` is 4294967295; allowed: 1 to 268435456"),
         (Dense { q_offset: Some(i32::MAX), ..TINY },
-            "`q_offset` is 2147483647; allowed: the position of the last row, q_offset + Nq − 1, below 2³¹ − 1"),
+            "`q_offset` is 2147483647; allowed: −268435456 to 268435456"),
         (Dense { scale: Some(f32::NAN), ..TINY }, "`scale` is NaN; allowed: a finite number"),
         (Dense { softcap: Some(0.0), ..TINY }, "`softcap` is 0; allowed: a finite number above 0"),
         (Dense { weighting: Weighting::Sigmoid { bias: Some(f32::INFINITY) }, lse: false, ..TINY },
-            "`weighting` is Sigmoid with bias inf; allowed: a finite bias"),
+            "`weighting.bias` is inf; allowed: a finite number; `None` for −ln Nk"),
         (Dense { weighting: sigmoid, ..TINY },
             "`lse` is true; allowed: false with sigmoid weighting, which has no normaliser"),
         (Dense { weighting: sigmoid, lse: false, sinks: true, ..TINY },
             "`sinks` is true; allowed: false with sigmoid weighting, which has no denominator"),
         (Dense { batch: 2, documents: Some(1), ..TINY }, "`batch` is 2; allowed: 1 with packed documents"),
+        (Dense { documents: Some(0), ..TINY }, "`documents` is 0; allowed: 1 to 268435456"),
+        (Dense { head_dim: 257, ..TINY }, "`head_dim` is 257; allowed: 1 to 256"),
+        (Dense { custom: Some(Custom::default()), ..TINY },
+            "`custom` is neither a score nor a mask; allowed: at least one of `Custom::score` and `Custom::mask`, \
+             or no `custom` at all"),
     ];
     for (problem, message) in refused {
         assert_eq!(refusal(problem, ONES), message);
@@ -745,7 +750,7 @@ fn inputs_that_do_not_fit_are_refused() {
     };
     let custom = Dense {
         custom: Some(Custom {
-            data: vec![],
+            mask: Some("twin below".into()),
             ..Default::default()
         }),
         ..TINY
@@ -791,13 +796,21 @@ fn inputs_that_do_not_fit_are_refused() {
 
 #[test]
 fn sizes_beyond_memory_are_refused_without_arithmetic_overflow() {
-    let problem = Dense {
-        batch: u32::MAX,
-        heads: u32::MAX,
-        head_dim: u32::MAX,
+    let large = Dense {
+        batch: 1 << 20,
+        heads: 1 << 20,
         ..TINY
     };
-    assert!(refusal(problem, ONES).contains("79228162458924105385300197375 elements"));
+    assert!(refusal(large, ONES).contains("1099511627776 elements"));
+    let largest = Dense {
+        batch: 1 << 28,
+        heads: 1 << 28,
+        queries: 1 << 28,
+        keys: 1 << 28,
+        head_dim: 256,
+        ..TINY
+    };
+    assert!(refusal(largest, ONES).contains("`q_layout`"));
 }
 
 #[test]

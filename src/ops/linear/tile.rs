@@ -1,0 +1,157 @@
+//! Which kernels and tiles serve a linear problem: pure functions of problem and device.
+
+use crate::error::{Error, Result};
+use crate::ops::dense::tile::DeviceClass;
+use crate::ops::linear::variant::{ChunkTile, StepTile};
+use crate::ops::linear::{Decay, Linear};
+
+/// How a problem is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Token by token, `linear/step.wgsl`: for one token or a few.
+    Step(StepTile),
+    /// One pass over each sequence with the state on chip, `linear/chunk.wgsl`.
+    Serial(ChunkTile),
+    /// Sequences cut into segments that are computed side by side, in three dispatches: `linear/chunk_state.wgsl`,
+    /// `linear/scan.wgsl`, `linear/chunk.wgsl`.
+    Split {
+        /// Tile of the first and the last.
+        tile: ChunkTile,
+        /// Tokens of a segment, a multiple of the tile's rows.
+        segment: u32,
+    },
+}
+
+/// Overrides of what the planner would choose, for measurements and tests. `None` leaves the choice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinearTuning {
+    /// The form, with tile and segment.
+    pub form: Option<Form>,
+}
+
+/// Tokens up to which the step kernel serves.
+const STEP_TOKENS: u32 = 4;
+
+/// Row groups, rows of an invocation, lanes, keys of an invocation, vectors of four columns, tokens staged at once, steps
+/// written out. The part of the head dimension staged at once follows from D.
+struct Candidate(u32, u32, u32, u32, u32, u32, u32);
+
+/// Tiles to try on a GPU, best first. The last fits 16 KiB at any D and any device with 64 invocations.
+const GPU: &[Candidate] = &[
+    Candidate(16, 4, 16, 4, 1, 16, 4),
+    Candidate(8, 4, 8, 4, 1, 8, 4),
+    Candidate(8, 4, 8, 4, 1, 4, 1),
+];
+
+/// Tiles to try on a software GPU, best first: large register tiles, since every load is dear.
+const SOFTWARE: &[Candidate] = &[
+    Candidate(8, 8, 8, 8, 2, 16, 1),
+    Candidate(8, 4, 8, 4, 2, 8, 1),
+    Candidate(8, 4, 8, 4, 1, 4, 1),
+];
+
+/// The form that serves a problem on a device.
+///
+/// # Errors
+/// [`Error::Limit`] where even the smallest tile does not fit.
+pub fn choose(p: &Linear, device: &DeviceClass) -> Result<Form> {
+    if steps(p) {
+        return Ok(Form::Step(step_tile(p, device)));
+    }
+    let tile = chunk_tile(p, device)?;
+    let workgroups = p.sequences() as u64 * u64::from(p.heads) * u64::from(p.value_dim().div_ceil(tile.columns()));
+    let (enough, fill) = if device.software { (4, 8) } else { (128, 512) };
+    let in_order = workgroups >= enough || p.tokens <= 2 * tile.rows();
+    if p.causal && in_order && !(p.normalize.is_some() && p.in_place && p.value_dim() > tile.columns()) {
+        return Ok(Form::Serial(tile));
+    }
+    let segments = u64::from(fill as u32).div_ceil(workgroups) as u32;
+    let segment = p.tokens.div_ceil(segments).next_multiple_of(tile.rows());
+    Ok(Form::Split { tile, segment })
+}
+
+/// Whether the step kernel serves a problem best.
+fn steps(p: &Linear) -> bool {
+    p.tokens <= STEP_TOKENS && steps_at_all(p)
+}
+
+/// Whether the step kernel can serve a problem: between several tokens it keeps the state where the final one goes.
+pub(crate) fn steps_at_all(p: &Linear) -> bool {
+    p.causal && p.documents.is_none() && !p.state_only && (p.tokens == 1 || p.final_state)
+}
+
+/// With a normaliser a workgroup takes all the columns, because it updates z for them.
+fn step_tile(p: &Linear, device: &DeviceClass) -> StepTile {
+    let vecs = p.value_dim().div_ceil(4).next_power_of_two();
+    if device.software {
+        let lanes = if p.normalize.is_some() { vecs } else { vecs.min(8) };
+        return StepTile { lanes, groups: 1 };
+    }
+    let lanes = if p.normalize.is_some() { vecs } else { vecs.min(16) };
+    let groups = (device.invocations.min(128) / lanes).clamp(1, p.head_dim.div_ceil(4).next_power_of_two());
+    StepTile { lanes, groups }
+}
+
+/// Vectors of the head dimension staged at once: parts of equal length, at most `most`, that the rows of the state held
+/// in registers cover.
+fn part(head_dim: u32, row_groups: u32, most: u32) -> u32 {
+    let quads = head_dim.div_ceil(4);
+    let covered = quads.div_ceil(row_groups) * row_groups;
+    let even = |n: u32| quads.div_ceil(quads.div_ceil(n));
+    (1..=most)
+        .rev()
+        .map(even)
+        .find(|n| quads.div_ceil(*n) * n <= covered)
+        .unwrap_or(1)
+}
+
+/// Tiles to try with a decay per channel, whose products take an exponential each and whose running sums fill
+/// workgroup memory: short chunks.
+const CHANNEL: &[Candidate] = &[
+    Candidate(16, 1, 4, 4, 2, 16, 2),
+    Candidate(16, 1, 4, 4, 2, 4, 2),
+    Candidate(8, 1, 2, 4, 4, 4, 1),
+];
+
+fn chunk_tile(p: &Linear, device: &DeviceClass) -> Result<ChunkTile> {
+    let candidates = match (p.decay, device.software) {
+        (Decay::Channel, _) => CHANNEL,
+        (_, true) => SOFTWARE,
+        (_, false) => GPU,
+    };
+    let tiles = candidates.iter().flat_map(|c| {
+        [8, 4, 2].map(|most| ChunkTile {
+            row_groups: c.0,
+            row_regs: c.1,
+            lanes: c.2,
+            key_regs: c.3,
+            value_vecs: c.4,
+            chunk: part(p.head_dim, c.0, most),
+            tokens: c.5,
+            unroll: c.6,
+        })
+    });
+    let bytes = |t: &ChunkTile| t.workgroup_bytes(p.head_dim, p.decay, p.normalize.is_some());
+    let fits = |t: &ChunkTile| bytes(t) <= device.workgroup_memory && t.threads() <= device.invocations;
+    let mut fitting = tiles.clone().filter(fits);
+    fitting.next().ok_or_else(|| {
+        let smallest = tiles.min_by_key(&bytes);
+        let (bytes, threads) = smallest.map(|t| (bytes(&t), t.threads())).unwrap_or_default();
+        let (needed, limit, available) = if bytes > device.workgroup_memory {
+            (bytes, "max_compute_workgroup_storage_size", device.workgroup_memory)
+        } else {
+            (threads, "max_compute_invocations_per_workgroup", device.invocations)
+        };
+        Error::Limit {
+            what: "the smallest tile".into(),
+            needed: needed.into(),
+            limit,
+            available: available.into(),
+        }
+    })
+}
+
+/// Whether a decay needs a total for each channel.
+pub(crate) fn channel_totals(decay: Decay) -> bool {
+    decay == Decay::Channel
+}

@@ -1,0 +1,724 @@
+//! Which shader a plan runs: the typed specs behind the files under `shaders/linear/`.
+
+use crate::ops::dense::variant::{element_piece, output_pieces};
+use crate::ops::linear::{Decay, FeatureMap};
+use crate::shader::{Binding, BindingKind, Constant, Spec};
+use crate::tensor::DType;
+
+/// A kernel of the linear op with everything its code depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum LinearVariant {
+    /// `linear/chunk.wgsl`
+    Chunk(Chunk),
+    /// `linear/chunk_state.wgsl`
+    ChunkState(ChunkState),
+    /// `linear/scan.wgsl`
+    Scan(Scan),
+    /// `linear/step.wgsl`
+    Step(Step),
+    /// `linear/total_decay.wgsl`
+    TotalDecay(TotalDecay),
+}
+
+impl LinearVariant {
+    /// The spec that writes its header.
+    pub fn spec(&self) -> &dyn Spec {
+        match self {
+            LinearVariant::Chunk(v) => v,
+            LinearVariant::ChunkState(v) => v,
+            LinearVariant::Scan(v) => v,
+            LinearVariant::Step(v) => v,
+            LinearVariant::TotalDecay(v) => v,
+        }
+    }
+}
+
+/// Where a kernel finds the state to begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Start {
+    /// It is zero.
+    Zero,
+    /// In a tensor of its own.
+    Read,
+    /// Where the final one goes.
+    InPlace,
+}
+
+/// What kernels that read q, k or v share.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Inputs {
+    /// D.
+    pub head_dim: u32,
+    /// Dv.
+    pub value_dim: u32,
+    /// Storage type of q, k, v.
+    pub dtype: DType,
+    /// q, k and v are read four elements at a time.
+    pub vector: bool,
+    /// φ.
+    pub feature_map: FeatureMap,
+    /// Shape of the log-decay.
+    pub decay: Decay,
+    /// Outputs are normalised.
+    pub normalize: bool,
+    /// States are read and written four elements at a time.
+    pub vector_state: bool,
+}
+
+/// A kernel that writes outputs from chunks of tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Chunk {
+    /// What it reads.
+    pub inputs: Inputs,
+    /// Storage type of o.
+    pub output_dtype: DType,
+    /// o is written four elements at a time.
+    pub vector_output: bool,
+    /// Token t sees tokens up to t.
+    pub causal: bool,
+    /// Only what the initial state contributes.
+    pub state_only: bool,
+    /// Packed documents.
+    pub documents: bool,
+    /// Segments side by side.
+    pub split: bool,
+    /// Where the state begins.
+    pub start: Start,
+    /// The final state is written.
+    pub writes_state: bool,
+    /// Tile shape.
+    pub tile: ChunkTile,
+}
+
+/// The kernel that finds what segments add to the state.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ChunkState {
+    /// What it reads.
+    pub inputs: Inputs,
+    /// Segments add nothing.
+    pub state_only: bool,
+    /// Packed documents.
+    pub documents: bool,
+    /// Tile shape.
+    pub tile: ChunkTile,
+}
+
+/// The scan over segments.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Scan {
+    /// D.
+    pub head_dim: u32,
+    /// Dv.
+    pub value_dim: u32,
+    /// States have a normaliser behind them.
+    pub normalize: bool,
+    /// What stands before each segment; otherwise what stands after the last.
+    pub causal: bool,
+    /// Packed documents.
+    pub documents: bool,
+    /// Shape of the totals: [`Decay::None`], [`Decay::Channel`], or one number for the others.
+    pub decay: Decay,
+    /// Where the state begins.
+    pub start: Start,
+    /// The final state is written.
+    pub writes_state: bool,
+}
+
+/// The kernel for one token or a few.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Step {
+    /// What it reads.
+    pub inputs: Inputs,
+    /// Storage type of o.
+    pub output_dtype: DType,
+    /// o is written four elements at a time.
+    pub vector_output: bool,
+    /// Where the state begins.
+    pub start: Start,
+    /// The final state is written.
+    pub writes_state: bool,
+    /// Tile shape.
+    pub tile: StepTile,
+}
+
+/// The kernel that sums log-decays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TotalDecay {
+    /// D.
+    pub head_dim: u32,
+    /// Shape of the log-decay.
+    pub decay: Decay,
+    /// Packed documents.
+    pub documents: bool,
+}
+
+/// Tile shape of `linear/chunk.wgsl` and `linear/chunk_state.wgsl`; their headers have the meaning of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ChunkTile {
+    /// Row groups.
+    pub row_groups: u32,
+    /// Rows of an invocation.
+    pub row_regs: u32,
+    /// Invocations of a row group.
+    pub lanes: u32,
+    /// Keys of an invocation, a multiple of 4.
+    pub key_regs: u32,
+    /// Vectors of four columns of an invocation.
+    pub value_vecs: u32,
+    /// Vectors of the head dimension staged at once.
+    pub chunk: u32,
+    /// Tokens staged at once, a multiple of 4 and a divisor of the chunk's.
+    pub tokens: u32,
+    /// Steps of the products' inner loops that are written out.
+    pub unroll: u32,
+}
+
+impl ChunkTile {
+    /// Tokens of a chunk.
+    pub const fn rows(&self) -> u32 {
+        self.row_groups * self.row_regs
+    }
+
+    /// Invocations of a workgroup.
+    pub const fn threads(&self) -> u32 {
+        self.row_groups * self.lanes
+    }
+
+    /// Columns of the values that a workgroup owns.
+    pub const fn columns(&self) -> u32 {
+        4 * self.lanes * self.value_vecs
+    }
+
+    /// Whether all fields are in range and the shaders' static assertions hold, for head size D.
+    pub(crate) fn is_sound(&self, head_dim: u32) -> bool {
+        let t = self;
+        let fields = [
+            t.row_groups,
+            t.row_regs,
+            t.lanes,
+            t.key_regs,
+            t.value_vecs,
+            t.chunk,
+            t.tokens,
+        ];
+        let quads = head_dim.div_ceil(4);
+        fields.iter().all(|n| (1..=256).contains(n))
+            && t.rows() == t.lanes * t.key_regs
+            && t.key_regs.is_multiple_of(4)
+            && t.tokens.is_multiple_of(4)
+            && t.rows().is_multiple_of(t.tokens)
+            && quads.div_ceil(t.chunk) * t.chunk <= quads.div_ceil(t.row_groups) * t.row_groups
+    }
+
+    /// 16-byte words of workgroup memory for a step of the state's update.
+    const fn update_words(&self, head_dim: u32) -> u32 {
+        let key_pitch = head_dim.div_ceil(4).div_ceil(self.row_groups) * self.row_groups;
+        self.tokens * (key_pitch + self.lanes * self.value_vecs)
+    }
+
+    /// Workgroup memory in bytes for decays and normaliser.
+    fn extra_bytes(&self, head_dim: u32, decay: Decay, normalize: bool) -> u32 {
+        let decays = match decay {
+            Decay::None | Decay::Head => 0,
+            Decay::Token => self.rows().div_ceil(4) * 16 + self.rows() * 8,
+            Decay::Channel => self.rows() * head_dim.div_ceil(4) * 16,
+        };
+        decays + if normalize { head_dim.div_ceil(4) * 16 } else { 16 }
+    }
+
+    /// Workgroup memory in bytes of `linear/chunk.wgsl`.
+    pub fn workgroup_bytes(&self, head_dim: u32, decay: Decay, normalize: bool) -> u32 {
+        let rows = self.rows();
+        let products = 2 * rows * (self.chunk + 1) + self.chunk * 4 * self.lanes * self.value_vecs;
+        let weights = rows * (rows / 4 + 1) + self.update_words(head_dim);
+        products.max(weights) * 16 + self.extra_bytes(head_dim, decay, normalize)
+    }
+}
+
+/// Tile shape of `linear/step.wgsl`; its header has the meaning of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StepTile {
+    /// Invocations side by side, each with four columns.
+    pub lanes: u32,
+    /// Groups of invocations that share the rows.
+    pub groups: u32,
+}
+
+impl StepTile {
+    /// Invocations of a workgroup.
+    pub const fn threads(&self) -> u32 {
+        self.lanes * self.groups
+    }
+
+    /// Workgroup memory in bytes.
+    pub const fn workgroup_bytes(&self) -> u32 {
+        self.threads() * 16 + self.groups.div_ceil(4) * 16
+    }
+}
+
+const fn binding(number: u32, kind: BindingKind) -> Binding {
+    Binding { number, kind }
+}
+
+/// The largest divisor of `steps` up to `wanted`.
+fn unroll(steps: u32, wanted: u32) -> u32 {
+    (1..=wanted.min(steps))
+        .rev()
+        .find(|n| steps.is_multiple_of(*n))
+        .unwrap_or(1)
+}
+
+fn start_pieces(start: Start, writes: bool, vector: bool) -> [&'static str; 2] {
+    let read = match (start, vector) {
+        (Start::Zero, _) => "linear/state_in_none",
+        (Start::Read, true) => "linear/state_in_x4",
+        (Start::Read, false) => "linear/state_in_x1",
+        (Start::InPlace, _) => "linear/state_in_place",
+    };
+    let write = match (writes, vector) {
+        (false, _) => "linear/state_out_none",
+        (true, true) => "linear/state_out_x4",
+        (true, false) => "linear/state_out_x1",
+    };
+    [read, write]
+}
+
+fn state_bindings(start: Start, writes: bool) -> Vec<Binding> {
+    let mut bindings = vec![];
+    if start == Start::Read {
+        bindings.push(binding(5, BindingKind::Read));
+    }
+    if writes {
+        bindings.push(binding(6, BindingKind::Write));
+    }
+    bindings
+}
+
+fn documents_piece(documents: bool) -> &'static str {
+    if documents {
+        "linear/documents"
+    } else {
+        "linear/documents_none"
+    }
+}
+
+impl Inputs {
+    fn pieces(&self) -> Vec<&'static str> {
+        let feature = match self.feature_map {
+            FeatureMap::Identity => "linear/feature_identity",
+            FeatureMap::Silu => "linear/feature_silu",
+            FeatureMap::Relu => "linear/feature_relu",
+            FeatureMap::Elu1 => "linear/feature_elu1",
+            FeatureMap::Custom(_) => "linear/feature_custom",
+        };
+        let rows = if self.vector { "shared/qkv_x4" } else { "shared/qkv_x1" };
+        vec![
+            element_piece(self.dtype, self.vector),
+            "linear/bindings",
+            rows,
+            "linear/channel",
+            feature,
+        ]
+    }
+
+    fn custom(&self) -> Option<String> {
+        match &self.feature_map {
+            FeatureMap::Custom(text) => Some(format!("{text}\n")),
+            _ => None,
+        }
+    }
+
+    fn constants(&self) -> Vec<(&'static str, Constant)> {
+        use Constant::{Count, Flag};
+        vec![
+            ("HEAD_DIM", Count(self.head_dim)),
+            ("VALUE_DIM", Count(self.value_dim)),
+            ("NORMALIZE", Flag(self.normalize)),
+        ]
+    }
+
+    fn decay_bindings(&self) -> Vec<Binding> {
+        match self.decay {
+            Decay::None => vec![],
+            _ => vec![binding(7, BindingKind::Read)],
+        }
+    }
+
+    fn suffix(&self) -> String {
+        let mut s = format!("d{}x{} {}", self.head_dim, self.value_dim, self.dtype);
+        let decay = match self.decay {
+            Decay::None => "",
+            Decay::Head => " head decay",
+            Decay::Token => " token decay",
+            Decay::Channel => " channel decay",
+        };
+        let feature = match self.feature_map {
+            FeatureMap::Identity => "",
+            FeatureMap::Silu => " silu",
+            FeatureMap::Relu => " relu",
+            FeatureMap::Elu1 => " elu1",
+            FeatureMap::Custom(_) => " custom",
+        };
+        s.push_str(decay);
+        s.push_str(feature);
+        let flags = [
+            (self.normalize, " normalized"),
+            (!self.vector, " scalar-in"),
+            (!self.vector_state, " scalar-state"),
+        ];
+        s.extend(flags.iter().filter(|(on, _)| *on).map(|(_, name)| *name));
+        s
+    }
+}
+
+fn decay_piece(decay: Decay) -> &'static str {
+    match decay {
+        Decay::None => "linear/decay_none",
+        Decay::Head => "linear/decay_head",
+        Decay::Token => "linear/decay_token",
+        Decay::Channel => "linear/decay_channel",
+    }
+}
+
+fn tile_constants(t: &ChunkTile) -> Vec<(&'static str, Constant)> {
+    use Constant::Count;
+    vec![
+        ("ROW_GROUPS", Count(t.row_groups)),
+        ("ROW_REGS", Count(t.row_regs)),
+        ("LANES", Count(t.lanes)),
+        ("KEY_REGS", Count(t.key_regs)),
+        ("VALUE_VECS", Count(t.value_vecs)),
+        ("CHUNK", Count(t.chunk)),
+        ("CHUNK_TOKENS", Count(t.rows())),
+        ("TOKENS", Count(t.tokens)),
+        ("PART_UNROLL", Count(unroll(t.chunk, t.unroll))),
+        ("TOKEN_UNROLL", Count(unroll(t.tokens / 4, t.unroll))),
+    ]
+}
+
+impl Spec for Chunk {
+    fn label(&self) -> String {
+        let t = &self.tile;
+        let mut s = format!("{} {}->{}", self.kernel(), self.inputs.suffix(), self.output_dtype);
+        let flags = [
+            (!self.causal, " whole"),
+            (self.state_only, " state-only"),
+            (self.documents, " documents"),
+            (self.split, " split"),
+            (self.start == Start::Read, " start"),
+            (self.start == Start::InPlace, " in-place"),
+            (self.writes_state, " end"),
+            (!self.vector_output, " scalar-out"),
+        ];
+        s.extend(flags.iter().filter(|(on, _)| *on).map(|(_, name)| *name));
+        s + &format!(
+            " tile {}x{} regs {}x{}x{} chunk {}/{} unroll {}",
+            t.rows(),
+            t.columns(),
+            t.row_regs,
+            t.key_regs,
+            t.value_vecs,
+            t.chunk,
+            t.tokens,
+            t.unroll
+        )
+    }
+
+    fn kernel(&self) -> &'static str {
+        "linear/chunk"
+    }
+
+    fn constants(&self) -> Vec<(&'static str, Constant)> {
+        use Constant::Flag;
+        let mut constants = self.inputs.constants();
+        constants.extend([
+            ("CAUSAL", Flag(self.causal)),
+            ("STATE_ONLY", Flag(self.state_only)),
+            ("DOCUMENTS", Flag(self.documents)),
+            ("SPLIT", Flag(self.split)),
+            ("WRITES_STATE", Flag(self.writes_state)),
+        ]);
+        constants.extend(tile_constants(&self.tile));
+        constants
+    }
+
+    fn pieces(&self) -> Vec<&'static str> {
+        let mut pieces = self.inputs.pieces();
+        pieces.push(decay_piece(self.inputs.decay));
+        pieces.extend(output_pieces(self.output_dtype, self.vector_output));
+        pieces.extend(start_pieces(self.start, self.writes_state, self.inputs.vector_state));
+        pieces.push(documents_piece(self.documents));
+        pieces
+    }
+
+    fn custom(&self) -> Option<String> {
+        self.inputs.custom()
+    }
+
+    fn bindings(&self) -> Vec<Binding> {
+        use BindingKind::{Read, Uniform, Write};
+        let mut bindings = vec![
+            binding(0, Uniform),
+            binding(1, Read),
+            binding(2, Read),
+            binding(3, Read),
+            binding(4, Write),
+        ];
+        bindings.extend(state_bindings(self.start, self.writes_state));
+        bindings.extend(self.inputs.decay_bindings());
+        if self.documents {
+            bindings.push(binding(8, Read));
+        }
+        bindings
+    }
+
+    fn workgroup_bytes(&self) -> u32 {
+        let i = &self.inputs;
+        self.tile.workgroup_bytes(i.head_dim, i.decay, i.normalize)
+    }
+}
+
+impl Spec for ChunkState {
+    fn label(&self) -> String {
+        let t = &self.tile;
+        format!(
+            "{} {}{}{} tile {}x{} groups {} unroll {}",
+            self.kernel(),
+            self.inputs.suffix(),
+            if self.state_only { " state-only" } else { "" },
+            if self.documents { " documents" } else { "" },
+            t.tokens,
+            t.columns(),
+            t.row_groups,
+            t.unroll
+        )
+    }
+
+    fn kernel(&self) -> &'static str {
+        "linear/chunk_state"
+    }
+
+    fn constants(&self) -> Vec<(&'static str, Constant)> {
+        use Constant::Flag;
+        let mut constants = self.inputs.constants();
+        constants.extend([
+            ("STATE_ONLY", Flag(self.state_only)),
+            ("DOCUMENTS", Flag(self.documents)),
+            ("SPLIT", Flag(true)),
+        ]);
+        constants.extend(tile_constants(&self.tile));
+        constants
+    }
+
+    fn pieces(&self) -> Vec<&'static str> {
+        let mut pieces = self.inputs.pieces();
+        pieces.push(decay_piece(self.inputs.decay));
+        pieces.extend(start_pieces(Start::Zero, true, self.inputs.vector_state));
+        pieces.push(documents_piece(self.documents));
+        pieces
+    }
+
+    fn custom(&self) -> Option<String> {
+        self.inputs.custom()
+    }
+
+    fn bindings(&self) -> Vec<Binding> {
+        use BindingKind::{Read, Uniform, Write};
+        let mut bindings = vec![
+            binding(0, Uniform),
+            binding(1, Read),
+            binding(2, Read),
+            binding(3, Read),
+            binding(6, Write),
+            binding(9, Write),
+        ];
+        bindings.extend(self.inputs.decay_bindings());
+        if self.documents {
+            bindings.push(binding(8, Read));
+        }
+        bindings
+    }
+
+    fn workgroup_bytes(&self) -> u32 {
+        let i = &self.inputs;
+        let totals = match i.decay {
+            Decay::Channel => i.head_dim.div_ceil(4) * 16,
+            _ => 16,
+        };
+        self.tile.update_words(i.head_dim) * 16 + totals + self.tile.extra_bytes(i.head_dim, i.decay, i.normalize)
+    }
+}
+
+impl Spec for Scan {
+    fn label(&self) -> String {
+        let mut s = format!("linear/scan d{}x{}", self.head_dim, self.value_dim);
+        let flags = [
+            (self.normalize, " normalized"),
+            (!self.causal, " whole"),
+            (self.documents, " documents"),
+            (self.decay != Decay::None, " decay"),
+            (self.decay == Decay::Channel, " per channel"),
+            (self.start == Start::Read, " start"),
+            (self.start == Start::InPlace, " in-place"),
+            (self.writes_state, " end"),
+        ];
+        s.extend(flags.iter().filter(|(on, _)| *on).map(|(_, name)| *name));
+        s
+    }
+
+    fn kernel(&self) -> &'static str {
+        "linear/scan"
+    }
+
+    fn constants(&self) -> Vec<(&'static str, Constant)> {
+        use Constant::{Count, Flag};
+        vec![
+            ("HEAD_DIM", Count(self.head_dim)),
+            ("VALUE_DIM", Count(self.value_dim)),
+            ("NORMALIZE", Flag(self.normalize)),
+            ("CAUSAL", Flag(self.causal)),
+            ("DOCUMENTS", Flag(self.documents)),
+            ("SPLIT", Flag(true)),
+            ("DECAYS", Flag(self.decay != Decay::None)),
+            ("CHANNEL_TOTALS", Flag(self.decay == Decay::Channel)),
+        ]
+    }
+
+    fn pieces(&self) -> Vec<&'static str> {
+        let mut pieces = start_pieces(self.start, self.writes_state, false).to_vec();
+        pieces.push(documents_piece(self.documents));
+        pieces.push(match self.decay {
+            Decay::None => "linear/totals_none",
+            _ => "linear/totals",
+        });
+        pieces
+    }
+
+    fn custom(&self) -> Option<String> {
+        None
+    }
+
+    fn bindings(&self) -> Vec<Binding> {
+        use BindingKind::{Read, Uniform, Write};
+        let mut bindings = vec![binding(0, Uniform), binding(10, Write)];
+        if self.decay != Decay::None {
+            bindings.push(binding(9, Write));
+        }
+        bindings.extend(state_bindings(self.start, self.writes_state));
+        if self.documents {
+            bindings.push(binding(8, Read));
+        }
+        bindings
+    }
+
+    fn workgroup_bytes(&self) -> u32 {
+        0
+    }
+}
+
+impl Spec for Step {
+    fn label(&self) -> String {
+        let mut s = format!("linear/step {}->{}", self.inputs.suffix(), self.output_dtype);
+        let flags = [
+            (self.start == Start::Read, " start"),
+            (self.start == Start::InPlace, " in-place"),
+            (self.writes_state, " end"),
+            (!self.vector_output, " scalar-out"),
+        ];
+        s.extend(flags.iter().filter(|(on, _)| *on).map(|(_, name)| *name));
+        s + &format!(" lanes {} groups {}", self.tile.lanes, self.tile.groups)
+    }
+
+    fn kernel(&self) -> &'static str {
+        "linear/step"
+    }
+
+    fn constants(&self) -> Vec<(&'static str, Constant)> {
+        use Constant::Count;
+        let mut constants = self.inputs.constants();
+        constants.push(("LANES", Count(self.tile.lanes)));
+        constants.push(("GROUPS", Count(self.tile.groups)));
+        constants
+    }
+
+    fn pieces(&self) -> Vec<&'static str> {
+        let mut pieces = self.inputs.pieces();
+        pieces.push(match self.inputs.decay {
+            Decay::None => "linear/change_none",
+            Decay::Head => "linear/change_head",
+            Decay::Token => "linear/change_token",
+            Decay::Channel => "linear/change_channel",
+        });
+        pieces.extend(output_pieces(self.output_dtype, self.vector_output));
+        pieces.extend(start_pieces(self.start, self.writes_state, self.inputs.vector_state));
+        pieces
+    }
+
+    fn custom(&self) -> Option<String> {
+        self.inputs.custom()
+    }
+
+    fn bindings(&self) -> Vec<Binding> {
+        use BindingKind::{Read, Uniform, Write};
+        let mut bindings = vec![
+            binding(0, Uniform),
+            binding(1, Read),
+            binding(2, Read),
+            binding(3, Read),
+            binding(4, Write),
+        ];
+        bindings.extend(state_bindings(self.start, self.writes_state));
+        bindings.extend(self.inputs.decay_bindings());
+        bindings
+    }
+
+    fn workgroup_bytes(&self) -> u32 {
+        self.tile.workgroup_bytes()
+    }
+}
+
+impl Spec for TotalDecay {
+    fn label(&self) -> String {
+        format!(
+            "linear/total_decay {:?}{}",
+            self.decay,
+            if self.documents { " documents" } else { "" }
+        )
+    }
+
+    fn kernel(&self) -> &'static str {
+        "linear/total_decay"
+    }
+
+    fn constants(&self) -> Vec<(&'static str, Constant)> {
+        use Constant::{Count, Flag};
+        vec![
+            ("HEAD_DIM", Count(self.head_dim)),
+            ("DOCUMENTS", Flag(self.documents)),
+            ("SPLIT", Flag(false)),
+            ("CHANNEL_TOTALS", Flag(self.decay == Decay::Channel)),
+            ("HEAD_DECAY", Flag(self.decay == Decay::Head)),
+        ]
+    }
+
+    fn pieces(&self) -> Vec<&'static str> {
+        vec![documents_piece(self.documents)]
+    }
+
+    fn custom(&self) -> Option<String> {
+        None
+    }
+
+    fn bindings(&self) -> Vec<Binding> {
+        use BindingKind::{Read, Uniform, Write};
+        let mut bindings = vec![binding(0, Uniform), binding(7, Read), binding(9, Write)];
+        if self.documents {
+            bindings.push(binding(8, Read));
+        }
+        bindings
+    }
+
+    fn workgroup_bytes(&self) -> u32 {
+        256
+    }
+}
