@@ -132,6 +132,7 @@ pub fn check(gpu: &Gpu, file: CaseFile) -> Outcome {
 pub fn dense(case: &Case) -> Result<&DenseCase, String> {
     match &case.op {
         Op::Dense(dense) => Ok(dense),
+        Op::Linear(_) => Err("op `linear` has no kernels yet".into()),
         Op::Unsupported(op) => Err(format!("op `{op}` has no kernels yet")),
         _ => Err("an op that this program does not know".into()),
     }
