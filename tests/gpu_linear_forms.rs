@@ -17,8 +17,8 @@ fn plain(decay: Decay) -> Linear {
         heads: 4,
         kv_heads: Some(2),
         tokens: 3 * C + 1,
-        head_dim: 20,
-        value_dim: Some(12),
+        head_dim: 12,
+        value_dim: Some(20),
         scale: Some(0.3),
         decay,
         initial_state: true,
@@ -79,21 +79,26 @@ fn head_sizes() {
         (256, 256),
     ];
     for (n, (head_dim, value_dim)) in sizes.into_iter().enumerate() {
-        // Each size meets two decays, each decay every form.
-        for decay in [DECAYS[n % 4], DECAYS[(n + 1 + n / 4) % 4]] {
-            let p = Linear {
-                batch: 1,
-                heads: 2,
-                tokens: 2 * C + 3,
-                head_dim,
-                value_dim: Some(value_dim),
-                ..plain(decay)
-            };
-            let name = format!("D = {head_dim}, Dv = {value_dim}, {decay:?}");
-            check(&name, &gpu, &p, &forced(split(1)));
-            check(&name, &gpu, &p, &forced(Form::Step(tiles::step(&p))));
-            check(&name, &gpu, &p, &forced(Form::Serial(tiles::WIDE)));
-        }
+        let sized = |decay| Linear {
+            batch: 1,
+            heads: 2,
+            tokens: 4 * C + 3,
+            head_dim,
+            value_dim: Some(value_dim),
+            ..plain(decay)
+        };
+        let (tile, other) = match head_dim.max(value_dim) {
+            ..=64 => (tiles::SMALL, tiles::WIDE),
+            _ => (tiles::TALL, tiles::TALL),
+        };
+        let segment = tile.rows();
+        let name = format!("D = {head_dim}, Dv = {value_dim}");
+        // One decay in three dispatches, another in one.
+        let p = sized(DECAYS[n % 4]);
+        check(&name, &gpu, &p, &forced(Form::Split { tile, segment }));
+        let p = sized(DECAYS[(n + 1 + n / 4) % 4]);
+        check(&name, &gpu, &p, &forced(Form::Step(tiles::step(&p))));
+        check(&name, &gpu, &p, &forced(Form::Serial(other)));
     }
 }
 
@@ -110,15 +115,14 @@ fn feature_maps_decays_and_normalizers() {
                     ..plain(decay)
                 };
                 let name = format!("{feature_map:?} {decay:?} {normalize:?}");
-                let forms = [
-                    split(1),
-                    Form::Step(tiles::step(&p)),
-                    Form::Serial(tiles::SMALL),
-                    Form::Step(tiles::step(&p)),
-                ];
-                // A split is three kernels to compile: a third of the problems.
+                // A split is three kernels to compile: few of them.
                 turn += 1;
-                check(&name, &gpu, &p, &forced(forms[turn % 3]));
+                let form = match turn % 7 {
+                    0 => split(1),
+                    1 | 3 | 5 => Form::Step(tiles::step(&p)),
+                    _ => Form::Serial(tiles::SMALL),
+                };
+                check(&name, &gpu, &p, &forced(form));
             }
         }
     }
@@ -156,17 +160,16 @@ fn states_read_written_and_in_place() {
         (false, true, false),
         (true, true, true),
     ] {
-        for (tokens, normalize) in [(1, None), (2 * C + 1, None), (2 * C + 1, Some(0.1))] {
+        for tokens in [1, 2 * C + 1] {
             let p = Linear {
                 tokens,
-                normalize,
                 initial_state,
                 final_state,
                 in_place,
                 ..plain(Decay::Head)
             };
             for form in forms(&p) {
-                let name = format!("{tokens} tokens {normalize:?} {initial_state} {final_state} {in_place}");
+                let name = format!("{tokens} tokens {initial_state} {final_state} {in_place}");
                 check(&name, &gpu, &p, &forced(form));
             }
         }
@@ -177,7 +180,7 @@ fn states_read_written_and_in_place() {
 fn every_token_sees_all_of_them() {
     let Some(gpu) = gpu() else { return };
     for (n, feature_map) in feature_maps().into_iter().enumerate() {
-        for documents in [None, Some(3)] {
+        for documents in [None, Some(3)].into_iter().take(if n < 2 { 2 } else { 1 }) {
             let p = Linear {
                 batch: if documents.is_some() { 1 } else { 2 },
                 causal: false,
@@ -210,7 +213,8 @@ const BOUNDARIES: [[i32; 5]; 7] = [
 fn documents_each_with_a_state_of_its_own() {
     let Some(gpu) = gpu() else { return };
     for decay in DECAYS {
-        for normalize in [None, Some(0.01)] {
+        let normalizers = [None, Some(0.01)];
+        for normalize in normalizers.into_iter().take(if decay == Decay::Token { 2 } else { 1 }) {
             let p = Linear {
                 batch: 1,
                 tokens: 41,
@@ -221,11 +225,7 @@ fn documents_each_with_a_state_of_its_own() {
             let mut inputs = linear::random(&p, Strength::Medium, &mut Random::new(3));
             for boundaries in BOUNDARIES {
                 inputs.cu_seqlens = Some(boundaries.to_vec());
-                let mut forms = vec![split(1), split(2), split(6)];
-                if normalize.is_none() || decay == Decay::Token {
-                    forms.push(Form::Serial(tiles::SMALL));
-                }
-                for form in forms {
+                for form in [split(1), split(2), split(6), Form::Serial(tiles::SMALL)] {
                     let name = format!("{decay:?} {boundaries:?}");
                     check_on(&name, &gpu, &p, &inputs.inputs(), &forced(form));
                 }

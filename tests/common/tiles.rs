@@ -27,6 +27,19 @@ pub const WIDE: ChunkTile = ChunkTile {
     unroll: 2,
 };
 
+/// Chunks of 16 tokens, 8 columns, the rows of the state shared by so many invocations that large head sizes compile
+/// fast too.
+pub const TALL: ChunkTile = ChunkTile {
+    row_groups: 16,
+    row_regs: 1,
+    lanes: 2,
+    key_regs: 8,
+    value_vecs: 1,
+    chunk: 4,
+    tokens: 4,
+    unroll: 1,
+};
+
 /// Two groups, and columns in several workgroups where they need not be in one.
 pub fn step(p: &Linear) -> StepTile {
     let vecs = p.value_dim().div_ceil(4);

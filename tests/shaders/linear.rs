@@ -116,7 +116,7 @@ fn add_options(variants: &mut BTreeMap<String, Variant>) {
 /// Forms that the tests on a device force.
 fn add_forced(variants: &mut BTreeMap<String, Variant>) {
     for decay in DECAYS {
-        for tile in [tiles::SMALL, tiles::WIDE] {
+        for tile in [tiles::SMALL, tiles::WIDE, tiles::TALL] {
             for head_dim in [5, 128] {
                 let p = Linear {
                     head_dim,
