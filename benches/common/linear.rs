@@ -1,0 +1,160 @@
+//! What the benches of linear attention share: inputs, checks, and the floors that times are held against.
+#![allow(dead_code)]
+
+use wgpu_attention::linear::reference::{Hooks, linear};
+use wgpu_attention::linear::tile::LinearTuning;
+use wgpu_attention::{DType, Decay, Gpu, Linear, LinearInputs, LinearTensors};
+
+use super::random;
+
+/// Whether a form gives the right answer; the bounds are those of the golden cases.
+pub fn check(gpu: &Gpu, problem: &Linear, tuning: &LinearTuning) -> Result<(), String> {
+    let p = problem;
+    let rows = |seed: u32, heads: u32, dim: u32| -> Vec<f32> {
+        let n = p.batch as usize * heads as usize * p.tokens as usize * dim as usize;
+        random(seed, n).into_iter().map(|x| rounded(x, p.dtype)).collect()
+    };
+    let (q, k, v) = (
+        rows(1, p.heads, p.head_dim),
+        rows(2, p.kv_heads(), p.head_dim),
+        rows(3, p.kv_heads(), p.value_dim()),
+    );
+    let decays = decays(p);
+    let state: Vec<f32> = random(5, p.state_len() as usize);
+    let inputs = LinearInputs {
+        q: &q,
+        k: &k,
+        v: &v,
+        log_decay: (p.decay != Decay::None).then_some(&decays),
+        initial_state: p.initial_state.then_some(&state),
+        ..Default::default()
+    };
+    let plan = p.plan_with(gpu, tuning).map_err(|e| e.to_string())?;
+    let output = plan.run_blocking(&inputs).map_err(|e| e.to_string())?;
+    let expected = linear(p, &inputs, &Hooks::default()).map_err(|e| e.to_string())?;
+    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>();
+    let pairs = || output.o.iter().zip(&expected.o);
+    let error = square(&mut pairs().map(|(a, b)| f64::from(*a) - b)) / square(&mut pairs().map(|(_, b)| *b));
+    let bound = match p.dtype {
+        DType::F32 => 1e-5,
+        DType::F16 => 2e-3,
+        DType::BF16 => 1e-2,
+    };
+    match error.sqrt() <= bound {
+        true => Ok(()),
+        false => Err(format!("WRONG: error {:.1e}", error.sqrt())),
+    }
+}
+
+fn rounded(x: f32, dtype: DType) -> f32 {
+    match dtype {
+        DType::F32 => x,
+        DType::F16 => half::f16::from_f32(x).to_f32(),
+        DType::BF16 => half::bf16::from_f32(x).to_f32(),
+    }
+}
+
+/// Log-decays from −0.1 to 0, in the problem's shape.
+fn decays(p: &Linear) -> Vec<f32> {
+    let tokens = p.batch as usize * p.heads as usize * p.tokens as usize;
+    let n = match p.decay {
+        Decay::None => 0,
+        Decay::Head => p.heads as usize,
+        Decay::Token => tokens,
+        Decay::Channel => tokens * p.head_dim as usize,
+    };
+    random(4, n).into_iter().map(|x| -0.05 * (x + 1.0)).collect()
+}
+
+/// Device buffers for timing, filled with random numbers.
+pub struct Buffers {
+    q: wgpu::Buffer,
+    k: wgpu::Buffer,
+    v: wgpu::Buffer,
+    o: wgpu::Buffer,
+    log_decay: Option<wgpu::Buffer>,
+    state: Option<wgpu::Buffer>,
+}
+
+impl Buffers {
+    pub fn new(gpu: &Gpu, p: &Linear) -> Self {
+        let rows = |heads: u32, dim: u32| u64::from(p.batch) * u64::from(heads) * u64::from(p.tokens) * u64::from(dim);
+        let make = |seed: u32, elements: u64, dtype: DType| {
+            let block = random(seed, (1 << 20).min(elements as usize));
+            filled(gpu, elements, &block, dtype)
+        };
+        let decays = decays(p);
+        Buffers {
+            q: make(1, rows(p.heads, p.head_dim), p.dtype),
+            k: make(2, rows(p.kv_heads(), p.head_dim), p.dtype),
+            v: make(3, rows(p.kv_heads(), p.value_dim()), p.dtype),
+            o: make(4, rows(p.heads, p.value_dim()), p.output_dtype()),
+            log_decay: (p.decay != Decay::None).then(|| filled(gpu, decays.len() as u64, &decays, DType::F32)),
+            state: p.final_state.then(|| make(5, p.state_len(), DType::F32)),
+        }
+    }
+
+    /// For problems without a state, or with one updated in place.
+    pub fn tensors(&self) -> LinearTensors<'_> {
+        LinearTensors {
+            log_decay: self.log_decay.as_ref().map(Into::into),
+            final_state: self.state.as_ref().map(Into::into),
+            ..LinearTensors::new(&self.q, &self.k, &self.v, &self.o)
+        }
+    }
+}
+
+/// A buffer of so many elements, the block over and over.
+fn filled(gpu: &Gpu, elements: u64, block: &[f32], dtype: DType) -> wgpu::Buffer {
+    let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        label: Some("bench"),
+        size: (elements * dtype.size()).next_multiple_of(4),
+        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: false,
+    });
+    let mut bytes: Vec<u8> = match dtype {
+        DType::F32 => bytemuck::cast_slice(block).to_vec(),
+        DType::F16 => block
+            .iter()
+            .flat_map(|x| half::f16::from_f32(*x).to_le_bytes())
+            .collect(),
+        DType::BF16 => block
+            .iter()
+            .flat_map(|x| half::bf16::from_f32(*x).to_le_bytes())
+            .collect(),
+    };
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    let mut at = 0;
+    while at < buffer.size() {
+        let n = (buffer.size() - at).min(bytes.len() as u64);
+        gpu.queue().write_buffer(&buffer, at, &bytes[..n as usize]);
+        at += n;
+    }
+    buffer
+}
+
+/// Operations that no form can do without: every token multiplies a key with a value into the state and a query with the
+/// state, 2·D·Dv multiplications and as many additions. Chunks trade some of it for products of queries and keys.
+pub fn flops(p: &Linear) -> f64 {
+    4.0 * f64::from(p.head_dim) * f64::from(p.value_dim()) * tokens(p)
+}
+
+/// Tokens of all heads.
+pub fn tokens(p: &Linear) -> f64 {
+    f64::from(p.batch) * f64::from(p.heads) * f64::from(p.tokens)
+}
+
+/// Bytes that every form moves at least: q, k, v and the decays read once, o written once, states read and written.
+pub fn bytes(p: &Linear) -> f64 {
+    let kv = f64::from(p.kv_heads()) / f64::from(p.heads);
+    let (d, dv) = (f64::from(p.head_dim), f64::from(p.value_dim()));
+    let decay = match p.decay {
+        Decay::None | Decay::Head => 0.0,
+        Decay::Token => 4.0,
+        Decay::Channel => 4.0 * d,
+    };
+    let size = p.dtype.size() as f64;
+    let row = (d + kv * (d + dv)) * size + dv * p.output_dtype().size() as f64 + decay;
+    let states = f64::from(u8::from(p.initial_state) + u8::from(p.final_state)) * p.state_len() as f64 * 4.0;
+    row * tokens(p) + states
+}

@@ -1,0 +1,282 @@
+//! Checks and times candidate forms and tiles of linear attention on this device, so that choices rest on measurements.
+//!
+//! ```text
+//! cargo bench --bench tune_linear -- prefill [N] [D] [heads]     forms and tiles
+//! cargo bench --bench tune_linear -- step [D] [heads] [batch]    decode tiles
+//! cargo bench --bench tune_linear -- table                       the planner's choices, N = 1k to 64k
+//! ```
+//! `WGPU_ATTENTION_BACKEND`, `WGPU_ATTENTION_ADAPTER` choose the device; `DTYPE=f16`, `DECAY=none|head|token|channel` the
+//! problem; `TILE="a|b"` only lines that contain one of these; `SHOW=n` the best so many.
+//!
+//! Beside each time: percent of the device's own f32 FMA and copy ceilings that the operations and bytes no form can do
+//! without come to.
+
+use wgpu_attention::dense::tile::DeviceClass;
+use wgpu_attention::linear::tile::{Form, LinearTuning};
+use wgpu_attention::linear::variant::{ChunkTile, StepTile};
+use wgpu_attention::measure::{Ceilings, Effort, time};
+use wgpu_attention::{DType, Decay, Gpu, Linear};
+
+#[path = "common/mod.rs"]
+mod common;
+use common::linear;
+
+fn main() {
+    let gpu = common::gpu();
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let number = |n: usize, default: u32| arguments.get(n).and_then(|a| a.parse().ok()).unwrap_or(default);
+    let ceilings = Ceilings::measure(&gpu).expect("ceilings");
+    println!("{} ({})", gpu.info().name, gpu.info().driver_info);
+    println!(
+        "f32 FMA {:.1} GFLOP/s, copy {:.1} GB/s",
+        ceilings.f32_flops / 1e9,
+        ceilings.copy_bytes / 1e9
+    );
+    match arguments.first().map(String::as_str) {
+        Some("step") => steps(&gpu, &ceilings, number(1, 64), number(2, 32), number(3, 1)),
+        Some("table") => table(&gpu, &ceilings),
+        _ => prefill(&gpu, &ceilings, number(1, 4096), number(2, 64), number(3, 8)),
+    }
+}
+
+fn dtype() -> DType {
+    match std::env::var("DTYPE").as_deref() {
+        Ok("f16") => DType::F16,
+        Ok("bf16") => DType::BF16,
+        _ => DType::F32,
+    }
+}
+
+fn decay() -> Decay {
+    match std::env::var("DECAY").as_deref() {
+        Ok("none") => Decay::None,
+        Ok("token") => Decay::Token,
+        Ok("channel") => Decay::Channel,
+        _ => Decay::Head,
+    }
+}
+
+/// Whether the name contains one of the `|`-separated parts of `TILE`.
+fn wanted(name: &str) -> bool {
+    std::env::var("TILE").map_or(true, |t| t.split('|').any(|part| name.contains(part)))
+}
+
+/// Seconds, or why there are none; a wrong result gets no time.
+fn measure(gpu: &Gpu, problem: &Linear, buffers: &linear::Buffers, tuning: &LinearTuning) -> Result<f64, String> {
+    let small = Linear {
+        heads: 2,
+        batch: 1,
+        tokens: problem.tokens.min(300),
+        ..problem.clone()
+    };
+    linear::check(gpu, &small, tuning)?;
+    let plan = problem.plan_with(gpu, tuning).map_err(|e| e.to_string())?;
+    let times = time(gpu, &Effort::default(), |pass, _| {
+        plan.encode_in(pass, &buffers.tensors())
+    });
+    times.map(|t| t.median()).map_err(|e| e.to_string())
+}
+
+fn line(name: &str, problem: &Linear, seconds: f64, ceilings: &Ceilings) -> String {
+    format!(
+        "{:9.1} us {:8.3} ns/token  {:5.1} % of FMA  {:5.1} % of copy  {name}",
+        seconds * 1e6,
+        seconds * 1e9 / linear::tokens(problem),
+        100.0 * linear::flops(problem) / seconds / ceilings.f32_flops,
+        100.0 * linear::bytes(problem) / seconds / ceilings.copy_bytes
+    )
+}
+
+/// The best times, shortest first.
+fn show(mut results: Vec<(f64, String)>) {
+    let most = std::env::var("SHOW")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(usize::MAX);
+    results.sort_by(|a, b| a.0.total_cmp(&b.0));
+    for (_, text) in results.iter().take(most) {
+        println!("{text}");
+    }
+}
+
+fn prefill(gpu: &Gpu, ceilings: &Ceilings, tokens: u32, head_dim: u32, heads: u32) {
+    let problem = Linear {
+        heads,
+        tokens,
+        head_dim,
+        dtype: dtype(),
+        decay: decay(),
+        ..Default::default()
+    };
+    println!(
+        "prefill {heads}x{tokens}x{head_dim} {} decay {:?}",
+        problem.dtype, problem.decay
+    );
+    let buffers = linear::Buffers::new(gpu, &problem);
+    let mut results = vec![];
+    let mut run = |name: String, form: Option<Form>| {
+        if !wanted(&name) {
+            return;
+        }
+        match measure(gpu, &problem, &buffers, &LinearTuning { form }) {
+            Ok(seconds) => results.push((seconds, line(&name, &problem, seconds, ceilings))),
+            Err(e) if e.contains("needs") => {}
+            Err(e) => println!("{name}: {e}"),
+        }
+    };
+    run("planner".into(), None);
+    for tile in tiles(&problem, &DeviceClass::of(gpu.limits(), gpu.info().device_type)) {
+        let name = format!(
+            "tile {}x{} threads {} regs {}x{}x{} chunk {}/{} unroll {}",
+            tile.rows(),
+            tile.columns(),
+            tile.threads(),
+            tile.row_regs,
+            tile.key_regs,
+            tile.value_vecs,
+            tile.chunk,
+            tile.tokens,
+            tile.unroll
+        );
+        run(format!("serial {name}"), Some(Form::Serial(tile)));
+        for segment in [64, 128, 256, 512, 1024, 2048] {
+            if segment < tokens && segment >= tile.rows() {
+                run(format!("split {segment} {name}"), Some(Form::Split { tile, segment }));
+            }
+        }
+    }
+    show(results);
+}
+
+fn tiles(p: &Linear, device: &DeviceClass) -> Vec<ChunkTile> {
+    let shapes: &[(u32, u32, u32, u32)] = match p.decay {
+        Decay::Channel => &[
+            (16, 1, 4, 4),
+            (8, 2, 4, 4),
+            (8, 1, 2, 4),
+            (32, 1, 8, 4),
+            (16, 2, 8, 4),
+            (4, 4, 4, 4),
+        ],
+        _ => &[
+            (8, 4, 8, 4),
+            (16, 2, 8, 4),
+            (16, 4, 16, 4),
+            (16, 4, 8, 8),
+            (8, 8, 8, 8),
+            (8, 8, 16, 4),
+            (32, 2, 8, 8),
+            (32, 2, 16, 4),
+        ],
+    };
+    let mut all = vec![];
+    for &(row_groups, row_regs, lanes, key_regs) in shapes {
+        for value_vecs in [1, 2, 4] {
+            for (chunk, tokens) in [(4, 8), (4, 16), (8, 8), (8, 16), (8, 32)] {
+                for unroll in if device.software { &[1][..] } else { &[2, 4, 8][..] } {
+                    let tile = ChunkTile {
+                        row_groups,
+                        row_regs,
+                        lanes,
+                        key_regs,
+                        value_vecs,
+                        chunk,
+                        tokens,
+                        unroll: *unroll,
+                    };
+                    let sensible = tile.columns() <= p.value_dim().next_multiple_of(32)
+                        && tokens <= tile.rows()
+                        && p.head_dim.div_ceil(4).is_multiple_of(chunk)
+                        && p.head_dim.div_ceil(4 * row_groups) * 16 * value_vecs <= 128
+                        && *unroll <= chunk;
+                    if sensible && tile.workgroup_bytes(p.head_dim, p.decay, false) <= device.workgroup_memory {
+                        all.push(tile);
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+fn step(tokens: u32, head_dim: u32, heads: u32, batch: u32) -> Linear {
+    Linear {
+        batch,
+        heads,
+        tokens,
+        head_dim,
+        dtype: dtype(),
+        decay: decay(),
+        initial_state: true,
+        final_state: true,
+        in_place: true,
+        ..Default::default()
+    }
+}
+
+fn steps(gpu: &Gpu, ceilings: &Ceilings, head_dim: u32, heads: u32, batch: u32) {
+    for tokens in [1, 4, 8, 16] {
+        let problem = step(tokens, head_dim, heads, batch);
+        println!(
+            "step {batch}x{heads}x{tokens}x{head_dim} {} decay {:?}",
+            problem.dtype, problem.decay
+        );
+        let buffers = linear::Buffers::new(gpu, &problem);
+        let mut results = vec![];
+        let mut run = |name: String, form: Option<Form>| {
+            if !wanted(&name) {
+                return;
+            }
+            match measure(gpu, &problem, &buffers, &LinearTuning { form }) {
+                Ok(seconds) => results.push((seconds, line(&name, &problem, seconds, ceilings))),
+                Err(e) => println!("{name}: {e}"),
+            }
+        };
+        run("planner".into(), None);
+        for lanes in [4, 8, 16, 32] {
+            for groups in [1, 2, 4, 8, 16, 32] {
+                if lanes * 4 <= head_dim && lanes * groups <= 256 && lanes * groups >= 4 {
+                    run(
+                        format!("step lanes {lanes} groups {groups}"),
+                        Some(Form::Step(StepTile { lanes, groups })),
+                    );
+                }
+            }
+        }
+        show(results);
+    }
+}
+
+fn table(gpu: &Gpu, ceilings: &Ceilings) {
+    for head_dim in [64, 128] {
+        for (batch, heads) in [(1, 1), (1, 16), (4, 32)] {
+            for tokens in [1024, 4096, 16384, 65536] {
+                let problem = Linear {
+                    batch,
+                    heads,
+                    tokens,
+                    head_dim,
+                    dtype: dtype(),
+                    decay: decay(),
+                    ..Default::default()
+                };
+                let buffers = linear::Buffers::new(gpu, &problem);
+                let form = problem.plan(gpu).map(|p| format!("{:?}", p.form())).unwrap_or_default();
+                let name = format!("{batch}x{heads}x{tokens}x{head_dim} {} {form}", problem.dtype);
+                match measure(gpu, &problem, &buffers, &LinearTuning::default()) {
+                    Ok(seconds) => println!("{}", line(&name, &problem, seconds, ceilings)),
+                    Err(e) => println!("{name}: {e}"),
+                }
+            }
+        }
+        for (heads, batch) in [(32, 1), (32, 32)] {
+            let problem = step(1, head_dim, heads, batch);
+            let buffers = linear::Buffers::new(gpu, &problem);
+            let name = format!("step {batch}x{heads}x{head_dim}");
+            match measure(gpu, &problem, &buffers, &LinearTuning::default()) {
+                Ok(seconds) => println!("{}", line(&name, &problem, seconds, ceilings)),
+                Err(e) => println!("{name}: {e}"),
+            }
+        }
+    }
+}
