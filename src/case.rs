@@ -6,6 +6,28 @@
 //! names, expected outputs f32 tensors under `expected.`. An unknown op, params key or tensor, a wrong type, and a
 //! shape or value that contradicts the rest are errors that name the file and the fault; nothing is ever ignored.
 //!
+//! # Op `linear`
+//!
+//! Params: `scale` (1), `causal` (true), `feature_map` `identity`, `silu`, `relu` or `elu1` (`identity`), `normalize`
+//! (false) and with it `epsilon` (1e-6), `state_only` (false). Tensors, beside q, k and v as [`Linear`] has them;
+//! inputs of floating type may be f32, f16 or bf16:
+//!
+//! | tensor | shape | |
+//! |---|---|---|
+//! | `log_decay` | `[H]`, `[B, H, N]` or `[B, H, N, D]` | |
+//! | `cu_seqlens` | i32 `[S + 1]` | packed documents, B = 1 |
+//! | `initial_state` | `[B\|S, H, D, Dv]` | one a batch entry, or a document |
+//! | `initial_normalizer` | `[B\|S, H, D]` | z of `initial_state`, where outputs are normalised |
+//! | `o` | `[B, H, N, Dv]` | what `state_only` adds to |
+//! | `expected.o` | `[B, H, N, Dv]` | |
+//! | `expected.final_state` | `[B\|S, H, D, Dv]` | optional |
+//! | `expected.final_normalizer` | `[B\|S, H, D]` | optional even with a final state; z is then not judged |
+//! | `expected.total_decay` | `[B\|S, H]`, or `[B\|S, H, D]` for a decay by channel | optional |
+//!
+//! On the device and in [`LinearInputs`] the numbers of z lie behind each head's state, in the same tensor.
+//!
+//! # Example
+//!
 //! ```
 //! use wgpu_attention::case::{Case, Op};
 //! use wgpu_attention::compare::{self, Tolerance};
@@ -20,6 +42,7 @@
 //! ```
 
 mod dense;
+mod linear;
 mod reader;
 mod writer;
 
@@ -28,8 +51,11 @@ mod tests;
 
 use std::path::Path;
 
+pub use linear::{LinearCase, LinearCaseInputs};
+
 use crate::error::{Error, Result};
 use crate::ops::dense::{Dense, DenseInputs, DenseOutput};
+use crate::ops::linear::{Linear, LinearInputs, LinearOutput};
 use crate::tensor::DType;
 use reader::Reader;
 use writer::Writer;
@@ -61,8 +87,10 @@ pub struct Case {
 pub enum Op {
     /// Op `dense`.
     Dense(DenseCase),
-    /// An op of the format that this version does not run (`linear`, `topk`), by its name: to be reported as
-    /// unsupported, never as passed. Its params and tensors are not read.
+    /// Op `linear`.
+    Linear(LinearCase),
+    /// An op of the format that this version does not run (`topk`), by its name: to be reported as unsupported, never
+    /// as passed. Its params and tensors are not read.
     Unsupported(String),
 }
 
@@ -76,7 +104,7 @@ pub struct DenseCase {
     /// The problem; `lse` is true where the file has an expected one.
     pub problem: Dense,
     /// The inputs.
-    pub tensors: DenseTensors,
+    pub tensors: DenseCaseInputs,
     /// `[B, H, Nq, Dv]`
     pub expected_o: Vec<f32>,
     /// `[B, H, Nq]`
@@ -85,7 +113,7 @@ pub struct DenseCase {
 
 /// The inputs of a dense problem, owned; 16-bit ones widened to f32, exactly. Shapes as in [`DenseInputs`].
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct DenseTensors {
+pub struct DenseCaseInputs {
     /// `[B, H, Nq, D]`
     pub q: Vec<f32>,
     /// `[B, Hkv, Nk, D]`
@@ -108,7 +136,7 @@ pub struct DenseTensors {
     pub sinks: Option<Vec<f32>>,
 }
 
-impl DenseTensors {
+impl DenseCaseInputs {
     /// Borrows them as inputs.
     pub fn inputs(&self) -> DenseInputs<'_> {
         DenseInputs {
@@ -127,10 +155,10 @@ impl DenseTensors {
     }
 }
 
-impl From<&DenseInputs<'_>> for DenseTensors {
+impl From<&DenseInputs<'_>> for DenseCaseInputs {
     /// Copies everything but `custom_data`, which a case file cannot hold.
     fn from(inputs: &DenseInputs<'_>) -> Self {
-        DenseTensors {
+        DenseCaseInputs {
             q: inputs.q.to_vec(),
             k: inputs.k.to_vec(),
             v: inputs.v.to_vec(),
@@ -185,6 +213,22 @@ impl Case {
         }
     }
 
+    /// A linear case, as [`Case::dense`] makes a dense one.
+    pub fn linear(
+        name: impl Into<String>,
+        source: impl Into<String>,
+        problem: &Linear,
+        inputs: &LinearInputs<'_>,
+        expected: &LinearOutput<f64>,
+    ) -> Self {
+        Case {
+            name: name.into(),
+            op: Op::Linear(LinearCase::new(problem, inputs, expected)),
+            dtype: problem.dtype,
+            source: source.into(),
+        }
+    }
+
     /// Reads a case file.
     ///
     /// # Errors
@@ -211,10 +255,11 @@ impl Case {
         let op = reader.op()?;
         let op = match op.as_str() {
             "dense" => Op::Dense(dense::read(&mut reader, dtype)?),
-            "linear" | "topk" => Op::Unsupported(op),
+            "linear" => Op::Linear(linear::read(&mut reader, dtype)?),
+            "topk" => Op::Unsupported(op),
             _ => return fail(file, format!("unknown op `{op}`; known: dense, linear, topk")),
         };
-        if let Op::Dense(_) = op {
+        if !matches!(op, Op::Unsupported(_)) {
             reader.finish()?;
         }
         Ok(Case {
@@ -246,19 +291,24 @@ impl Case {
     }
 
     fn write(&self, file: &str) -> Result<Vec<u8>> {
+        let (op, dtype) = match &self.op {
+            Op::Dense(case) => ("dense", case.problem.dtype),
+            Op::Linear(case) => ("linear", case.problem.dtype),
+            Op::Unsupported(op) => return fail(file, format!("op `{op}` cannot be written by this version")),
+        };
+        if dtype != self.dtype {
+            return fail(
+                file,
+                format!("the case's dtype is {}, its problem's {dtype}", self.dtype),
+            );
+        }
         let mut writer = Writer::new(file);
         match &self.op {
-            Op::Dense(case) if case.problem.dtype == self.dtype => dense::write(&mut writer, case)?,
-            Op::Dense(case) => {
-                let dtype = case.problem.dtype;
-                return fail(
-                    file,
-                    format!("the case's dtype is {}, its problem's {dtype}", self.dtype),
-                );
-            }
-            Op::Unsupported(op) => return fail(file, format!("op `{op}` cannot be written by this version")),
+            Op::Dense(case) => dense::write(&mut writer, case)?,
+            Op::Linear(case) => linear::write(&mut writer, case)?,
+            Op::Unsupported(_) => (),
         }
-        writer.finish("dense", self.dtype, &self.source)
+        writer.finish(op, dtype, &self.source)
     }
 }
 

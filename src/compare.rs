@@ -2,6 +2,7 @@
 //!
 //! An output passes if both RMS(result − expected)/RMS(expected) and max|result − expected|/max|expected| are within
 //! bounds. The first finds many small errors, the second a few large ones. A log-sum-exp is compared absolutely.
+//! States of linear attention are outputs too; S and z are each compared with their own kind.
 //! A value that is not finite passes only where exactly it was expected (−inf, for a row that sees nothing); NaN
 //! never does, and where the expected output is zero throughout, so must the result be.
 //!
@@ -20,6 +21,7 @@
 use std::fmt;
 
 use crate::ops::dense::DenseOutput;
+use crate::ops::linear::{Linear, LinearOutput, split_states};
 use crate::tensor::DType;
 
 #[cfg(test)]
@@ -79,7 +81,7 @@ pub enum Unit {
 /// The outcome of comparing one tensor; displays as one line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison {
-    /// `"o"` or `"lse"`.
+    /// `"o"`, `"lse"`, `"final_state"`, `"final_normalizer"` or `"total_decay"`.
     pub name: &'static str,
     /// Elements of the result.
     pub actual_len: usize,
@@ -87,12 +89,13 @@ pub struct Comparison {
     pub expected_len: usize,
     /// What `rms` and `max` are relative to.
     pub unit: Unit,
-    /// An output: RMS(result − expected)/RMS(expected). An lse: RMS of error/bound. Infinite if an element that
-    /// should be finite is not, or the reverse.
+    /// An output: RMS(result − expected)/RMS(expected). An lse or total decay: RMS of error/bound. Infinite if an
+    /// element that should be finite is not, or the reverse.
     pub rms: f64,
     /// Bound on `rms`.
     pub rms_bound: f64,
-    /// An output: max|result − expected|/max|expected|. An lse: the largest error/bound. Infinite as above.
+    /// An output: max|result − expected|/max|expected|. An lse or total decay: the largest error/bound. Infinite as
+    /// above.
     pub max: f64,
     /// Bound on `max`.
     pub max_bound: f64,
@@ -184,22 +187,40 @@ fn ratio(error: f64, unit: f64) -> f64 {
 
 /// Compares an output, [`Tolerance::rms`] and [`Tolerance::max`] being the bounds.
 pub fn output(actual: &[f32], expected: &[f64], tolerance: &Tolerance) -> Comparison {
+    named_output("o", actual, expected, tolerance)
+}
+
+fn named_output(name: &'static str, actual: &[f32], expected: &[f64], tolerance: &Tolerance) -> Comparison {
     let finite = || expected.iter().map(|e| e.abs()).filter(|e| e.is_finite());
     let max = finite().fold(0.0, f64::max);
     let rms = (finite().map(|e| e * e).sum::<f64>() / expected.len().max(1) as f64).sqrt();
     let bounds = (tolerance.rms, tolerance.max);
-    Comparison::of_lengths("o", actual.len(), expected.len(), Unit::Expected, bounds)
+    Comparison::of_lengths(name, actual.len(), expected.len(), Unit::Expected, bounds)
         .measure(actual, expected, |_| (max, rms))
 }
 
 /// Compares log-sum-exps, element by element; errors are in units of each element's bound.
 pub fn lse(actual: &[f32], expected: &[f64], tolerance: &Tolerance) -> Comparison {
+    logarithms("lse", actual, expected, tolerance)
+}
+
+fn logarithms(name: &'static str, actual: &[f32], expected: &[f64], tolerance: &Tolerance) -> Comparison {
     let bound = |expected: f64| f64::max(tolerance.lse, tolerance.lse_relative * expected.abs());
-    Comparison::of_lengths("lse", actual.len(), expected.len(), Unit::Bound, (1.0, 1.0)).measure(
+    Comparison::of_lengths(name, actual.len(), expected.len(), Unit::Bound, (1.0, 1.0)).measure(
         actual,
         expected,
         |expected| (bound(expected), bound(expected)),
     )
+}
+
+/// Compares sums of log-decays, element by element; errors are in units of each element's bound,
+/// 1e-5·max(1, |expected|) whatever the storage type, since log-decays are always f32. What is below −104 counts as
+/// −104 on either side, −∞ included: e to any of them is nothing in f32.
+pub fn total_decay(actual: &[f32], expected: &[f64]) -> Comparison {
+    // Not `max`, which would make a number of a NaN.
+    let actual: Vec<f32> = actual.iter().map(|&g| if g < -104.0 { -104.0 } else { g }).collect();
+    let expected: Vec<f64> = expected.iter().map(|&g| if g < -104.0 { -104.0 } else { g }).collect();
+    logarithms("total_decay", &actual, &expected, &Tolerance::for_dtype(DType::F32))
 }
 
 /// The outcome of comparing a dense problem's outputs; displays as one line.
@@ -230,6 +251,57 @@ pub fn dense(actual: &DenseOutput<f32>, expected: &DenseOutput<f64>, tolerance: 
     DenseComparison {
         o: output(&actual.o, &expected.o, tolerance),
         lse,
+    }
+}
+
+/// The outcome of comparing a linear problem's outputs; displays as one line.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LinearComparison {
+    /// o.
+    pub o: Comparison,
+    /// S of the final state, where either side has one.
+    pub final_state: Option<Comparison>,
+    /// z of the final state, where either side has one.
+    pub final_normalizer: Option<Comparison>,
+    /// The sums of log-decays, where either side has them.
+    pub total_decay: Option<Comparison>,
+}
+
+impl LinearComparison {
+    /// Whether everything is within bounds.
+    pub fn passed(&self) -> bool {
+        self.all().all(Comparison::passed)
+    }
+
+    /// Every tensor that was compared, o first.
+    pub fn all(&self) -> impl Iterator<Item = &Comparison> {
+        let others = [&self.final_state, &self.final_normalizer, &self.total_decay];
+        std::iter::once(&self.o).chain(others.into_iter().flatten())
+    }
+}
+
+/// Compares the outputs of a linear problem. The final state's S and z are compared apart, since an error that is
+/// small beside the one may be large beside the other; `problem` says where in the tensor they lie. A tensor on one
+/// side only fails, as one of the wrong length.
+pub fn linear(
+    problem: &Linear,
+    actual: &LinearOutput<f32>,
+    expected: &LinearOutput<f64>,
+    tolerance: &Tolerance,
+) -> LinearComparison {
+    let has_state = actual.final_state.is_some() || expected.final_state.is_some();
+    let (actual_s, actual_z) = split_states(problem, actual.final_state.as_deref().unwrap_or_default());
+    let (expected_s, expected_z) = split_states(problem, expected.final_state.as_deref().unwrap_or_default());
+    let has_normalizer = has_state && problem.normalize.is_some();
+    let has_decay = actual.total_decay.is_some() || expected.total_decay.is_some();
+    LinearComparison {
+        o: output(&actual.o, &expected.o, tolerance),
+        final_state: has_state.then(|| named_output("final_state", &actual_s, &expected_s, tolerance)),
+        final_normalizer: has_normalizer.then(|| named_output("final_normalizer", &actual_z, &expected_z, tolerance)),
+        total_decay: has_decay.then(|| {
+            let (actual, expected) = (actual.total_decay.as_deref(), expected.total_decay.as_deref());
+            total_decay(actual.unwrap_or_default(), expected.unwrap_or_default())
+        }),
     }
 }
 
@@ -278,5 +350,14 @@ impl fmt::Display for DenseComparison {
             Some(lse) => write!(f, "; {lse}"),
             None => Ok(()),
         }
+    }
+}
+
+impl fmt::Display for LinearComparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, comparison) in self.all().enumerate() {
+            write!(f, "{}{comparison}", if i == 0 { "" } else { "; " })?;
+        }
+        Ok(())
     }
 }

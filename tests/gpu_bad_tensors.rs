@@ -5,7 +5,7 @@ mod common;
 
 use common::mistakes::{assert_says, assert_unharmed, buffer, buffer_for, encode, good, watched};
 use common::{Inputs, Random};
-use wgpu_attention::case::DenseTensors as HostTensors;
+use wgpu_attention::case::DenseCaseInputs as HostTensors;
 use wgpu_attention::dense::host::DenseBuffers;
 use wgpu_attention::{Bias, Broadcast, Dense, DenseTensors, Error, Tensor};
 

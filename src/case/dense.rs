@@ -2,23 +2,22 @@
 
 use super::reader::{Floats, Reader};
 use super::writer::Writer;
-use super::{DenseCase, DenseTensors, fail};
+use super::{DenseCase, DenseCaseInputs, fail};
 use crate::error::Result;
 use crate::ops::dense::{Bias, Broadcast, Dense, Weighting};
 use crate::tensor::DType;
 
 pub(super) fn read(reader: &mut Reader<'_>, dtype: DType) -> Result<DenseCase> {
-    let mut tensors = DenseTensors::default();
+    let mut tensors = DenseCaseInputs::default();
     let mut problem = read_main(reader, dtype, &mut tensors)?;
     read_params(reader, &mut problem)?;
     read_optional(reader, &mut problem, &mut tensors)?;
 
     let [b, h, nq] = [problem.batch, problem.heads, problem.queries];
     let o = reader.floats_of("expected.o", DType::F32)?;
-    let expected_o = shaped(reader, "expected.o", o, &[b, h, nq, problem.value_dim()])?;
-    let expected_lse = match reader.floats("expected.lse")? {
-        Some(lse) if lse.dtype == DType::F32 => Some(shaped(reader, "expected.lse", lse, &[b, h, nq])?),
-        Some(lse) => return reader.fail(format!("tensor `expected.lse` is {}, expected f32", lse.dtype)),
+    let expected_o = reader.shaped("expected.o", o, &[b, h, nq, problem.value_dim()])?;
+    let expected_lse = match reader.optional_floats_of("expected.lse", DType::F32)? {
+        Some(lse) => Some(reader.shaped("expected.lse", lse, &[b, h, nq])?),
         None => None,
     };
     problem.lse = expected_lse.is_some();
@@ -33,16 +32,16 @@ pub(super) fn read(reader: &mut Reader<'_>, dtype: DType) -> Result<DenseCase> {
 }
 
 /// q, k and v, and from their shapes the sizes of the problem.
-fn read_main(reader: &mut Reader<'_>, dtype: DType, tensors: &mut DenseTensors) -> Result<Dense> {
+fn read_main(reader: &mut Reader<'_>, dtype: DType, tensors: &mut DenseCaseInputs) -> Result<Dense> {
     let q = reader.floats_of("q", dtype)?;
     let k = reader.floats_of("k", dtype)?;
     let v = reader.floats_of("v", dtype)?;
-    let [batch, heads, queries, head_dim] = dims4(reader, "q", &q.shape)?;
-    let [_, kv_heads, keys, _] = dims4(reader, "k", &k.shape)?;
-    let [.., value_dim] = dims4(reader, "v", &v.shape)?;
+    let [batch, heads, queries, head_dim] = reader.dims4("q", &q.shape)?;
+    let [_, kv_heads, keys, _] = reader.dims4("k", &k.shape)?;
+    let [.., value_dim] = reader.dims4("v", &v.shape)?;
     tensors.q = q.values;
-    tensors.k = shaped(reader, "k", k, &[batch, kv_heads, keys, head_dim])?;
-    tensors.v = shaped(reader, "v", v, &[batch, kv_heads, keys, value_dim])?;
+    tensors.k = reader.shaped("k", k, &[batch, kv_heads, keys, head_dim])?;
+    tensors.v = reader.shaped("v", v, &[batch, kv_heads, keys, value_dim])?;
     Ok(Dense {
         batch,
         heads,
@@ -77,7 +76,7 @@ fn read_params(reader: &mut Reader<'_>, problem: &mut Dense) -> Result<()> {
     Ok(())
 }
 
-fn read_optional(reader: &mut Reader<'_>, problem: &mut Dense, tensors: &mut DenseTensors) -> Result<()> {
+fn read_optional(reader: &mut Reader<'_>, problem: &mut Dense, tensors: &mut DenseCaseInputs) -> Result<()> {
     if let Some(Floats { dtype, shape, values }) = reader.floats("bias")? {
         let shape = broadcast(reader, "bias", &shape, problem)?;
         problem.bias = Some(Bias { dtype, shape });
@@ -99,42 +98,19 @@ fn read_optional(reader: &mut Reader<'_>, problem: &mut Dense, tensors: &mut Den
     };
     let per_head = [problem.heads];
     if let Some(slopes) = reader.floats("alibi_slopes")? {
-        tensors.alibi_slopes = Some(shaped(reader, "alibi_slopes", slopes, &per_head)?);
+        tensors.alibi_slopes = Some(reader.shaped("alibi_slopes", slopes, &per_head)?);
     }
     if let Some(sinks) = reader.floats("sinks")? {
-        tensors.sinks = Some(shaped(reader, "sinks", sinks, &per_head)?);
+        tensors.sinks = Some(reader.shaped("sinks", sinks, &per_head)?);
     }
     problem.alibi = tensors.alibi_slopes.is_some();
     problem.sinks = tensors.sinks.is_some();
     Ok(())
 }
 
-/// The four dimensions of a tensor, as numbers of a problem.
-fn dims4(reader: &Reader<'_>, name: &str, shape: &[usize]) -> Result<[u32; 4]> {
-    let dims: Vec<u32> = shape.iter().filter_map(|&dim| u32::try_from(dim).ok()).collect();
-    match dims.try_into() {
-        Ok(dims) if shape.len() == 4 => Ok(dims),
-        _ => reader.fail(format!(
-            "tensor `{name}` has shape {shape:?}, expected four dimensions below 2³²"
-        )),
-    }
-}
-
-/// The values of a tensor that must have this shape.
-fn shaped(reader: &Reader<'_>, name: &str, tensor: Floats, dims: &[u32]) -> Result<Vec<f32>> {
-    if tensor.shape.iter().copied().eq(dims.iter().map(|&dim| dim as usize)) {
-        Ok(tensor.values)
-    } else {
-        reader.fail(format!(
-            "tensor `{name}` has shape {:?}, expected {dims:?}",
-            tensor.shape
-        ))
-    }
-}
-
 /// `[B|1, H|1, Nq|1, Nk]`, a dimension of 1 being read as broadcast.
 fn broadcast(reader: &Reader<'_>, name: &str, shape: &[usize], problem: &Dense) -> Result<Broadcast> {
-    let found = dims4(reader, name, shape)?;
+    let found = reader.dims4(name, shape)?;
     let flags = Broadcast {
         per_batch: found[0] != 1,
         per_head: found[1] != 1,
@@ -179,7 +155,7 @@ fn check(file: &str, case: &DenseCase) -> Result<()> {
     }
 }
 
-fn given(there: bool) -> &'static str {
+pub(super) fn given(there: bool) -> &'static str {
     if there { "given" } else { "missing" }
 }
 

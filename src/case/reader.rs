@@ -25,6 +25,13 @@ pub(super) struct Floats {
     pub(super) values: Vec<f32>,
 }
 
+impl Floats {
+    /// Whether this is its shape.
+    pub(super) fn has(&self, dims: &[u32]) -> bool {
+        self.shape.iter().copied().eq(dims.iter().map(|&dim| dim as usize))
+    }
+}
+
 impl<'a> Reader<'a> {
     /// Checks the container, the format's name and that `params` is a JSON object.
     pub(super) fn open(file: &'a str, bytes: &'a [u8]) -> Result<Self> {
@@ -138,11 +145,40 @@ impl<'a> Reader<'a> {
 
     /// A tensor of one floating type that has to be there.
     pub(super) fn floats_of(&mut self, name: &str, dtype: DType) -> Result<Floats> {
-        match self.floats(name)? {
-            Some(tensor) if tensor.dtype == dtype => Ok(tensor),
-            Some(tensor) => self.fail(format!("tensor `{name}` is {}, expected {dtype}", tensor.dtype)),
+        match self.optional_floats_of(name, dtype)? {
+            Some(tensor) => Ok(tensor),
             None => self.fail(format!("no tensor `{name}`")),
         }
+    }
+
+    /// A tensor of one floating type.
+    pub(super) fn optional_floats_of(&mut self, name: &str, dtype: DType) -> Result<Option<Floats>> {
+        match self.floats(name)? {
+            Some(tensor) if tensor.dtype != dtype => {
+                self.fail(format!("tensor `{name}` is {}, expected {dtype}", tensor.dtype))
+            }
+            tensor => Ok(tensor),
+        }
+    }
+
+    /// The four dimensions of a tensor, as numbers of a problem.
+    pub(super) fn dims4(&self, name: &str, shape: &[usize]) -> Result<[u32; 4]> {
+        let dims: Vec<u32> = shape.iter().filter_map(|&dim| u32::try_from(dim).ok()).collect();
+        match dims.try_into() {
+            Ok(dims) if shape.len() == 4 => Ok(dims),
+            _ => self.fail(format!(
+                "tensor `{name}` has shape {shape:?}, expected four dimensions below 2³²"
+            )),
+        }
+    }
+
+    /// The values of a tensor that must have this shape.
+    pub(super) fn shaped(&self, name: &str, tensor: Floats, dims: &[u32]) -> Result<Vec<f32>> {
+        if tensor.has(dims) {
+            return Ok(tensor.values);
+        }
+        let shape = tensor.shape;
+        self.fail(format!("tensor `{name}` has shape {shape:?}, expected {dims:?}"))
     }
 
     /// An i32 tensor with one dimension.

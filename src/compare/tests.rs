@@ -207,6 +207,101 @@ fn dense_needs_both_outputs_right() {
     assert!(passes(&bad, &wanted));
 }
 
+/// Two heads, D = 2, Dv = 3, with a normaliser much larger than the state.
+fn linear_case() -> (Linear, LinearOutput<f32>, LinearOutput<f64>) {
+    let problem = Linear {
+        heads: 2,
+        head_dim: 2,
+        value_dim: Some(3),
+        normalize: Some(0.0),
+        ..Default::default()
+    };
+    let head = [1.0, -2.0, 3.0, -4.0, 5.0, -6.0, 1e4, 2e4];
+    let expected = LinearOutput {
+        o: expected(),
+        final_state: Some(head.repeat(2)),
+        total_decay: Some(vec![-3.0, f64::NEG_INFINITY]),
+    };
+    let actual = LinearOutput {
+        o: narrow(&expected.o),
+        final_state: expected.final_state.as_deref().map(narrow),
+        total_decay: expected.total_decay.as_deref().map(narrow),
+    };
+    (problem, actual, expected)
+}
+
+/// The outcome for `linear_case` after `corrupt`.
+fn corrupted_linear(corrupt: impl FnOnce(&mut LinearOutput<f32>)) -> LinearComparison {
+    let (problem, mut actual, expected) = linear_case();
+    corrupt(&mut actual);
+    linear(&problem, &actual, &expected, &Tolerance::for_dtype(DType::F32))
+}
+
+#[test]
+fn linear_needs_every_output_right() {
+    assert!(corrupted_linear(|_| ()).passed());
+    let failed = |corrupt: fn(&mut LinearOutput<f32>)| {
+        let result = corrupted_linear(corrupt);
+        let failed = result.all().filter(|c| !c.passed()).map(|c| c.name);
+        failed.collect::<Vec<_>>()
+    };
+    assert_eq!(failed(|a| a.o[3] = 9.0), ["o"]);
+    assert_eq!(failed(|a| a.total_decay = Some(vec![-3.1, -200.0])), ["total_decay"]);
+    assert_eq!(
+        failed(|a| a.total_decay = Some(vec![f32::NAN, -200.0])),
+        ["total_decay"]
+    );
+    assert_eq!(failed(|a| a.total_decay = Some(vec![-3.0])), ["total_decay"]);
+    assert_eq!(failed(|a| a.total_decay = None), ["total_decay"]);
+    assert_eq!(failed(|a| a.final_state = None), ["final_state", "final_normalizer"]);
+
+    let state = |corrupt: fn(&mut Vec<f32>)| {
+        let corrupt = |a: &mut LinearOutput<f32>| corrupt(a.final_state.as_mut().unwrap());
+        let result = corrupted_linear(corrupt);
+        let failed = result.all().filter(|c| !c.passed()).map(|c| c.name);
+        failed.collect::<Vec<_>>()
+    };
+    assert_eq!(state(|s| s[8] = 1.01), ["final_state"]);
+    assert_eq!(state(|s| s[15] += 1.0), ["final_normalizer"]);
+    assert_eq!(state(|s| s.truncate(15)), ["final_normalizer"]);
+    assert_eq!(state(|s| s.truncate(10)), ["final_state", "final_normalizer"]);
+    assert_eq!(state(|s| s.push(0.0)), ["final_state"]);
+}
+
+#[test]
+fn an_error_of_the_state_does_not_hide_behind_the_normalizer() {
+    // 1e-3 of the state, which is 5e-7 of the normaliser.
+    let result = corrupted_linear(|a| a.final_state.as_mut().unwrap()[0] += 6e-3);
+    assert!(!result.passed());
+    assert_eq!(result.final_state.unwrap().worst.unwrap().index, 0);
+}
+
+#[test]
+fn outputs_that_were_not_asked_for_fail_too() {
+    let (problem, actual, mut expected) = linear_case();
+    (expected.final_state, expected.total_decay) = (None, None);
+    let result = linear(&problem, &actual, &expected, &Tolerance::for_dtype(DType::F32));
+    assert!(result.o.passed() && !result.passed());
+    assert!(!result.final_state.unwrap().passed() && !result.total_decay.unwrap().passed());
+}
+
+#[test]
+fn decays_that_leave_nothing_are_alike() {
+    assert!(corrupted_linear(|a| a.total_decay = Some(vec![-3.00002, -104.0])).passed());
+    assert!(corrupted_linear(|a| a.total_decay = Some(vec![-3.0, -1e5])).passed());
+    assert!(!corrupted_linear(|a| a.total_decay = Some(vec![-3.00005, -104.0])).passed());
+    assert!(!corrupted_linear(|a| a.total_decay = Some(vec![-3.0, -90.0])).passed());
+    assert!(!corrupted_linear(|a| a.total_decay = Some(vec![-3.0, f32::INFINITY])).passed());
+}
+
+#[test]
+fn a_linear_report_is_one_line() {
+    let report = corrupted_linear(|a| a.total_decay = None).to_string();
+    let good = "rms 0.0e0 (≤ 1e-5), max 0.0e0 (≤ 2e-5)";
+    let expected = format!("; final_state: {good}; final_normalizer: {good}; total_decay: 0 elements instead of 2");
+    assert!(report.starts_with("o: rms ") && report.ends_with(&expected), "{report}");
+}
+
 #[test]
 fn report_is_one_line() {
     let result = output(

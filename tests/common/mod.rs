@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use half::{bf16, f16};
-use wgpu_attention::case::DenseTensors;
+use wgpu_attention::case::DenseCaseInputs;
 use wgpu_attention::compare::{self, DenseComparison, Tolerance};
 use wgpu_attention::dense::reference::{self, Hooks};
 use wgpu_attention::dense::tile::{self, DeviceClass, KernelChoice, Tuning};
@@ -140,7 +140,7 @@ pub fn rounded(x: f32, dtype: DType) -> f32 {
 /// A problem's inputs on the host, rounded to its storage types.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
-    pub tensors: DenseTensors,
+    pub tensors: DenseCaseInputs,
     pub custom_data: Vec<Vec<u32>>,
 }
 
@@ -191,7 +191,7 @@ impl Inputs {
         let mut offsets = |end: u32| p.documents.map(|s| offsets(s, end, r));
         let (cu_seqlens_q, cu_seqlens_k) = (offsets(p.queries), offsets(p.keys));
         Inputs {
-            tensors: DenseTensors {
+            tensors: DenseCaseInputs {
                 q,
                 k,
                 v,

@@ -161,6 +161,15 @@ impl JoinInputs<'_> {
     }
 }
 
+/// A state tensor taken apart: S of every head, `[sequences, H, D, Dv]`, and z, `[sequences, H, D]`, empty without a
+/// normaliser. Of a tensor of the wrong length, so will one of them be.
+pub(crate) fn split_states<T: Copy>(problem: &Linear, states: &[T]) -> (Vec<T>, Vec<T>) {
+    let s_len = problem.head_dim as usize * problem.value_dim() as usize;
+    let heads = states.chunks(problem.head_state_len().max(1) as usize);
+    let (s, z): (Vec<_>, Vec<_>) = heads.map(|head| head.split_at(s_len.min(head.len()))).unzip();
+    (s.concat(), z.concat())
+}
+
 /// Log-decays: a state may shrink to nothing, but not grow.
 fn check_decays(input: &'static str, decays: &[f32]) -> Result<()> {
     match decays.iter().position(|&g| g > 0.0 || g.is_nan()) {

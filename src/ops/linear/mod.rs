@@ -44,6 +44,8 @@ pub use join::{JoinPlan, JoinTensors};
 pub use plan::{LinearPlan, variants_of};
 pub use tensors::LinearTensors;
 
+pub(crate) use inputs::split_states;
+
 use crate::tensor::{DType, Layout};
 
 /// The shape of `log_decay`, f32, each ≤ 0. Everything below −104 acts as −104, which f32 cannot tell from a state
