@@ -6,7 +6,7 @@
 //! cargo bench --bench tune_linear -- table                       the planner's choices, N = 1k to 64k
 //! ```
 //! `WGPU_ATTENTION_BACKEND`, `WGPU_ATTENTION_ADAPTER` choose the device; `DTYPE=f16`, `DECAY=none|head|token|channel` the
-//! problem; `TILE="a|b"` only lines that contain one of these; `SHOW=n` the best so many.
+//! problem; `TILE="a&b|c"` only lines that contain a and b, or c; `SHOW=n` the best so many.
 //!
 //! Beside each time: percent of the device's own f32 FMA and copy ceilings that the operations and bytes no form can do
 //! without come to.
@@ -56,9 +56,10 @@ fn decay() -> Decay {
     }
 }
 
-/// Whether the name contains one of the `|`-separated parts of `TILE`.
+/// Whether the name contains all the `&`-separated parts of one of the `|`-separated parts of `TILE`.
 fn wanted(name: &str) -> bool {
-    std::env::var("TILE").map_or(true, |t| t.split('|').any(|part| name.contains(part)))
+    let all = |parts: &str| parts.split('&').all(|part| name.contains(part));
+    std::env::var("TILE").map_or(true, |t| t.split('|').any(all))
 }
 
 /// Seconds, or why there are none; a wrong result gets no time.
@@ -161,6 +162,9 @@ fn tiles(p: &Linear, device: &DeviceClass) -> Vec<ChunkTile> {
         _ => &[
             (8, 4, 8, 4),
             (16, 2, 8, 4),
+            (32, 1, 8, 4),
+            (8, 2, 4, 4),
+            (16, 1, 4, 4),
             (16, 4, 16, 4),
             (16, 4, 8, 8),
             (8, 8, 8, 8),
@@ -251,6 +255,10 @@ fn table(gpu: &Gpu, ceilings: &Ceilings) {
     for head_dim in [64, 128] {
         for (batch, heads) in [(1, 1), (1, 16), (4, 32)] {
             for tokens in [1024, 4096, 16384, 65536] {
+                if u64::from(batch * heads) * u64::from(tokens * head_dim) >= 1 << 30 {
+                    // Beyond the buffers of many devices.
+                    continue;
+                }
                 let problem = Linear {
                     batch,
                     heads,
