@@ -78,6 +78,16 @@ const SOFTWARE: &[Candidate] = &[
 /// Tiles to try with a decay per channel, whose products take an exponential each and whose running sums fill
 /// workgroup memory: short chunks.
 const CHANNEL: &[Candidate] = &[
+    Candidate(16, 2, 8, 4, 4, 8, 16, 2),
+    Candidate(16, 2, 8, 4, 2, 8, 16, 2),
+    Candidate(16, 1, 4, 4, 2, 8, 16, 2),
+    Candidate(16, 1, 4, 4, 2, 4, 4, 2),
+    Candidate(8, 1, 2, 4, 4, 4, 4, 1),
+];
+
+/// The same for a software GPU, and for Dv up to 64.
+const CHANNEL_NARROW: &[Candidate] = &[
+    Candidate(16, 2, 8, 4, 2, 8, 16, 2),
     Candidate(16, 1, 4, 4, 2, 8, 16, 2),
     Candidate(16, 1, 4, 4, 2, 4, 4, 2),
     Candidate(8, 1, 2, 4, 4, 4, 4, 1),
@@ -95,7 +105,7 @@ pub fn choose(p: &Linear, device: &DeviceClass) -> Result<Form> {
     let workgroups = |tile: &ChunkTile| rows * u64::from(p.value_dim().div_ceil(tile.columns()));
     // Workgroups for one pass to fill the device well enough; those that segments aim at; segments of a sequence at
     // most, since the scan takes them one after the other.
-    let (enough, fill, most) = if device.software { (4, 8, 8) } else { (96, 512, 128) };
+    let (enough, fill, most): (u64, u64, u64) = if device.software { (4, 8, 8) } else { (96, 512, 128) };
     let tile = chunk_tile(p, device, candidates(p, device, rows, false))?;
     let in_order = workgroups(&tile) >= enough || p.tokens <= 2 * tile.rows();
     if p.causal && in_order && !(p.normalize.is_some() && p.in_place && p.value_dim() > tile.columns()) {
@@ -110,7 +120,8 @@ pub fn choose(p: &Linear, device: &DeviceClass) -> Result<Form> {
 /// Tiles to try, best first, for so many heads of all sequences.
 fn candidates(p: &Linear, device: &DeviceClass, rows: u64, split: bool) -> &'static [Candidate] {
     match (p.decay, device.software) {
-        (Decay::Channel, _) => CHANNEL,
+        (Decay::Channel, false) if p.value_dim() > 64 => CHANNEL,
+        (Decay::Channel, _) => CHANNEL_NARROW,
         (_, true) => SOFTWARE,
         (_, false) if p.value_dim() > 64 => GPU_WIDE,
         (_, false) if split => GPU_NARROW_SPLIT,
@@ -167,9 +178,14 @@ fn chunk_tile(p: &Linear, device: &DeviceClass, candidates: &[Candidate]) -> Res
     });
     let bytes = |t: &ChunkTile| t.workgroup_bytes(p.head_dim, p.decay, p.normalize.is_some());
     let fits = |t: &ChunkTile| bytes(t) <= device.workgroup_memory && t.threads() <= device.invocations;
-    let mut fitting = tiles.clone().filter(fits);
-    fitting.next().ok_or_else(|| {
-        let smallest = tiles.min_by_key(&bytes);
+    // A state spread over too few registers' worth of invocations would spill.
+    let registers = |t: &ChunkTile| p.head_dim.div_ceil(4 * t.row_groups) * 16 * t.value_vecs;
+    let fitting = || tiles.clone().filter(fits);
+    let chosen = fitting()
+        .find(|t| registers(t) <= 64)
+        .or_else(|| fitting().min_by_key(registers));
+    chosen.ok_or_else(|| {
+        let smallest = tiles.clone().min_by_key(&bytes);
         let (bytes, threads) = smallest.map(|t| (bytes(&t), t.threads())).unwrap_or_default();
         let (needed, limit, available) = if bytes > device.workgroup_memory {
             (bytes, "max_compute_workgroup_storage_size", device.workgroup_memory)
