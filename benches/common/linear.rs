@@ -2,10 +2,82 @@
 #![allow(dead_code)]
 
 use wgpu_attention::linear::reference::{Hooks, linear};
-use wgpu_attention::linear::tile::LinearTuning;
-use wgpu_attention::{DType, Decay, Gpu, Linear, LinearInputs, LinearTensors};
+use wgpu_attention::linear::tile::{Form, LinearTuning};
+use wgpu_attention::{DType, Decay, Gpu, Linear, LinearInputs, LinearPlan, LinearTensors};
 
 use super::random;
+
+/// Which form.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Choice {
+    /// The planner's.
+    Planner,
+    /// One dispatch.
+    Serial,
+    /// Three.
+    Split,
+    /// The one of these two that the planner does not choose.
+    Other,
+}
+
+/// The plan of a problem in a form, if it gives the right answer on a small problem: a wrong kernel gets no number.
+pub fn checked_plan(gpu: &Gpu, p: &Linear, choice: Choice) -> Result<LinearPlan, String> {
+    let planned = p.plan(gpu).map_err(|e| e.to_string())?.form();
+    // Eight segments, where the planner has an opinion on the tile only.
+    let split = |tile: wgpu_attention::linear::variant::ChunkTile| Form::Split {
+        tile,
+        segment: p.tokens.div_ceil(8).next_multiple_of(tile.rows()),
+    };
+    let form = match (choice, planned) {
+        (Choice::Serial | Choice::Other, Form::Split { tile, .. }) => Form::Serial(tile),
+        (Choice::Split | Choice::Other, Form::Serial(tile)) => split(tile),
+        (_, form) => form,
+    };
+    let small = Linear {
+        batch: 1,
+        heads: 2,
+        tokens: p.tokens.min(300),
+        ..p.clone()
+    };
+    let small_form = match form {
+        Form::Split { tile, .. } => Form::Split {
+            tile,
+            segment: 2 * tile.rows(),
+        },
+        form => form,
+    };
+    check(gpu, &small, &LinearTuning { form: Some(small_form) })?;
+    p.plan_with(gpu, &LinearTuning { form: Some(form) })
+        .map_err(|e| e.to_string())
+}
+
+/// A decoding step with its buffers, the state being that after so many tokens.
+pub fn step_after(gpu: &Gpu, tokens: u32) -> Result<(LinearPlan, Buffers), String> {
+    let in_place = |tokens: u32| Linear {
+        heads: 8,
+        tokens,
+        decay: Decay::Head,
+        initial_state: true,
+        final_state: true,
+        in_place: true,
+        ..Default::default()
+    };
+    let step = in_place(1);
+    let plan = checked_plan(gpu, &step, Choice::Planner)?;
+    let mut buffers = Buffers::new(gpu, &step);
+    let segment = in_place(tokens.min(4096));
+    let before = segment.plan(gpu).map_err(|e| e.to_string())?;
+    let text = Buffers::new(gpu, &segment);
+    for _ in 0..tokens / segment.tokens {
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        before
+            .encode(&mut encoder, &text.tensors())
+            .map_err(|e| e.to_string())?;
+        gpu.queue().submit([encoder.finish()]);
+    }
+    buffers.state = text.state;
+    Ok((plan, buffers))
+}
 
 /// Whether a form gives the right answer; the bounds are those of the golden cases.
 pub fn check(gpu: &Gpu, problem: &Linear, tuning: &LinearTuning) -> Result<(), String> {
