@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::packed::{Packed, read};
 use common::{Inputs, Random, check, check_on, golden, gpu, gpu_with};
 use wgpu_attention::case::{Case, Op};
 use wgpu_attention::compare::{self, Tolerance};
@@ -186,58 +187,6 @@ fn kernels() -> [Tuning; 2] {
             prefetch: true,
         })),
     ]
-}
-
-/// A buffer of a storage type, in which tensors lie at element offsets.
-struct Packed {
-    bytes: Vec<u8>,
-    dtype: DType,
-}
-
-impl Packed {
-    fn put(&mut self, at: u64, value: f32) {
-        let bytes = match self.dtype {
-            DType::F32 => value.to_le_bytes().to_vec(),
-            DType::F16 => half::f16::from_f32(value).to_le_bytes().to_vec(),
-            DType::BF16 => half::bf16::from_f32(value).to_le_bytes().to_vec(),
-        };
-        self.bytes[(at * self.dtype.size()) as usize..][..bytes.len()].copy_from_slice(&bytes);
-    }
-
-    fn get(&self, at: u64) -> f32 {
-        let b = &self.bytes[(at * self.dtype.size()) as usize..];
-        match self.dtype {
-            DType::F32 => f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
-            DType::F16 => half::f16::from_le_bytes([b[0], b[1]]).to_f32(),
-            DType::BF16 => half::bf16::from_le_bytes([b[0], b[1]]).to_f32(),
-        }
-    }
-
-    fn upload(&self, gpu: &Gpu) -> wgpu::Buffer {
-        let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
-            label: None,
-            size: self.bytes.len() as u64,
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
-        gpu.queue().write_buffer(&buffer, 0, &self.bytes);
-        buffer
-    }
-}
-
-fn read(gpu: &Gpu, buffer: &wgpu::Buffer) -> Vec<u8> {
-    let staging = gpu.device().create_buffer(&wgpu::BufferDescriptor {
-        label: None,
-        size: buffer.size(),
-        usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-        mapped_at_creation: false,
-    });
-    let mut encoder = gpu.device().create_command_encoder(&Default::default());
-    encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, buffer.size());
-    gpu.queue().submit([encoder.finish()]);
-    staging.map_async(wgpu::MapMode::Read, .., |result| result.unwrap());
-    gpu.device().poll(wgpu::PollType::wait_indefinitely()).unwrap();
-    staging.get_mapped_range(..).unwrap().to_vec()
 }
 
 /// q, k and v in one packed projection `[B, N, H·D + 2·Hkv·D]` from some element on, o in another buffer from some

@@ -1,7 +1,10 @@
 //! What the tests on a device share: the device, random problems' inputs, and one checked run.
 #![allow(dead_code)]
 
+pub mod linear;
 pub mod mistakes;
+pub mod packed;
+pub mod tiles;
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -218,7 +221,7 @@ impl Inputs {
 }
 
 /// Document boundaries: mostly the whole sequence, sometimes with rows outside at either end; empty ones happen.
-fn offsets(documents: u32, end: u32, r: &mut Random) -> Vec<i32> {
+pub fn offsets(documents: u32, end: u32, r: &mut Random) -> Vec<i32> {
     let end = end as i32;
     let first = if r.one_in(4) { r.range(0, end / 3) } else { 0 };
     let last = if r.one_in(4) { r.range(first, end) } else { end };

@@ -1,0 +1,175 @@
+//! The dense op's variants.
+
+use std::collections::BTreeMap;
+
+use wgpu_attention::dense::tile::{self, DeviceClass};
+use wgpu_attention::dense::variant_of;
+use wgpu_attention::shader::Variant;
+use wgpu_attention::{Bias, Broadcast, Custom, CustomData, CustomElement, DType, Dense, Weighting};
+
+use crate::{DTYPES, SMALLEST, classes};
+
+type Change = fn(&mut Dense);
+
+/// Options that change the code, one at a time.
+const OPTIONS: &[(&str, Change)] = &[
+    ("softcap", |p| p.softcap = Some(30.0)),
+    ("sigmoid", |p| {
+        p.weighting = Weighting::Sigmoid { bias: None };
+        p.sinks = false;
+        p.lse = false;
+    }),
+    ("bias f32", |p| p.bias = bias(DType::F32)),
+    ("bias f16", |p| p.bias = bias(DType::F16)),
+    ("bias bf16", |p| p.bias = bias(DType::BF16)),
+    ("mask", |p| p.mask = Some(Broadcast::FULL)),
+    ("kv_len", |p| p.kv_len = true),
+    ("documents", |p| p.documents = Some(3)),
+    ("alibi", |p| p.alibi = true),
+    ("sinks", |p| p.sinks = p.weighting == Weighting::Softmax),
+    ("lse", |p| p.lse = p.weighting == Weighting::Softmax),
+    ("custom score", |p| {
+        p.custom.get_or_insert_default().score = Some(SCORE.into())
+    }),
+    ("custom mask", |p| {
+        p.custom.get_or_insert_default().mask = Some(MASK.into())
+    }),
+    ("custom data", |p| p.custom = Some(custom_data())),
+    ("unaligned", |p| p.unaligned = true),
+    ("f16", |p| p.dtype = DType::F16),
+    ("bf16", |p| p.dtype = DType::BF16),
+    ("output f32", |p| p.output_dtype = Some(DType::F32)),
+    ("output f16", |p| p.output_dtype = Some(DType::F16)),
+    ("output bf16", |p| p.output_dtype = Some(DType::BF16)),
+    ("groups", |p| p.kv_heads = Some(2)),
+];
+
+const SCORE: &str = "fn score(s: f32, at: Position) -> f32 { return s - 0.5 * f32(at.query_pos - at.key_pos); }";
+const MASK: &str = "fn mask(at: Position) -> bool { return at.key % 2u == 0u; }";
+
+fn bias(dtype: DType) -> Option<Bias> {
+    Some(Bias {
+        dtype,
+        shape: Broadcast::FULL,
+    })
+}
+
+fn custom_data() -> Custom {
+    let elements = [CustomElement::F32, CustomElement::U32, CustomElement::I32];
+    Custom {
+        score: Some(
+            "fn score(s: f32, at: Position) -> f32 { return s + a0[at.head] + f32(a1[at.key]) * f32(a2[0]); }".into(),
+        ),
+        mask: None,
+        data: elements
+            .iter()
+            .enumerate()
+            .map(|(n, element)| CustomData {
+                name: format!("a{n}"),
+                element: *element,
+            })
+            .collect(),
+    }
+}
+
+/// Few and many queries: both kernels.
+const QUERIES: [u32; 2] = [1, 300];
+
+fn problem(queries: u32) -> Dense {
+    Dense {
+        heads: 8,
+        queries,
+        keys: 300,
+        ..Dense::default()
+    }
+}
+
+/// The variants of one problem on one kind of device: whole, and one of several splits where that is a thing.
+fn add(variants: &mut BTreeMap<String, Variant>, p: &Dense, class: &DeviceClass) {
+    let choice = tile::choose(p, class).unwrap_or_else(|error| panic!("{error}: {p:?} on {class:?}"));
+    for partial in [false, true] {
+        if partial && matches!(choice, tile::KernelChoice::Prefill(_)) {
+            continue;
+        }
+        let variant = Variant::Dense(variant_of(p, choice, partial));
+        // Labels leave out what is in the code already; the code is the identity.
+        variants.insert(variant.wgsl(), variant);
+    }
+}
+
+/// Everything the planner can reach, up to options in threes.
+pub fn reachable() -> BTreeMap<String, Variant> {
+    let mut variants = BTreeMap::new();
+    for queries in QUERIES {
+        for class in classes() {
+            for head_dim in [1, 3, 4, 40, 64, 65, 128, 256] {
+                for dtype in DTYPES {
+                    add(
+                        &mut variants,
+                        &Dense {
+                            head_dim,
+                            dtype,
+                            ..problem(queries)
+                        },
+                        &class,
+                    );
+                }
+            }
+        }
+        for (n, (_, first)) in OPTIONS.iter().enumerate() {
+            for (_, second) in &OPTIONS[n..] {
+                for head_dim in [40, 65] {
+                    let mut p = Dense {
+                        head_dim,
+                        ..problem(queries)
+                    };
+                    first(&mut p);
+                    second(&mut p);
+                    if p.weighting != Weighting::Softmax {
+                        (p.sinks, p.lse) = (false, false);
+                    }
+                    add(&mut variants, &p, &SMALLEST);
+                }
+            }
+        }
+        add(
+            &mut variants,
+            &Dense {
+                head_dim: 64,
+                value_dim: Some(96),
+                ..problem(queries)
+            },
+            &SMALLEST,
+        );
+    }
+    variants
+}
+
+#[test]
+fn the_smallest_device_runs_every_head_size() {
+    for head_dim in 1..=256 {
+        for value_dim in 1..=256 {
+            for queries in QUERIES {
+                for heads in [1, 8] {
+                    let p = Dense {
+                        head_dim,
+                        value_dim: Some(value_dim),
+                        heads,
+                        kv_heads: Some(1),
+                        ..problem(queries)
+                    };
+                    let choice = tile::choose(&p, &SMALLEST).unwrap_or_else(|error| panic!("{error}: {p:?}"));
+                    let (bytes, threads) = match choice {
+                        tile::KernelChoice::Prefill(t) => (t.workgroup_bytes(value_dim), t.threads()),
+                        tile::KernelChoice::Decode(t) => (t.workgroup_bytes(), t.threads()),
+                        tile::KernelChoice::DecodeSerial(t) => (0, t.threads),
+                    };
+                    assert!(
+                        bytes <= 16 << 10 && threads <= 256,
+                        "{bytes} bytes, {threads} threads: {choice:?}"
+                    );
+                }
+            }
+        }
+    }
+}

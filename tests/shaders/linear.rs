@@ -1,0 +1,250 @@
+//! The linear op's variants.
+
+use std::collections::BTreeMap;
+
+use wgpu_attention::linear::tile::{self, Form};
+use wgpu_attention::linear::variant::{LinearVariant, Scan, Start, TotalDecay};
+use wgpu_attention::linear::variants_of;
+use wgpu_attention::shader::Variant;
+use wgpu_attention::{DType, Decay, Error, FeatureMap, Layout, Linear, LinearInputs};
+
+use crate::{DTYPES, SMALLEST, classes};
+
+#[path = "../common/tiles.rs"]
+mod tiles;
+
+const DECAYS: [Decay; 4] = [Decay::None, Decay::Head, Decay::Token, Decay::Channel];
+
+type Change = fn(&mut Linear);
+
+/// Options that change the code, one at a time.
+const OPTIONS: &[(&str, Change)] = &[
+    ("decay of a head", |p| p.decay = Decay::Head),
+    ("decay of a token", |p| p.decay = Decay::Token),
+    ("decay of a channel", |p| p.decay = Decay::Channel),
+    ("silu", |p| p.feature_map = FeatureMap::Silu),
+    ("relu", |p| p.feature_map = FeatureMap::Relu),
+    ("elu1", |p| p.feature_map = FeatureMap::Elu1),
+    ("custom", |p| p.feature_map = FeatureMap::Custom(FEATURE.into())),
+    ("normalize", |p| p.normalize = Some(1e-6)),
+    ("not causal", |p| p.causal = false),
+    ("documents", |p| p.documents = Some(3)),
+    ("initial state", |p| p.initial_state = true),
+    ("final state", |p| p.final_state = true),
+    ("in place", |p| {
+        (p.initial_state, p.final_state, p.in_place) = (true, true, true);
+    }),
+    ("state only", |p| (p.state_only, p.initial_state) = (true, true)),
+    ("unaligned", |p| p.unaligned = true),
+    ("unaligned output", |p| p.o_layout = Layout::packed(p.tokens, 41, 40)),
+    ("f16", |p| p.dtype = DType::F16),
+    ("bf16", |p| p.dtype = DType::BF16),
+    ("output f32", |p| p.output_dtype = Some(DType::F32)),
+    ("output f16", |p| p.output_dtype = Some(DType::F16)),
+    ("output bf16", |p| p.output_dtype = Some(DType::BF16)),
+];
+
+const FEATURE: &str = "fn feature(x: f32, at: Channel) -> f32 { return x * x + f32(at.channel % 2u); }";
+
+/// One token; many of few heads, which are cut into segments; many of many heads, which are not.
+const SIZES: [(u32, u32); 3] = [(1, 1), (1000, 1), (1000, 2048)];
+
+fn problem((tokens, heads): (u32, u32)) -> Linear {
+    Linear {
+        heads,
+        tokens,
+        ..Linear::default()
+    }
+}
+
+/// Whether the op takes such a problem: its own rules come before any tensor is missed.
+fn is_sound(p: &Linear) -> bool {
+    match LinearInputs::default().check(p) {
+        Err(Error::Invalid { .. }) => false,
+        Err(Error::Data { .. }) => true,
+        other => panic!("{other:?}: nothing is a problem's input"),
+    }
+}
+
+fn add(variants: &mut BTreeMap<String, Variant>, kernels: impl IntoIterator<Item = LinearVariant>) {
+    for kernel in kernels {
+        let variant = Variant::Linear(kernel);
+        variants.insert(variant.wgsl(), variant);
+    }
+}
+
+/// Every tile the planner picks for every storage type and decay.
+fn add_tiles(variants: &mut BTreeMap<String, Variant>) {
+    for size in SIZES {
+        for class in classes() {
+            for (n, decay) in DECAYS.into_iter().enumerate() {
+                for (m, head_dim) in [1, 3, 20, 64, 65, 128, 256].into_iter().enumerate() {
+                    let p = Linear {
+                        head_dim,
+                        value_dim: (head_dim == 20).then_some(96),
+                        decay,
+                        dtype: DTYPES[(n + m) % 3],
+                        ..problem(size)
+                    };
+                    let form = tile::choose(&p, &class).unwrap_or_else(|error| panic!("{error}: {p:?} on {class:?}"));
+                    add(variants, variants_of(&p, form));
+                }
+            }
+        }
+    }
+}
+
+/// Options in pairs, on the smallest device.
+fn add_options(variants: &mut BTreeMap<String, Variant>) {
+    for size in SIZES {
+        for (n, (_, first)) in OPTIONS.iter().enumerate() {
+            for (_, second) in &OPTIONS[n..] {
+                let mut p = Linear {
+                    head_dim: 40,
+                    ..problem(size)
+                };
+                first(&mut p);
+                second(&mut p);
+                if is_sound(&p) {
+                    add(variants, variants_of(&p, tile::choose(&p, &SMALLEST).unwrap()));
+                }
+            }
+        }
+    }
+}
+
+/// Forms that the tests on a device force.
+fn add_forced(variants: &mut BTreeMap<String, Variant>) {
+    for decay in DECAYS {
+        for tile in [tiles::SMALL, tiles::WIDE, tiles::TALL] {
+            for head_dim in [5, 128] {
+                let p = Linear {
+                    head_dim,
+                    decay,
+                    ..problem((100, 1))
+                };
+                add(variants, variants_of(&p, Form::Serial(tile)));
+                add(variants, variants_of(&p, Form::Split { tile, segment: 16 }));
+                add(variants, variants_of(&p, Form::Step(tiles::step(&p))));
+            }
+        }
+    }
+}
+
+/// Kernels with few options: all of them.
+fn add_scans_and_totals(variants: &mut BTreeMap<String, Variant>) {
+    for decay in [Decay::None, Decay::Token, Decay::Channel] {
+        for start in [Start::Zero, Start::Read, Start::InPlace] {
+            for flags in 0..16u32 {
+                let flag = |n: u32| flags >> n & 1 == 1;
+                let scan = Scan {
+                    head_dim: 20,
+                    value_dim: 12,
+                    normalize: flag(0),
+                    causal: flag(1),
+                    documents: flag(2),
+                    decay,
+                    start,
+                    writes_state: flag(3) || start == Start::InPlace,
+                };
+                add(variants, [LinearVariant::Scan(scan)]);
+            }
+        }
+    }
+    for decay in [Decay::Head, Decay::Token, Decay::Channel] {
+        for documents in [false, true] {
+            let total = TotalDecay {
+                head_dim: 65,
+                decay,
+                documents,
+            };
+            add(variants, [LinearVariant::TotalDecay(total)]);
+        }
+    }
+}
+
+/// Everything the planner can reach, options up to pairs, and what tests force.
+pub fn reachable() -> BTreeMap<String, Variant> {
+    let mut variants = BTreeMap::new();
+    add_tiles(&mut variants);
+    add_options(&mut variants);
+    add_forced(&mut variants);
+    add_scans_and_totals(&mut variants);
+    variants
+}
+
+/// Workgroup memory and invocations that a form's kernels claim.
+fn needs(p: &Linear, form: Form) -> (u32, u32) {
+    let bytes = variants_of(p, form).iter().map(|v| v.spec().workgroup_bytes()).max();
+    let threads = match form {
+        Form::Step(tile) => tile.threads(),
+        Form::Serial(tile) | Form::Split { tile, .. } => tile.threads(),
+    };
+    (bytes.unwrap(), threads)
+}
+
+#[test]
+fn the_smallest_device_runs_every_head_size() {
+    let value_dims = (1..=16).chain([20, 31, 32, 33, 63, 64, 65, 96, 127, 128, 129, 192, 255, 256]);
+    for value_dim in value_dims {
+        for head_dim in 1..=256 {
+            for decay in DECAYS {
+                for (size, normalize) in SIZES.iter().flat_map(|s| [(*s, None), (*s, Some(1e-6))]) {
+                    let p = Linear {
+                        head_dim,
+                        value_dim: Some(value_dim),
+                        decay,
+                        normalize,
+                        ..problem(size)
+                    };
+                    let form = tile::choose(&p, &SMALLEST).unwrap_or_else(|error| panic!("{error}: {p:?}"));
+                    let (bytes, threads) = needs(&p, form);
+                    assert!(
+                        bytes <= 16 << 10 && threads <= 256,
+                        "{bytes} bytes, {threads} threads: {form:?}, {p:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// The shaders assert the same; here for every head size.
+#[test]
+fn the_state_in_registers_covers_every_row_that_is_staged() {
+    for class in classes() {
+        for head_dim in 1..=256u32 {
+            for decay in DECAYS {
+                let p = Linear {
+                    head_dim,
+                    decay,
+                    ..problem(SIZES[1])
+                };
+                let tile = match tile::choose(&p, &class).unwrap() {
+                    Form::Serial(tile) => tile,
+                    Form::Split { tile, segment } => {
+                        assert!(segment.is_multiple_of(tile.rows()), "{segment} {tile:?}");
+                        tile
+                    }
+                    form => panic!("{form:?}"),
+                };
+                let quads = head_dim.div_ceil(4);
+                assert!(
+                    quads.next_multiple_of(tile.chunk) <= quads.next_multiple_of(tile.row_groups),
+                    "{tile:?}"
+                );
+                assert_eq!(tile.rows(), tile.lanes * tile.key_regs, "{tile:?}");
+                assert!(tile.rows().is_multiple_of(tile.tokens), "{tile:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_form_is_picked_for_some_size() {
+    let forms = SIZES.map(|size| tile::choose(&problem(size), &SMALLEST).unwrap());
+    assert!(
+        matches!(forms, [Form::Step(_), Form::Split { .. }, Form::Serial(_)]),
+        "{forms:?}"
+    );
+}
