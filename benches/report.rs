@@ -1,7 +1,7 @@
 //! Measures everything once and prints it as tables for the README, then the ratios that the library promises.
 //!
 //! ```text
-//! cargo bench --bench report -- [--quick] [--only prefill|decode|ratios|host] [--causal-only] [--max-seconds S]
+//! cargo bench --bench report -- [--quick] [--only prefill|decode|linear|ratios|host] [--causal-only] [--max-seconds S]
 //! ```
 //! A kernel is checked against the reference before it is timed; a wrong one gets no number. Times are medians of
 //! repeated runs over the same buffers, so caches are warm. Exits with 1 if a kernel was wrong; a missed ratio is
@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use wgpu_attention::dense::tile::Tuning;
 use wgpu_attention::measure::{Ceilings, Effort, ProbeRun, time, time_pairs};
-use wgpu_attention::{Dense, DensePlan, Gpu};
+use wgpu_attention::{Dense, DensePlan, Gpu, Linear, LinearPlan};
 
 mod baseline;
 #[path = "common/mod.rs"]
@@ -20,6 +20,7 @@ mod common;
 
 use baseline::Baseline;
 use common::host_cost::{self, Loop};
+use common::linear::{self, Choice};
 use common::problems::{self, Side, mask_name, weighting_name};
 
 /// Lengths that `--quick` keeps.
@@ -55,8 +56,8 @@ impl Arguments {
                 "--causal-only" => parsed.causal_only = true,
                 "--only" => {
                     let part = all.next().unwrap_or_default();
-                    if !["prefill", "decode", "ratios", "host"].contains(&part.as_str()) {
-                        return Err(format!("--only `{part}`: prefill, decode, ratios or host"));
+                    if !["prefill", "decode", "linear", "ratios", "host"].contains(&part.as_str()) {
+                        return Err(format!("--only `{part}`: prefill, decode, linear, ratios or host"));
                     }
                     parsed.only = Some(part);
                 }
@@ -132,6 +133,9 @@ impl Report {
         }
         if self.arguments.wants("decode") {
             self.decode();
+        }
+        if self.arguments.wants("linear") {
+            self.linear();
         }
         if self.arguments.wants("ratios") {
             self.ratios();
@@ -220,6 +224,34 @@ impl Report {
         );
     }
 
+    fn linear(&mut self) {
+        println!("### Linear attention, a decay for each head, f32\n");
+        println!("| N | D | B·H | dispatches | time | for a token of a head | of f32 FMA rate | of copy |");
+        println!("|--:|--:|--:|--:|--:|--:|--:|--:|");
+        for p in problems::linear(common::is_software(&self.gpu)) {
+            let wanted = !self.arguments.quick || p.tokens <= QUICK_PREFILL;
+            if !wanted || !self.time_left() {
+                continue;
+            }
+            let measured =
+                linear_seconds(&self.gpu, &p).map_err(|e| format!("N = {}, D = {}: {e}", p.tokens, p.head_dim));
+            let Some((seconds, dispatches)) = self.cell(measured) else {
+                continue;
+            };
+            println!(
+                "| {} | {} | {} | {dispatches} | {} | {:.2} ns | {:.1} % | {:.1} % |",
+                p.tokens,
+                p.head_dim,
+                p.batch * p.heads,
+                duration(seconds),
+                seconds * 1e9 / linear::tokens(&p),
+                100.0 * linear::flops(&p) / seconds / self.ceilings.f32_flops,
+                100.0 * linear::bytes(&p) / seconds / self.ceilings.copy_bytes
+            );
+        }
+        println!("\nOf the ceilings: what no form can do without, 4·D·Dv operations a token and q, k, v, o once.\n");
+    }
+
     /// Seconds of a problem, and of a plain read of its K and V.
     fn beside_read(&self, p: &Dense) -> Result<(f64, f64), String> {
         let mut first = Runner::new(&self.gpu, &Side::Attention(p.clone()))?;
@@ -240,9 +272,10 @@ impl Report {
         println!("| ratio | first | second | measured | quartiles | at most | |");
         println!("|---|--:|--:|--:|--:|--:|---|");
         for ratio in problems::ratios(common::is_software(&self.gpu)) {
-            let long = [&ratio.first, &ratio.second].into_iter().any(|side| {
-                let Side::Attention(p) = side else { return false };
-                p.queries > QUICK_PREFILL * 2
+            let long = [&ratio.first, &ratio.second].into_iter().any(|side| match side {
+                Side::Attention(p) => p.queries > QUICK_PREFILL * 2,
+                Side::Linear(p, _) | Side::LinearToken(p) => p.tokens > QUICK_PREFILL * 2,
+                _ => false,
             });
             if (self.arguments.quick && long) || !self.time_left() {
                 continue;
@@ -278,6 +311,18 @@ impl Report {
              and merged (two dispatches). Finish is a call's share of `encoder.finish()`.\n"
         );
     }
+}
+
+/// Seconds and dispatches of a linear problem whose kernels are right.
+fn linear_seconds(gpu: &Gpu, problem: &Linear) -> Result<(f64, usize), String> {
+    let plan = linear::checked_plan(gpu, problem, Choice::Planner)?;
+    let buffers = linear::Buffers::new(gpu, problem);
+    let times = time(gpu, &Effort::default(), |pass, _| {
+        plan.encode_in(pass, &buffers.tensors())
+    });
+    times
+        .map(|t| (t.median(), plan.dispatches()))
+        .map_err(|e| e.to_string())
 }
 
 /// Seconds of a problem whose kernel is right.
@@ -324,6 +369,7 @@ enum Ready {
     Attention(Box<DensePlan>, common::Buffers),
     Baseline(Baseline),
     PlainRead(ProbeRun),
+    Linear(Box<LinearPlan>, linear::Buffers),
 }
 
 impl Runner {
@@ -334,6 +380,20 @@ impl Runner {
                 Ready::Attention(Box::new(plan), common::Buffers::zeroless(gpu, p))
             }
             Side::Baseline(p) => Ready::Baseline(Baseline::checked(gpu, p)?),
+            Side::Linear(p, choice) => {
+                let plan = linear::checked_plan(gpu, p, *choice)?;
+                Ready::Linear(Box::new(plan), linear::Buffers::new(gpu, p))
+            }
+            Side::LinearToken(p) => {
+                let plan = linear::checked_plan(gpu, p, Choice::Planner)?;
+                let what = Ready::Linear(Box::new(plan), linear::Buffers::new(gpu, p));
+                let scale = 1.0 / linear::tokens(p);
+                return Ok(Runner { what, scale });
+            }
+            Side::Step { tokens } => {
+                let (plan, buffers) = linear::step_after(gpu, *tokens)?;
+                Ready::Linear(Box::new(plan), buffers)
+            }
             Side::PlainRead(p) => {
                 let read = ProbeRun::read(gpu, common::kv_bytes(p) as u64).map_err(|e| e.to_string())?;
                 let scale = common::kv_bytes(p) / read.work();
@@ -347,6 +407,7 @@ impl Runner {
     fn record(&mut self, pass: &mut wgpu::ComputePass<'_>) -> wgpu_attention::Result<()> {
         match &self.what {
             Ready::Attention(plan, buffers) => return plan.encode_in(pass, &buffers.tensors()),
+            Ready::Linear(plan, buffers) => return plan.encode_in(pass, &buffers.tensors()),
             Ready::Baseline(baseline) => baseline.record(pass),
             Ready::PlainRead(read) => read.record(pass),
         }
@@ -361,6 +422,7 @@ fn heads(p: &Dense) -> String {
 
 fn duration(seconds: f64) -> String {
     match seconds {
+        s if s < 1e-6 => format!("{:.2} ns", s * 1e9),
         s if s < 1e-3 => format!("{:.1} µs", s * 1e6),
         s if s < 1.0 => format!("{:.2} ms", s * 1e3),
         s => format!("{s:.2} s"),

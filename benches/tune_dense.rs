@@ -210,6 +210,12 @@ fn decode(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
         bytes / 1e6
     );
     let mut results = vec![];
+    if wanted("planner") {
+        match measure(gpu, &problem, &small, &Tuning::default()) {
+            Ok(seconds) => results.push((seconds, "planner".to_string())),
+            Err(message) => println!("planner: {message}"),
+        }
+    }
     let rows = group.next_power_of_two().min(8);
     for threads in [32u32, 64, 128, 256] {
         for lanes in [1u32, 2, 4, 8, 16, 32] {
@@ -262,8 +268,7 @@ fn decode(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
                         }
                         match measure(gpu, &problem, &small, &tuning) {
                             Ok(seconds) => {
-                                eprintln!("{name}: {:.1} us", seconds * 1e6);
-                                results.push((seconds, name))
+                                results.push((seconds, name));
                             }
                             Err(message) => println!("{name}: {message}"),
                         }

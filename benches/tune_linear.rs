@@ -1,373 +1,290 @@
-//! Checks and times candidate forms and tiles of the linear kernels on this device, so that choices rest on
-//! measurements.
+//! Checks and times candidate forms and tiles of linear attention on this device, so that choices rest on measurements.
 //!
 //! ```text
-//! cargo bench --bench tune_linear -- chunk [N] [D] [heads] [batch]       every tile that fits, serial and split
-//! cargo bench --bench tune_linear -- step [D] [heads] [batch] [N]        every tile of the decode step
+//! cargo bench --bench tune_linear -- prefill [N] [D] [heads]     forms and tiles
+//! cargo bench --bench tune_linear -- step [D] [heads] [batch]    decode tiles
+//! cargo bench --bench tune_linear -- table                       the planner's choices, N = 1k to 64k
 //! ```
-//! Environment: `WGPU_ATTENTION_BACKEND`, `WGPU_ATTENTION_ADAPTER` choose the device.
+//! `WGPU_ATTENTION_BACKEND`, `WGPU_ATTENTION_ADAPTER` choose the device; `DTYPE=f16`, `DECAY=none|head|token|channel` the
+//! problem; `TILE="a&b|c"` only lines that contain a and b, or c; `SHOW=n` the best so many.
 //!
-//! | | |
-//! |---|---|
-//! | `DTYPE` | storage type: `f32`, `f16`, `bf16` |
-//! | `DECAY` | `none`, `head` (the default), `token`, `channel` |
-//! | `FEATURE` | `identity`, `silu`, `relu`, `elu1` |
-//! | `NORMALIZE`, `STATE`, `FULL` | if set: with a normaliser; with an initial and a final state; not causal |
-//! | `DV`, `GROUP` | value size, if not D; query heads that share a KV head |
-//! | `TILE` | only names that have one of these `\|`-separated parts, e.g. `TILE='serial tile  64'` |
-//! | `SEGMENT` | segment lengths of splits, separated by commas; otherwise 2, 4, 8, … chunks |
-//! | `SHOW`, `SECONDS` | lines shown in the end; seconds after which no other candidate begins |
-//!
-//! Floors, each as a share of what the device was measured to do: operations are `common::linear::flops_per_token`,
-//! for the tile's own chunk length, whatever a form does besides; bytes are q, k, v, o, decays and states once.
+//! Beside each time: percent of the device's own f32 FMA and copy ceilings that the operations and bytes no form can do
+//! without come to.
 
-use std::time::Instant;
-
+use wgpu_attention::dense::tile::DeviceClass;
 use wgpu_attention::linear::tile::{Form, LinearTuning};
 use wgpu_attention::linear::variant::{ChunkTile, StepTile};
 use wgpu_attention::measure::{Ceilings, Effort, time};
-use wgpu_attention::{DType, Decay, Error, FeatureMap, Gpu, Linear};
+use wgpu_attention::{DType, Decay, Gpu, Linear};
 
 #[path = "common/mod.rs"]
 mod common;
-
-use common::linear::{self, Buffers};
+use common::linear;
 
 fn main() {
     let gpu = common::gpu();
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let number = |n: usize, default: u32| arguments.get(n).and_then(|a| a.parse().ok()).unwrap_or(default);
     let ceilings = Ceilings::measure(&gpu).expect("ceilings");
-    println!("{}", common::device_line(&gpu));
+    println!("{} ({})", gpu.info().name, gpu.info().driver_info);
     println!(
-        "f32 FMA {:.1} GFLOP/s, copy {:.1} GB/s, read {:.1} GB/s",
+        "f32 FMA {:.1} GFLOP/s, copy {:.1} GB/s",
         ceilings.f32_flops / 1e9,
-        ceilings.copy_bytes / 1e9,
-        ceilings.read_bytes / 1e9
+        ceilings.copy_bytes / 1e9
     );
-    let (problem, forms) = match arguments.first().map(String::as_str) {
-        Some("step") => {
-            let problem = Linear {
-                tokens: number(4, 1),
-                head_dim: number(1, 64),
-                initial_state: true,
-                final_state: true,
-                in_place: true,
-                ..from_environment(number(2, 32), number(3, 1))
-            };
-            (problem.clone(), steps(&problem))
-        }
-        _ => {
-            let problem = Linear {
-                tokens: number(1, 4096),
-                head_dim: number(2, 64),
-                ..from_environment(number(3, 8), number(4, 1))
-            };
-            (problem.clone(), chunks(&problem, common::is_software(&gpu)))
-        }
-    };
-    Tuner::new(&gpu, problem, ceilings).run(&forms);
+    match arguments.first().map(String::as_str) {
+        Some("step") => steps(&gpu, &ceilings, number(1, 64), number(2, 32), number(3, 1)),
+        Some("table") => table(&gpu, &ceilings),
+        _ => prefill(&gpu, &ceilings, number(1, 4096), number(2, 64), number(3, 8)),
+    }
 }
 
-fn from_environment(heads: u32, batch: u32) -> Linear {
-    let text = |name| std::env::var(name).unwrap_or_default();
-    let number = |name| text(name).parse().ok();
-    let is_set = |name| std::env::var_os(name).is_some();
-    let group: u32 = number("GROUP").unwrap_or(1);
-    let causal = !is_set("FULL");
+fn dtype() -> DType {
+    match std::env::var("DTYPE").as_deref() {
+        Ok("f16") => DType::F16,
+        Ok("bf16") => DType::BF16,
+        _ => DType::F32,
+    }
+}
+
+fn decay() -> Decay {
+    match std::env::var("DECAY").as_deref() {
+        Ok("none") => Decay::None,
+        Ok("token") => Decay::Token,
+        Ok("channel") => Decay::Channel,
+        _ => Decay::Head,
+    }
+}
+
+/// Whether the name contains all the `&`-separated parts of one of the `|`-separated parts of `TILE`.
+fn wanted(name: &str) -> bool {
+    let all = |parts: &str| parts.split('&').all(|part| name.contains(part));
+    std::env::var("TILE").map_or(true, |t| t.split('|').any(all))
+}
+
+/// Seconds, or why there are none; a wrong result gets no time.
+fn measure(gpu: &Gpu, problem: &Linear, buffers: &linear::Buffers, tuning: &LinearTuning) -> Result<f64, String> {
+    let small = Linear {
+        heads: 2,
+        batch: 1,
+        tokens: problem.tokens.min(300),
+        ..problem.clone()
+    };
+    linear::check(gpu, &small, tuning)?;
+    let plan = problem.plan_with(gpu, tuning).map_err(|e| e.to_string())?;
+    let times = time(gpu, &Effort::default(), |pass, _| {
+        plan.encode_in(pass, &buffers.tensors())
+    });
+    times.map(|t| t.median()).map_err(|e| e.to_string())
+}
+
+fn line(name: &str, problem: &Linear, seconds: f64, ceilings: &Ceilings) -> String {
+    format!(
+        "{:9.1} us {:8.3} ns/token  {:5.1} % of FMA  {:5.1} % of copy  {name}",
+        seconds * 1e6,
+        seconds * 1e9 / linear::tokens(problem),
+        100.0 * linear::flops(problem) / seconds / ceilings.f32_flops,
+        100.0 * linear::bytes(problem) / seconds / ceilings.copy_bytes
+    )
+}
+
+/// The best times, shortest first.
+fn show(mut results: Vec<(f64, String)>) {
+    let most = std::env::var("SHOW")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(usize::MAX);
+    results.sort_by(|a, b| a.0.total_cmp(&b.0));
+    for (_, text) in results.iter().take(most) {
+        println!("{text}");
+    }
+}
+
+fn prefill(gpu: &Gpu, ceilings: &Ceilings, tokens: u32, head_dim: u32, heads: u32) {
+    let problem = Linear {
+        heads,
+        tokens,
+        head_dim,
+        dtype: dtype(),
+        decay: decay(),
+        ..Default::default()
+    };
+    println!(
+        "prefill {heads}x{tokens}x{head_dim} {} decay {:?}",
+        problem.dtype, problem.decay
+    );
+    let buffers = linear::Buffers::new(gpu, &problem);
+    let mut results = vec![];
+    let mut run = |name: String, form: Option<Form>| {
+        if !wanted(&name) {
+            return;
+        }
+        match measure(gpu, &problem, &buffers, &LinearTuning { form }) {
+            Ok(seconds) => results.push((seconds, line(&name, &problem, seconds, ceilings))),
+            Err(e) if e.contains("needs") => {}
+            Err(e) => println!("{name}: {e}"),
+        }
+    };
+    run("planner".into(), None);
+    for tile in tiles(&problem, &DeviceClass::of(gpu.limits(), gpu.info().device_type)) {
+        let name = format!(
+            "tile {}x{} threads {} regs {}x{}x{} chunk {}/{} unroll {}",
+            tile.rows(),
+            tile.columns(),
+            tile.threads(),
+            tile.row_regs,
+            tile.key_regs,
+            tile.value_vecs,
+            tile.chunk,
+            tile.tokens,
+            tile.unroll
+        );
+        run(format!("serial {name}"), Some(Form::Serial(tile)));
+        for segment in [64, 128, 256, 512, 1024, 2048] {
+            if segment < tokens && segment >= tile.rows() {
+                run(format!("split {segment} {name}"), Some(Form::Split { tile, segment }));
+            }
+        }
+    }
+    show(results);
+}
+
+fn tiles(p: &Linear, device: &DeviceClass) -> Vec<ChunkTile> {
+    let shapes: &[(u32, u32, u32, u32)] = match p.decay {
+        Decay::Channel => &[
+            (16, 1, 4, 4),
+            (8, 2, 4, 4),
+            (8, 1, 2, 4),
+            (32, 1, 8, 4),
+            (16, 2, 8, 4),
+            (4, 4, 4, 4),
+        ],
+        _ => &[
+            (8, 4, 8, 4),
+            (16, 2, 8, 4),
+            (32, 1, 8, 4),
+            (8, 2, 4, 4),
+            (16, 1, 4, 4),
+            (16, 4, 16, 4),
+            (16, 4, 8, 8),
+            (8, 8, 8, 8),
+            (8, 8, 16, 4),
+            (32, 2, 8, 8),
+            (32, 2, 16, 4),
+        ],
+    };
+    let mut all = vec![];
+    for &(row_groups, row_regs, lanes, key_regs) in shapes {
+        for value_vecs in [1, 2, 4] {
+            for (chunk, tokens) in [(4, 8), (4, 16), (8, 8), (8, 16), (8, 32)] {
+                for unroll in if device.software { &[1][..] } else { &[2, 4, 8][..] } {
+                    let tile = ChunkTile {
+                        row_groups,
+                        row_regs,
+                        lanes,
+                        key_regs,
+                        value_vecs,
+                        chunk,
+                        tokens,
+                        unroll: *unroll,
+                    };
+                    let sensible = tile.columns() <= p.value_dim().next_multiple_of(32)
+                        && tokens <= tile.rows()
+                        && p.head_dim.div_ceil(4).is_multiple_of(chunk)
+                        && p.head_dim.div_ceil(4 * row_groups) * 16 * value_vecs <= 128
+                        && *unroll <= chunk;
+                    if sensible && tile.workgroup_bytes(p.head_dim, p.decay, false) <= device.workgroup_memory {
+                        all.push(tile);
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+fn step(tokens: u32, head_dim: u32, heads: u32, batch: u32) -> Linear {
     Linear {
         batch,
         heads,
-        kv_heads: Some(heads / group),
-        value_dim: number("DV"),
-        dtype: match text("DTYPE").as_str() {
-            "f16" => DType::F16,
-            "bf16" => DType::BF16,
-            _ => DType::F32,
-        },
-        causal,
-        decay: match (causal, text("DECAY").as_str()) {
-            (false, _) | (_, "none") => Decay::None,
-            (_, "token") => Decay::Token,
-            (_, "channel") => Decay::Channel,
-            _ => Decay::Head,
-        },
-        feature_map: match text("FEATURE").as_str() {
-            "silu" => FeatureMap::Silu,
-            "relu" => FeatureMap::Relu,
-            "elu1" => FeatureMap::Elu1,
-            _ => FeatureMap::Identity,
-        },
-        normalize: is_set("NORMALIZE").then_some(1e-6),
-        initial_state: is_set("STATE"),
-        final_state: is_set("STATE"),
+        tokens,
+        head_dim,
+        dtype: dtype(),
+        decay: decay(),
+        initial_state: true,
+        final_state: true,
+        in_place: true,
         ..Default::default()
     }
 }
 
-/// Row groups, rows of an invocation, lanes, keys of an invocation. The last few are for a decay per channel.
-const BLOCKS: &[(u32, u32, u32, u32)] = &[
-    (16, 4, 16, 4),
-    (8, 4, 8, 4),
-    (8, 8, 16, 4),
-    (8, 8, 8, 8),
-    (16, 4, 8, 8),
-    (16, 2, 8, 4),
-    (16, 8, 16, 8),
-    (16, 8, 32, 4),
-    (32, 2, 16, 4),
-    (32, 2, 8, 8),
-    (32, 1, 8, 4),
-    (32, 4, 16, 8),
-    (16, 2, 4, 8),
-    (4, 8, 8, 4),
-    (8, 2, 4, 4),
-    (16, 1, 4, 4),
-    (4, 4, 4, 4),
-    (8, 1, 2, 4),
-];
-
-/// Vectors of the head dimension staged at once, tokens staged at once, steps written out.
-const STAGES: &[(u32, u32, u32)] = &[
-    (8, 16, 4),
-    (8, 16, 1),
-    (8, 16, 2),
-    (8, 8, 4),
-    (8, 32, 4),
-    (8, 16, 8),
-    (4, 16, 4),
-    (4, 8, 2),
-    (4, 16, 1),
-    (16, 16, 4),
-    (16, 32, 4),
-    (2, 8, 1),
-    (4, 4, 1),
-];
-
-/// f32 registers for the tile's sums and its part of the state that leave a device anything to work with.
-fn registers(tile: &ChunkTile, head_dim: u32) -> u32 {
-    let state = head_dim.div_ceil(4).div_ceil(tile.row_groups) * 16 * tile.value_vecs;
-    state + tile.row_regs * (tile.key_regs + 4 * tile.value_vecs)
-}
-
-fn chunks(p: &Linear, software: bool) -> Vec<Form> {
-    let vecs = p.value_dim().div_ceil(4);
-    let mut forms = vec![];
-    for &(row_groups, row_regs, lanes, key_regs) in BLOCKS {
-        for value_vecs in [1, 2, 4] {
-            for &(chunk, tokens, unroll) in STAGES {
-                let tile = ChunkTile {
-                    row_groups,
-                    row_regs,
-                    lanes,
-                    key_regs,
-                    value_vecs,
-                    chunk,
-                    tokens,
-                    unroll,
-                };
-                let most = if software { 1024 } else { 192 };
-                let sensible = lanes * (value_vecs - 1) < vecs && registers(&tile, p.head_dim) <= most;
-                if sensible {
-                    forms.push(Form::Serial(tile));
-                    forms.extend(segments(p, &tile).map(|segment| Form::Split { tile, segment }));
-                }
-            }
-        }
-    }
-    forms
-}
-
-/// Segment lengths to try, shorter than the sequence.
-fn segments(p: &Linear, tile: &ChunkTile) -> impl Iterator<Item = u32> {
-    let given = std::env::var("SEGMENT").ok();
-    let rows = tile.rows();
-    let all: Vec<u32> = match given {
-        Some(list) => list.split(',').filter_map(|n| n.trim().parse().ok()).collect(),
-        None => (1..10).map(|n| rows << n).collect(),
-    };
-    let tokens = p.tokens;
-    all.into_iter().filter(move |&n| n < tokens)
-}
-
-fn steps(p: &Linear) -> Vec<Form> {
-    let (vecs, quads) = (p.value_dim().div_ceil(4), p.head_dim.div_ceil(4));
-    let powers = || (0..9).map(|n| 1u32 << n);
-    let lanes = powers().filter(|&n| n < 2 * vecs);
-    let tiles = lanes.flat_map(|lanes| {
-        let groups = powers().filter(move |&n| n < 2 * quads && n * lanes <= 256);
-        groups.map(move |groups| StepTile { lanes, groups })
-    });
-    tiles.map(Form::Step).collect()
-}
-
-fn name(form: Form) -> String {
-    let tile = match form {
-        Form::Step(t) => {
-            return format!(
-                "step lanes {:3} groups {:3} threads {:3}",
-                t.lanes,
-                t.groups,
-                t.threads()
-            );
-        }
-        Form::Serial(t) | Form::Split { tile: t, .. } => t,
-    };
-    let kind = match form {
-        Form::Split { segment, .. } => format!("split {segment:6}"),
-        _ => "serial      ".into(),
-    };
-    format!(
-        "{kind} tile {:3}x{:<3} threads {:3} ({}x{}) regs {}x{}x{} chunk {}/{} unroll {}",
-        tile.rows(),
-        tile.columns(),
-        tile.threads(),
-        tile.row_groups,
-        tile.lanes,
-        tile.row_regs,
-        tile.key_regs,
-        tile.value_vecs,
-        tile.chunk,
-        tile.tokens,
-        tile.unroll
-    )
-}
-
-/// Whether the name contains one of the `|`-separated parts of `TILE`.
-fn wanted(name: &str) -> bool {
-    std::env::var("TILE").map_or(true, |t| t.split('|').any(|part| name.contains(part)))
-}
-
-struct Tuner<'a> {
-    gpu: &'a Gpu,
-    problem: Linear,
-    ceilings: Ceilings,
-    buffers: Buffers,
-    /// The verdict on the kernels checked last: they do not depend on the segment length.
-    checked: Option<(Form, Result<(), String>)>,
-}
-
-impl<'a> Tuner<'a> {
-    fn new(gpu: &'a Gpu, problem: Linear, ceilings: Ceilings) -> Self {
-        Tuner {
-            buffers: Buffers::zeroless(gpu, &problem),
-            gpu,
-            problem,
-            ceilings,
-            checked: None,
-        }
-    }
-
-    fn run(&mut self, forms: &[Form]) {
-        let p = &self.problem;
+fn steps(gpu: &Gpu, ceilings: &Ceilings, head_dim: u32, heads: u32, batch: u32) {
+    for tokens in [1, 4, 8, 16] {
+        let problem = step(tokens, head_dim, heads, batch);
         println!(
-            "B {} H {} Hkv {} N {} D {} Dv {} {} {:?} decay, {:?}{}{}{}",
-            p.batch,
-            p.heads,
-            p.kv_heads(),
-            p.tokens,
-            p.head_dim,
-            p.value_dim(),
-            p.dtype,
-            p.decay,
-            p.feature_map,
-            if p.normalize.is_some() { ", normalised" } else { "" },
-            if p.initial_state { ", states" } else { "" },
-            if p.causal { "" } else { ", not causal" },
+            "step {batch}x{heads}x{tokens}x{head_dim} {} decay {:?}",
+            problem.dtype, problem.decay
         );
-        let bytes = linear::bytes(p);
-        println!(
-            "byte floor {:.3} MB: {:.3} ms at the rate of a copy",
-            bytes / 1e6,
-            1e3 * bytes / self.ceilings.copy_bytes
-        );
-        if let Ok(plan) = p.plan(self.gpu) {
-            println!("planner: {}", name(plan.form()));
-        }
-        let start = Instant::now();
-        let patience: f64 = number_from("SECONDS").unwrap_or(f64::INFINITY);
+        let buffers = linear::Buffers::new(gpu, &problem);
         let mut results = vec![];
-        for &form in forms {
-            let name = name(form);
+        let mut run = |name: String, form: Option<Form>| {
             if !wanted(&name) {
-                continue;
+                return;
             }
-            if start.elapsed().as_secs_f64() > patience {
-                println!("SECONDS are over before {name}");
-                break;
+            match measure(gpu, &problem, &buffers, &LinearTuning { form }) {
+                Ok(seconds) => results.push((seconds, line(&name, &problem, seconds, ceilings))),
+                Err(e) => println!("{name}: {e}"),
             }
-            match self.measure(form) {
-                Ok(Some(seconds)) => {
-                    eprintln!("{name}: {:.1} us", seconds * 1e6);
-                    results.push((seconds, name, form));
+        };
+        run("planner".into(), None);
+        for lanes in [4, 8, 16, 32] {
+            for groups in [1, 2, 4, 8, 16, 32] {
+                if lanes * 4 <= head_dim && lanes * groups <= 256 && lanes * groups >= 4 {
+                    run(
+                        format!("step lanes {lanes} groups {groups}"),
+                        Some(Form::Step(StepTile { lanes, groups })),
+                    );
                 }
-                Ok(None) => {}
-                Err(message) => println!("{name}: {message}"),
             }
         }
-        results.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let shown = number_from("SHOW").map_or(12, |n| n as usize);
-        for (seconds, name, form) in results.iter().take(shown) {
-            println!("{name}: {}", self.numbers(*seconds, *form));
-        }
-    }
-
-    /// Seconds; none where the form cannot serve the problem on this device; a wrong result gets no time.
-    fn measure(&mut self, form: Form) -> Result<Option<f64>, String> {
-        let tuning = LinearTuning { form: Some(form) };
-        let plan = match self.problem.plan_with(self.gpu, &tuning) {
-            Ok(plan) => plan,
-            Err(Error::Invalid { .. } | Error::Limit { .. }) => return Ok(None),
-            Err(error) => return Err(error.to_string()),
-        };
-        self.check(form)?;
-        let effort = Effort {
-            seconds: 0.1,
-            ..Effort::default()
-        };
-        let times = time(self.gpu, &effort, |pass, _| {
-            plan.encode_in(pass, &self.buffers.tensors())
-        });
-        times.map(|t| Some(t.median())).map_err(|e| e.to_string())
-    }
-
-    fn check(&mut self, form: Form) -> Result<(), String> {
-        let kernels = match form {
-            Form::Split { tile, .. } => Form::Split {
-                tile,
-                segment: tile.rows(),
-            },
-            form => form,
-        };
-        if let Some((of, verdict)) = &self.checked
-            && *of == kernels
-        {
-            return verdict.clone();
-        }
-        let verdict = linear::check(self.gpu, &linear::small(&self.problem, kernels), kernels);
-        self.checked = Some((kernels, verdict.clone()));
-        verdict
-    }
-
-    fn numbers(&self, seconds: f64, form: Form) -> String {
-        let p = &self.problem;
-        let chunk = match form {
-            Form::Step(_) => 0,
-            Form::Serial(tile) | Form::Split { tile, .. } => tile.rows(),
-        };
-        let units = linear::tokens_and_heads(p);
-        let flops = units * linear::flops_per_token(p, chunk);
-        let bytes = linear::bytes(p);
-        format!(
-            "{:9.3} ms {:8.3} ns per token and head {:5.1} % of FMA {:5.1} % of copy",
-            seconds * 1e3,
-            seconds * 1e9 / units,
-            100.0 * flops / seconds / self.ceilings.f32_flops,
-            100.0 * bytes / seconds / self.ceilings.copy_bytes
-        )
+        show(results);
     }
 }
 
-fn number_from(name: &str) -> Option<f64> {
-    std::env::var(name).ok()?.parse().ok()
+fn table(gpu: &Gpu, ceilings: &Ceilings) {
+    for head_dim in [64, 128] {
+        for (batch, heads) in [(1, 1), (1, 16), (4, 32)] {
+            for tokens in [1024, 4096, 16384, 65536] {
+                if u64::from(batch * heads) * u64::from(tokens * head_dim) >= 1 << 30 {
+                    // Beyond the buffers of many devices.
+                    continue;
+                }
+                let problem = Linear {
+                    batch,
+                    heads,
+                    tokens,
+                    head_dim,
+                    dtype: dtype(),
+                    decay: decay(),
+                    ..Default::default()
+                };
+                let buffers = linear::Buffers::new(gpu, &problem);
+                let form = problem.plan(gpu).map(|p| format!("{:?}", p.form())).unwrap_or_default();
+                let name = format!("{batch}x{heads}x{tokens}x{head_dim} {} {form}", problem.dtype);
+                match measure(gpu, &problem, &buffers, &LinearTuning::default()) {
+                    Ok(seconds) => println!("{}", line(&name, &problem, seconds, ceilings)),
+                    Err(e) => println!("{name}: {e}"),
+                }
+            }
+        }
+        for (heads, batch) in [(32, 1), (32, 32)] {
+            let problem = step(1, head_dim, heads, batch);
+            let buffers = linear::Buffers::new(gpu, &problem);
+            let name = format!("step {batch}x{heads}x{head_dim}");
+            match measure(gpu, &problem, &buffers, &LinearTuning::default()) {
+                Ok(seconds) => println!("{}", line(&name, &problem, seconds, ceilings)),
+                Err(e) => println!("{name}: {e}"),
+            }
+        }
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! The kernels are tiled in the manner of FlashAttention: the score matrix is never stored, and memory grows with the
 //! sequence, not with its square. They are plain WGSL with no optional feature, so that they run on any WebGPU-class
-//! device. Each is held against a float64 reference ([`dense::reference`]) that is part of the library.
+//! device. Each is held against a float64 reference ([`dense::reference`], [`linear::reference`]) that is part of the
+//! library.
 //!
 //! # A first call
 //!
@@ -88,7 +89,31 @@
 //! # }
 //! ```
 //!
+//! # Linear attention
+//!
+//! [`Linear`] has a state in place of keys and values: time grows with the length of the text, memory does not, and a step
+//! of decoding costs the same after a million tokens as after ten. `examples/linear_decode.rs` is a whole program.
+//!
+//! ```no_run
+//! # use wgpu_attention::{wgpu, Decay, Gpu, Linear, LinearTensors, Result};
+//! # fn f(gpu: &Gpu, encoder: &mut wgpu::CommandEncoder, [q, k, v, o]: [&wgpu::Buffer; 4], decays: &wgpu::Buffer, state: &wgpu::Buffer) -> Result<()> {
+//! // Lightning Attention or RetNet over a prompt: a decay for each head, and the state kept for what follows.
+//! let prompt = Linear { heads: 16, tokens: 2000, head_dim: 128, decay: Decay::Head, final_state: true, ..Default::default() };
+//! // One token more: the state is updated where it lies.
+//! let step = Linear { tokens: 1, initial_state: true, in_place: true, ..prompt.clone() };
+//! let tensors = LinearTensors { log_decay: Some(decays.into()), final_state: Some(state.into()), ..LinearTensors::new(q, k, v, o) };
+//! prompt.plan(gpu)?.encode(encoder, &tensors)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Decays may be constant for a head (Lightning Attention, RetNet; [`linear::slopes`] has the published ones), or given for
+//! every token (simple GLA, Mamba-2's SSD), or for every token and channel (GLA). [`Join`] puts together segments that
+//! were computed apart.
+//!
 //! # What is supported
+//!
+//! Dense attention:
 //!
 //! | | |
 //! |---|---|
@@ -102,10 +127,24 @@
 //! | outputs | o, and the log-sum-exp of softmax, with which partial results can be joined ([`Merge`]) |
 //! | kernels | prefill, and decode with split keys for few queries; chosen by the planner |
 //!
+//! Linear attention:
+//!
+//! | | |
+//! |---|---|
+//! | decay | none, one a head, one a token, one a token and channel ([`Decay`]) |
+//! | feature map | identity, SiLU, ReLU, ELU + 1, your own in WGSL ([`FeatureMap`]) |
+//! | outputs | o, normalised or not; the final state, which can begin the next call, in place or not; total decays |
+//! | sequences | causal or not, packed documents with a state for each, segments joined by their states ([`Join`]) |
+//! | the rest | heads, sizes, storage types and layouts as above; states and decays are f32 |
+//! | forms | one pass with the state on chip; segments side by side in three dispatches; single steps; chosen by the planner |
+//!
 //! # What is not
 //!
 //! - Forward only: there are no gradients, and no dropout.
 //! - Head sizes end at 256; lengths, windows and offsets at 2²⁸.
+//! - Linear attention: the q, k, v and o of one head must each fit one binding. Log-decays below −104 act as −104, which
+//!   wipes a state out; with a decay for each channel that costs the next tokens of the same block of 16 or 32 accuracy
+//!   (1e-5 for each such decay).
 //! - The keys of one head, and its values, must each fit one binding of the device (128 MiB by default); everything
 //!   else that is larger than a binding or a dispatch is cut into parts. What cannot be is refused with
 //!   [`Error::Limit`].
@@ -131,7 +170,8 @@
 //!
 //! # Where to look
 //!
-//! [`dense`] has the formula and everything about the problem, [`dense::reference`] the same as code to read,
+//! [`dense`] and [`linear`] have the formulas and everything about the problems, [`dense::reference`] and
+//! [`linear::reference`] the same as code to read,
 //! [`merge`] joins partial results, [`tensor`] has types and layouts, [`gpu`] the device, [`compare`] error bounds,
 //! [`measure`] timing, [`error`] what can go wrong, [`shader`] how a module is put together.
 #![warn(missing_docs)]

@@ -90,7 +90,7 @@ fn files_that_are_not_there_or_not_cases_are_refused() {
 #[test]
 fn an_op_without_kernels_is_refused_by_name() {
     assert_refused(
-        &["run", "tests/cases/linear/one_token.safetensors"],
-        &["op `linear`", "no kernels"],
+        &["run", "tests/cases/topk/token_one.safetensors"],
+        &["op `topk`", "no kernels"],
     );
 }

@@ -186,6 +186,32 @@ fn run_writes_outputs_that_read_back() {
 }
 
 #[test]
+fn run_writes_a_final_state_and_its_normaliser_apart() {
+    if !gpu_found("run_writes_a_final_state_and_its_normaliser_apart") {
+        return;
+    }
+    let file = shipped("linear/normalized_elu1.safetensors");
+    let to = directory("run_linear").join("outputs.safetensors");
+    let text = stdout(cli(&["run", file.to_str().unwrap(), "--out", to.to_str().unwrap()]), 0);
+    assert!(text.contains("final_state: rms"), "{text}");
+
+    let Op::Linear(linear) = Case::load(&file).unwrap().op else {
+        panic!("not a linear case")
+    };
+    let bytes = fs::read(&to).unwrap();
+    let outputs = SafeTensors::deserialize(&bytes).unwrap();
+    let p = &linear.problem;
+    let shape = [p.batch, p.heads, p.head_dim, p.value_dim()].map(|n| n as usize);
+    let state = outputs.tensor("final_state").unwrap();
+    assert_eq!(state.shape(), shape);
+    let values = state.data().as_chunks().0.iter().copied().map(f32::from_le_bytes);
+    for (found, expected) in values.zip(linear.expected_state.as_ref().unwrap()) {
+        assert!((found - expected).abs() < 1e-3, "{found} instead of {expected}");
+    }
+    assert_eq!(outputs.tensor("final_normalizer").unwrap().shape(), &shape[..3]);
+}
+
+#[test]
 fn run_says_when_a_result_is_wrong() {
     if !gpu_found("run_says_when_a_result_is_wrong") {
         return;

@@ -1,188 +1,191 @@
-//! What the benches of linear attention share: a kernel checked before it is timed, buffers, and what a problem costs.
+//! What the benches of linear attention share: inputs, checks, and the floors that times are held against.
+#![allow(dead_code)]
 
 use wgpu_attention::linear::reference::{Hooks, linear};
 use wgpu_attention::linear::tile::{Form, LinearTuning};
-use wgpu_attention::{DType, Decay, Gpu, Linear, LinearInputs, LinearPlan, LinearTensors, compare};
+use wgpu_attention::{DType, Decay, Gpu, Linear, LinearInputs, LinearPlan, LinearTensors};
 
 use super::random;
 
-/// The plan of a problem, if its kernels give the right answer on a small problem of the same variants: a wrong kernel
-/// gets no number.
-pub fn checked_plan(gpu: &Gpu, problem: &Linear, tuning: &LinearTuning) -> Result<LinearPlan, String> {
-    let plan = problem.plan_with(gpu, tuning).map_err(|e| e.to_string())?;
-    let form = plan.form();
-    check(gpu, &small(problem, form), form)?;
-    Ok(plan)
+/// Which form.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Choice {
+    /// The planner's.
+    Planner,
+    /// One dispatch.
+    Serial,
+    /// Three.
+    Split,
+    /// The one of these two that the planner does not choose.
+    Other,
 }
 
-/// A problem of the same variants that the reference answers at once, with several chunks, the last of them ragged.
-pub fn small(problem: &Linear, form: Form) -> Linear {
-    let group = problem.heads / problem.kv_heads();
-    let tokens = match form {
-        Form::Step(_) => problem.tokens,
-        Form::Serial(tile) | Form::Split { tile, .. } => 3 * tile.rows() + 5,
+/// The plan of a problem in a form, if it gives the right answer on a small problem: a wrong kernel gets no number.
+pub fn checked_plan(gpu: &Gpu, p: &Linear, choice: Choice) -> Result<LinearPlan, String> {
+    let planned = p.plan(gpu).map_err(|e| e.to_string())?.form();
+    // Eight segments, where the planner has an opinion on the tile only.
+    let split = |tile: wgpu_attention::linear::variant::ChunkTile| Form::Split {
+        tile,
+        segment: p.tokens.div_ceil(8).next_multiple_of(tile.rows()),
     };
-    Linear {
-        batch: 2,
-        heads: 2 * group,
-        kv_heads: Some(2),
-        tokens,
-        ..problem.clone()
-    }
-}
-
-/// Whether the kernels of a form give the right answer; a split is made to have several segments.
-pub fn check(gpu: &Gpu, problem: &Linear, form: Form) -> Result<(), String> {
-    let form = match form {
+    let form = match (choice, planned) {
+        (Choice::Serial | Choice::Other, Form::Split { tile, .. }) => Form::Serial(tile),
+        (Choice::Split | Choice::Other, Form::Serial(tile)) => split(tile),
+        (_, form) => form,
+    };
+    let small = Linear {
+        batch: 1,
+        heads: 2,
+        tokens: p.tokens.min(300),
+        ..p.clone()
+    };
+    let small_form = match form {
         Form::Split { tile, .. } => Form::Split {
             tile,
-            segment: tile.rows(),
+            segment: 2 * tile.rows(),
         },
         form => form,
     };
-    let tuning = LinearTuning { form: Some(form) };
-    let inputs = Inputs::random(problem);
-    let plan = problem.plan_with(gpu, &tuning).map_err(|e| e.to_string())?;
-    let output = plan.run_blocking(&inputs.host()).map_err(|e| e.to_string())?;
-    let expected = linear(problem, &inputs.host(), &Hooks::default()).map_err(|e| e.to_string())?;
-    let compared = |name, actual: &[f32], expected: &[f64], dtype| {
-        let result = compare::output(actual, expected, &compare::Tolerance::for_dtype(dtype));
-        if result.passed() {
-            return Ok(());
-        }
-        Err(format!("WRONG {name} {result}"))
+    check(gpu, &small, &LinearTuning { form: Some(small_form) })?;
+    p.plan_with(gpu, &LinearTuning { form: Some(form) })
+        .map_err(|e| e.to_string())
+}
+
+/// A decoding step with its buffers, the state being that after so many tokens.
+pub fn step_after(gpu: &Gpu, tokens: u32) -> Result<(LinearPlan, Buffers), String> {
+    let in_place = |tokens: u32| Linear {
+        heads: 8,
+        tokens,
+        decay: Decay::Head,
+        initial_state: true,
+        final_state: true,
+        in_place: true,
+        ..Default::default()
     };
-    compared("o", &output.o, &expected.o, problem.output_dtype())?;
-    compared(
-        "final state",
-        &output.final_state.unwrap_or_default(),
-        &expected.final_state.unwrap_or_default(),
-        DType::F32,
-    )
-}
-
-/// Inputs on the host, already rounded to the problem's storage type.
-pub struct Inputs {
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    log_decay: Option<Vec<f32>>,
-    initial_state: Option<Vec<f32>>,
-}
-
-/// Log-decays down to this: a state that remembers some dozens of tokens.
-const STRONGEST: f32 = -0.1;
-
-/// A number from −1 to 1 as a log-decay.
-fn decay(x: f32) -> f32 {
-    STRONGEST * 0.5 * (1.0 + x)
-}
-
-/// Numbers that lean to the positive, so that sums over thousands of tokens do not cancel.
-fn lean(x: f32) -> f32 {
-    0.5 * x + 0.25
-}
-
-impl Inputs {
-    pub fn random(p: &Linear) -> Self {
-        let count = |heads: u32, d: u32| p.batch as usize * heads as usize * p.tokens as usize * d as usize;
-        let rounded = |seed, n| {
-            let numbers = random(seed, n).into_iter().map(lean);
-            numbers
-                .map(|x| match p.dtype {
-                    DType::F32 => x,
-                    DType::F16 => half::f16::from_f32(x).to_f32(),
-                    DType::BF16 => half::bf16::from_f32(x).to_f32(),
-                })
-                .collect()
-        };
-        let decays = |n| Some(random(5, n).into_iter().map(decay).collect());
-        Inputs {
-            q: rounded(1, count(p.heads, p.head_dim)),
-            k: rounded(2, count(p.kv_heads(), p.head_dim)),
-            v: rounded(3, count(p.kv_heads(), p.value_dim())),
-            log_decay: match p.decay {
-                Decay::None => None,
-                Decay::Head => decays(p.heads as usize),
-                Decay::Token => decays(count(p.heads, 1)),
-                Decay::Channel => decays(count(p.heads, p.head_dim)),
-            },
-            initial_state: p
-                .initial_state
-                .then(|| random(6, p.state_len() as usize).into_iter().map(lean).collect()),
-        }
+    let step = in_place(1);
+    let plan = checked_plan(gpu, &step, Choice::Planner)?;
+    let mut buffers = Buffers::new(gpu, &step);
+    let segment = in_place(tokens.min(4096));
+    let before = segment.plan(gpu).map_err(|e| e.to_string())?;
+    let text = Buffers::new(gpu, &segment);
+    for _ in 0..tokens / segment.tokens {
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        before
+            .encode(&mut encoder, &text.tensors())
+            .map_err(|e| e.to_string())?;
+        gpu.queue().submit([encoder.finish()]);
     }
+    buffers.state = text.state;
+    Ok((plan, buffers))
+}
 
-    pub fn host(&self) -> LinearInputs<'_> {
-        LinearInputs {
-            q: &self.q,
-            k: &self.k,
-            v: &self.v,
-            log_decay: self.log_decay.as_deref(),
-            initial_state: self.initial_state.as_deref(),
-            ..Default::default()
-        }
+/// Whether a form gives the right answer; the bounds are those of the golden cases.
+pub fn check(gpu: &Gpu, problem: &Linear, tuning: &LinearTuning) -> Result<(), String> {
+    let p = problem;
+    let rows = |seed: u32, heads: u32, dim: u32| -> Vec<f32> {
+        let n = p.batch as usize * heads as usize * p.tokens as usize * dim as usize;
+        random(seed, n).into_iter().map(|x| rounded(x, p.dtype)).collect()
+    };
+    let (q, k, v) = (
+        rows(1, p.heads, p.head_dim),
+        rows(2, p.kv_heads(), p.head_dim),
+        rows(3, p.kv_heads(), p.value_dim()),
+    );
+    let decays = decays(p);
+    let state: Vec<f32> = random(5, p.state_len() as usize);
+    let inputs = LinearInputs {
+        q: &q,
+        k: &k,
+        v: &v,
+        log_decay: (p.decay != Decay::None).then_some(&decays),
+        initial_state: p.initial_state.then_some(&state),
+        ..Default::default()
+    };
+    let plan = p.plan_with(gpu, tuning).map_err(|e| e.to_string())?;
+    let output = plan.run_blocking(&inputs).map_err(|e| e.to_string())?;
+    let expected = linear(p, &inputs, &Hooks::default()).map_err(|e| e.to_string())?;
+    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>();
+    let pairs = || output.o.iter().zip(&expected.o);
+    let error = square(&mut pairs().map(|(a, b)| f64::from(*a) - b)) / square(&mut pairs().map(|(_, b)| *b));
+    let bound = match p.dtype {
+        DType::F32 => 1e-5,
+        DType::F16 => 2e-3,
+        DType::BF16 => 1e-2,
+    };
+    match error.sqrt() <= bound {
+        true => Ok(()),
+        false => Err(format!("WRONG: error {:.1e}", error.sqrt())),
     }
 }
 
-/// Device buffers for timing, filled with random numbers: zeros can be faster than real data.
+fn rounded(x: f32, dtype: DType) -> f32 {
+    match dtype {
+        DType::F32 => x,
+        DType::F16 => half::f16::from_f32(x).to_f32(),
+        DType::BF16 => half::bf16::from_f32(x).to_f32(),
+    }
+}
+
+/// Log-decays from −0.1 to 0, in the problem's shape.
+fn decays(p: &Linear) -> Vec<f32> {
+    let tokens = p.batch as usize * p.heads as usize * p.tokens as usize;
+    let n = match p.decay {
+        Decay::None => 0,
+        Decay::Head => p.heads as usize,
+        Decay::Token => tokens,
+        Decay::Channel => tokens * p.head_dim as usize,
+    };
+    random(4, n).into_iter().map(|x| -0.05 * (x + 1.0)).collect()
+}
+
+/// Device buffers for timing, filled with random numbers.
 pub struct Buffers {
     q: wgpu::Buffer,
     k: wgpu::Buffer,
     v: wgpu::Buffer,
     o: wgpu::Buffer,
     log_decay: Option<wgpu::Buffer>,
-    initial_state: Option<wgpu::Buffer>,
-    final_state: Option<wgpu::Buffer>,
+    state: Option<wgpu::Buffer>,
 }
 
 impl Buffers {
-    pub fn zeroless(gpu: &Gpu, p: &Linear) -> Self {
-        let rows = u64::from(p.batch) * u64::from(p.tokens);
-        let tensor =
-            |seed, heads: u32, d: u32, dtype| filled(gpu, seed, rows * u64::from(heads) * u64::from(d), dtype, lean);
-        let state = |seed| filled(gpu, seed, p.state_len(), DType::F32, lean);
-        let decays = |n| Some(filled(gpu, 5, n, DType::F32, decay));
-        let heads = u64::from(p.heads);
+    pub fn new(gpu: &Gpu, p: &Linear) -> Self {
+        let rows = |heads: u32, dim: u32| u64::from(p.batch) * u64::from(heads) * u64::from(p.tokens) * u64::from(dim);
+        let make = |seed: u32, elements: u64, dtype: DType| {
+            let block = random(seed, (1 << 20).min(elements as usize));
+            filled(gpu, elements, &block, dtype)
+        };
+        let decays = decays(p);
         Buffers {
-            q: tensor(1, p.heads, p.head_dim, p.dtype),
-            k: tensor(2, p.kv_heads(), p.head_dim, p.dtype),
-            v: tensor(3, p.kv_heads(), p.value_dim(), p.dtype),
-            o: tensor(4, p.heads, p.value_dim(), p.output_dtype()),
-            log_decay: match p.decay {
-                Decay::None => None,
-                Decay::Head => decays(heads),
-                Decay::Token => decays(rows * heads),
-                Decay::Channel => decays(rows * heads * u64::from(p.head_dim)),
-            },
-            initial_state: (p.initial_state && !p.in_place).then(|| state(6)),
-            final_state: p.final_state.then(|| state(7)),
+            q: make(1, rows(p.heads, p.head_dim), p.dtype),
+            k: make(2, rows(p.kv_heads(), p.head_dim), p.dtype),
+            v: make(3, rows(p.kv_heads(), p.value_dim()), p.dtype),
+            o: make(4, rows(p.heads, p.value_dim()), p.output_dtype()),
+            log_decay: (p.decay != Decay::None).then(|| filled(gpu, decays.len() as u64, &decays, DType::F32)),
+            state: p.final_state.then(|| make(5, p.state_len(), DType::F32)),
         }
     }
 
+    /// For problems without a state, or with one updated in place.
     pub fn tensors(&self) -> LinearTensors<'_> {
         LinearTensors {
             log_decay: self.log_decay.as_ref().map(Into::into),
-            initial_state: self.initial_state.as_ref().map(Into::into),
-            final_state: self.final_state.as_ref().map(Into::into),
+            final_state: self.state.as_ref().map(Into::into),
             ..LinearTensors::new(&self.q, &self.k, &self.v, &self.o)
         }
     }
 }
 
-/// A buffer of one block of random numbers, repeated.
-fn filled(gpu: &Gpu, seed: u32, elements: u64, dtype: DType, map: impl Fn(f32) -> f32) -> wgpu::Buffer {
+/// A buffer of so many elements, the block over and over.
+fn filled(gpu: &Gpu, elements: u64, block: &[f32], dtype: DType) -> wgpu::Buffer {
     let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
         label: Some("bench"),
         size: (elements * dtype.size()).next_multiple_of(4),
         usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
         mapped_at_creation: false,
     });
-    // Not a power of two, so that heads and sequences do not repeat each other; even, so that it ends with a word.
-    let block = random(seed, 1_000_002.min(elements.next_multiple_of(2) as usize));
-    let block: Vec<f32> = block.into_iter().map(map).collect();
-    let bytes: Vec<u8> = match dtype {
-        DType::F32 => bytemuck::cast_slice(&block).to_vec(),
+    let mut bytes: Vec<u8> = match dtype {
+        DType::F32 => bytemuck::cast_slice(block).to_vec(),
         DType::F16 => block
             .iter()
             .flat_map(|x| half::f16::from_f32(*x).to_le_bytes())
@@ -192,6 +195,7 @@ fn filled(gpu: &Gpu, seed: u32, elements: u64, dtype: DType, map: impl Fn(f32) -
             .flat_map(|x| half::bf16::from_f32(*x).to_le_bytes())
             .collect(),
     };
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
     let mut at = 0;
     while at < buffer.size() {
         let n = (buffer.size() - at).min(bytes.len() as u64);
@@ -201,42 +205,28 @@ fn filled(gpu: &Gpu, seed: u32, elements: u64, dtype: DType, map: impl Fn(f32) -
     buffer
 }
 
-/// Floating-point operations of a causal problem for each token and head, in chunks of this many tokens:
-///
-/// ```text
-/// (C + 1)·(D + Dv) + 4·D·Dv
-/// ```
-///
-/// of which the first is φ(q)·φ(k) and its product with v over the (C + 1)/2 tokens of its chunk that a token sees on
-/// average, the second φ(q)ᵀ S and the update of S. With C = 0, the recurrence: 4·D·Dv.
-pub fn flops_per_token(p: &Linear, chunk: u32) -> f64 {
-    let (d, dv) = (f64::from(p.head_dim), f64::from(p.value_dim()));
-    let inside = match (p.causal, chunk) {
-        (true, 1..) => f64::from(chunk + 1) * (d + dv),
-        _ => 0.0,
-    };
-    inside + 4.0 * d * dv
+/// Operations that no form can do without: every token multiplies a key with a value into the state and a query with the
+/// state, 2·D·Dv multiplications and as many additions. Chunks trade some of it for products of queries and keys.
+pub fn flops(p: &Linear) -> f64 {
+    4.0 * f64::from(p.head_dim) * f64::from(p.value_dim()) * tokens(p)
 }
 
-/// Tokens times query heads, of all batch entries.
-pub fn tokens_and_heads(p: &Linear) -> f64 {
+/// Tokens of all heads.
+pub fn tokens(p: &Linear) -> f64 {
     f64::from(p.batch) * f64::from(p.heads) * f64::from(p.tokens)
 }
 
-/// Bytes that any kernel must move: q, k, v, o and log-decays once, the first and the last state once.
+/// Bytes that every form moves at least: q, k, v and the decays read once, o written once, states read and written.
 pub fn bytes(p: &Linear) -> f64 {
-    let rows = f64::from(p.batch) * f64::from(p.tokens);
-    let (h, hkv) = (f64::from(p.heads), f64::from(p.kv_heads()));
+    let kv = f64::from(p.kv_heads()) / f64::from(p.heads);
     let (d, dv) = (f64::from(p.head_dim), f64::from(p.value_dim()));
-    let inputs = rows * (h * d + hkv * (d + dv)) * p.dtype.size() as f64;
-    let output = rows * h * dv * p.output_dtype().size() as f64;
-    let decays = 4.0
-        * match p.decay {
-            Decay::None => 0.0,
-            Decay::Head => h,
-            Decay::Token => rows * h,
-            Decay::Channel => rows * h * d,
-        };
+    let decay = match p.decay {
+        Decay::None | Decay::Head => 0.0,
+        Decay::Token => 4.0,
+        Decay::Channel => 4.0 * d,
+    };
+    let size = p.dtype.size() as f64;
+    let row = (d + kv * (d + dv)) * size + dv * p.output_dtype().size() as f64 + decay;
     let states = f64::from(u8::from(p.initial_state) + u8::from(p.final_state)) * p.state_len() as f64 * 4.0;
-    inputs + output + decays + states
+    row * tokens(p) + states
 }

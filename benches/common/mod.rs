@@ -8,6 +8,9 @@ use wgpu_attention::{DType, Dense, DenseInputs, DensePlan, DenseTensors, Gpu, Gp
 pub mod host_cost;
 pub mod linear;
 pub mod problems;
+mod random;
+
+pub use random::random;
 
 /// The device that `WGPU_ATTENTION_BACKEND` and `WGPU_ATTENTION_ADAPTER` name, or the fastest.
 pub fn gpu() -> Gpu {
@@ -60,18 +63,6 @@ pub fn check(gpu: &Gpu, problem: &Dense, tuning: &Tuning) -> Result<(), String> 
         return Ok(());
     }
     Err(format!("WRONG {result}"))
-}
-
-/// Pseudo-random numbers from −1 to 1, asymmetric in every index.
-pub fn random(seed: u32, n: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(2654435761).wrapping_add(12345);
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state as f32 / u32::MAX as f32 * 2.0 - 1.0
-    };
-    (0..n).map(|_| next()).collect()
 }
 
 /// Inputs on the host, already rounded to the problem's storage type.

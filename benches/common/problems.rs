@@ -1,6 +1,8 @@
 //! The problems that are measured, by name: one table for all who measure or check them.
 
-use wgpu_attention::{Dense, Weighting};
+use wgpu_attention::{Decay, Dense, Linear, Weighting};
+
+use super::linear::Choice;
 
 /// A problem with its name.
 pub struct Named {
@@ -12,6 +14,10 @@ pub struct Named {
 /// Sequence lengths of prefill, and of the cache in decode.
 pub const PREFILL_LENGTHS: [u32; 5] = [512, 1024, 2048, 4096, 8192];
 pub const DECODE_LENGTHS: [u32; 6] = [512, 1024, 2048, 4096, 8192, 16384];
+/// Longer caches, on a GPU only.
+pub const LONG_DECODE_LENGTHS: [u32; 2] = [65536, 131072];
+/// Sequence lengths of linear attention.
+pub const LINEAR_LENGTHS: [u32; 4] = [1024, 4096, 16384, 65536];
 pub const HEAD_DIMS: [u32; 2] = [64, 128];
 pub const WEIGHTINGS: [Weighting; 2] = [Weighting::Softmax, Weighting::Sigmoid { bias: None }];
 
@@ -50,14 +56,54 @@ pub fn decode(software: bool) -> Vec<Named> {
     for d in HEAD_DIMS {
         for group in GROUPS {
             for weighting in WEIGHTINGS {
-                all.extend(DECODE_LENGTHS.map(|n| Dense {
+                let lengths = DECODE_LENGTHS.into_iter().chain(LONG_DECODE_LENGTHS);
+                all.extend(lengths.map(|n| Dense {
                     weighting,
                     ..one_query(software, n, d, group)
                 }));
             }
         }
     }
-    all.into_iter().map(named).collect()
+    // K of one layer and all its heads in a buffer of at most 2 GiB.
+    let fits = |p: &Dense| {
+        let elements = u64::from(p.kv_heads()) * u64::from(p.keys) * u64::from(p.head_dim);
+        p.keys <= DECODE_LENGTHS[5] || (!software && elements * 4 <= 1 << 31)
+    };
+    all.into_iter().filter(fits).map(named).collect()
+}
+
+/// Linear attention of one decay a head: every length and head size, with few heads and with many.
+pub fn linear(software: bool) -> Vec<Linear> {
+    let heads: &[(u32, u32)] = if software {
+        &[(1, 1), (1, 8)]
+    } else {
+        &[(1, 1), (1, 16), (4, 32)]
+    };
+    let mut all = vec![];
+    for d in HEAD_DIMS {
+        for &(batch, heads) in heads {
+            all.extend(LINEAR_LENGTHS.map(|n| Linear {
+                batch,
+                ..sequence(n, d, heads)
+            }));
+        }
+    }
+    let fits = |p: &Linear| {
+        let elements = u64::from(p.batch * p.heads) * u64::from(p.tokens) * u64::from(p.head_dim);
+        elements <= if software { 1 << 24 } else { 1 << 29 }
+    };
+    all.into_iter().filter(fits).collect()
+}
+
+/// Lightning's linear attention over a sequence.
+pub fn sequence(tokens: u32, d: u32, heads: u32) -> Linear {
+    Linear {
+        heads,
+        tokens,
+        head_dim: d,
+        decay: Decay::Head,
+        ..Default::default()
+    }
 }
 
 /// As many queries as keys, with heads enough to fill the device.
@@ -135,6 +181,14 @@ pub enum Side {
     Baseline(Dense),
     /// A plain read of the problem's K and V.
     PlainRead(Dense),
+    /// Linear attention in one form or the other.
+    Linear(Linear, Choice),
+    /// The same, time for each token.
+    LinearToken(Linear),
+    /// A step of linear attention after so many tokens.
+    Step {
+        tokens: u32,
+    },
 }
 
 /// A ratio of two times, and how large it may be.
@@ -191,6 +245,42 @@ pub fn ratios(software: bool) -> Vec<Ratio> {
         let p = one_query(software, 16384, d, 8);
         let name = format!("decode 8:1 / plain read of K and V, Nk = 16384, D = {d}");
         add(name, Attention(p.clone()), PlainRead(p), 2.5);
+    }
+    for d in HEAD_DIMS {
+        let name = format!("linear, time per token at N = 65536 / at 4096, D = {d}");
+        let long = Side::LinearToken(sequence(65536, d, 1));
+        add(name, long, Side::LinearToken(sequence(4096, d, 1)), 1.10);
+    }
+    for d in HEAD_DIMS {
+        let dense = causal(square(software, 8192, d));
+        let p = sequence(8192, d, dense.heads);
+        let name = format!("linear / causal softmax, N = 8192, D = {d}");
+        add(name, Side::Linear(p, Choice::Planner), Attention(dense), 1.0 / 6.0);
+    }
+    let name = "linear, a step after 2^20 tokens / after 10, D = 64".to_string();
+    add(name, Side::Step { tokens: 1 << 20 }, Side::Step { tokens: 10 }, 1.10);
+    for d in HEAD_DIMS {
+        let p = sequence(16384, d, 1);
+        let name = format!("linear, three dispatches / one, B·H = 1, N = 16384, D = {d}");
+        add(
+            name,
+            Side::Linear(p.clone(), Choice::Split),
+            Side::Linear(p, Choice::Serial),
+            1.0,
+        );
+    }
+    for d in HEAD_DIMS {
+        let p = sequence(if software { 2048 } else { 16384 }, d, 64);
+        let name = format!(
+            "linear, the planner's form / the other, B·H = 64, N = {}, D = {d}",
+            p.tokens
+        );
+        add(
+            name,
+            Side::Linear(p.clone(), Choice::Planner),
+            Side::Linear(p, Choice::Other),
+            1.0,
+        );
     }
     all
 }

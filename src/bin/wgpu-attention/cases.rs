@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use serde_json::{Value, json};
-use wgpu_attention::case::{Case, DenseCase, Op};
-use wgpu_attention::compare::{self, Comparison, DenseComparison, Tolerance};
+use wgpu_attention::case::Case;
+use wgpu_attention::compare::Tolerance;
 use wgpu_attention::{Error, Gpu};
 
 use crate::Failure;
+use crate::ops::{Errors, Problem, Solution};
 
 /// The project's own cases: `tests/cases` of the checkout that the working directory is in, or of the one that this
 /// program was built in.
@@ -74,8 +74,9 @@ pub struct Outcome {
     pub file: CaseFile,
     pub verdict: Verdict,
     /// Errors, where it ran.
-    pub comparison: Option<DenseComparison>,
-    /// Seconds from problem to outputs on the host: planning (compiling, the first time), upload, run, read back.
+    pub errors: Option<Errors>,
+    /// Seconds from problem to a judged result on the host: planning (compiling, the first time), upload, run, read
+    /// back, comparison.
     pub seconds: Option<f64>,
     /// Why, where it did not pass.
     pub note: Option<String>,
@@ -86,7 +87,7 @@ pub fn check(gpu: &Gpu, file: CaseFile) -> Outcome {
     let mut outcome = Outcome {
         file,
         verdict: Verdict::Failed,
-        comparison: None,
+        errors: None,
         seconds: None,
         note: None,
     };
@@ -97,8 +98,8 @@ pub fn check(gpu: &Gpu, file: CaseFile) -> Outcome {
             return outcome;
         }
     };
-    let dense = match dense(&case) {
-        Ok(dense) => dense,
+    let problem = match Problem::of(&case) {
+        Ok(problem) => problem,
         Err(why) => {
             outcome.verdict = Verdict::Unsupported;
             outcome.note = Some(why);
@@ -106,17 +107,18 @@ pub fn check(gpu: &Gpu, file: CaseFile) -> Outcome {
         }
     };
     let start = Instant::now();
-    let output = dense.problem.plan(gpu).and_then(|p| p.run_blocking(&dense.inputs()));
-    match output {
-        Ok(output) => {
+    match problem
+        .plan(gpu)
+        .and_then(|plan| plan.run(&Tolerance::for_dtype(case.dtype)))
+    {
+        Ok(Solution { errors, .. }) => {
             outcome.seconds = Some(start.elapsed().as_secs_f64());
-            let comparison = compare::dense(&output, &dense.expected(), &Tolerance::for_dtype(case.dtype));
-            if comparison.passed() {
+            if errors.passed() {
                 outcome.verdict = Verdict::Passed;
             } else {
-                outcome.note = Some(comparison.to_string());
+                outcome.note = Some(errors.to_string());
             }
-            outcome.comparison = Some(comparison);
+            outcome.errors = Some(errors);
         }
         Err(error) => {
             if matches!(error, Error::Limit { .. } | Error::Unsupported { .. }) {
@@ -126,27 +128,4 @@ pub fn check(gpu: &Gpu, file: CaseFile) -> Outcome {
         }
     }
     outcome
-}
-
-/// The dense problem in a case, or why there is none that can run.
-pub fn dense(case: &Case) -> Result<&DenseCase, String> {
-    match &case.op {
-        Op::Dense(dense) => Ok(dense),
-        Op::Linear(_) => Err("op `linear` has no kernels yet".into()),
-        Op::Unsupported(op) => Err(format!("op `{op}` has no kernels yet")),
-        _ => Err("an op that this program does not know".into()),
-    }
-}
-
-pub fn comparison_json(comparison: &DenseComparison) -> Value {
-    let one = |c: &Comparison| {
-        json!({
-            "rms": c.rms, "rms_bound": c.rms_bound, "max": c.max, "max_bound": c.max_bound, "passed": c.passed(),
-        })
-    };
-    let mut json = json!({ "o": one(&comparison.o) });
-    if let Some(lse) = &comparison.lse {
-        json["lse"] = one(lse);
-    }
-    json
 }

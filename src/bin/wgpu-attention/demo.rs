@@ -7,12 +7,13 @@ use clap::Args;
 use clap::builder::styling::{AnsiColor, Style};
 use serde_json::json;
 use wgpu_attention::case::{Case, DenseCase};
-use wgpu_attention::compare::{self, Tolerance};
+use wgpu_attention::compare::Tolerance;
 use wgpu_attention::{Dense, DenseInputs, Gpu};
 
 use crate::cases;
 use crate::device::{self, GpuArgs};
 use crate::heat_map::Matrix;
+use crate::ops::Problem;
 use crate::progress::Progress;
 use crate::verify;
 use crate::{Failure, run, status};
@@ -41,7 +42,10 @@ pub fn demo(args: &DemoArgs, out: &mut dyn Write) -> Result<ExitCode, Failure> {
         Failure::Message(message.into())
     })?;
     let case = Case::load(directory.join(MODEL))?;
-    let dense = cases::dense(&case).map_err(Failure::Message)?;
+    let problem = Problem::of(&case).map_err(Failure::Message)?;
+    let Problem::Dense(dense) = problem else {
+        return Err(Failure::Message(format!("{MODEL}: not a case of op `dense`")));
+    };
     let p = &dense.problem;
     if args.head >= p.heads {
         let message = format!("--head {}: the model has heads 0 to {}", args.head, p.heads - 1);
@@ -50,10 +54,9 @@ pub fn demo(args: &DemoArgs, out: &mut dyn Write) -> Result<ExitCode, Failure> {
     let gpu = args.gpu.request()?;
     let progress = Progress::new();
     progress.show("attention of a real model");
-    let plan = p.plan(&gpu)?;
-    let output = plan.run_blocking(&dense.inputs())?;
-    let comparison = compare::dense(&output, &dense.expected(), &Tolerance::for_dtype(case.dtype));
-    let times = run::time(&gpu, &plan, &dense.inputs())?;
+    let plan = problem.plan(&gpu)?;
+    let errors = plan.run(&Tolerance::for_dtype(case.dtype))?.errors;
+    let times = plan.time(&gpu)?;
     progress.show("weights of a head");
     let weights = attention_weights(&gpu, dense, args.head)?;
     let matrix = Matrix {
@@ -62,7 +65,7 @@ pub fn demo(args: &DemoArgs, out: &mut dyn Write) -> Result<ExitCode, Failure> {
     };
     let off = row_sum_error(&matrix);
     progress.clear();
-    let model_right = comparison.passed() && off <= ROW_SUM_BOUND;
+    let model_right = errors.passed() && off <= ROW_SUM_BOUND;
 
     if args.gpu.json {
         let files = cases::find(&directory)?;
@@ -76,7 +79,7 @@ pub fn demo(args: &DemoArgs, out: &mut dyn Write) -> Result<ExitCode, Failure> {
             "median_seconds": times.median(),
             "runs": times.seconds.len(),
             "device_clock": times.on_device,
-            "errors": cases::comparison_json(&comparison),
+            "errors": errors.to_json(),
             "head": args.head,
             "row_sum_error": off,
             "passed": model_right,
@@ -88,13 +91,13 @@ pub fn demo(args: &DemoArgs, out: &mut dyn Write) -> Result<ExitCode, Failure> {
     let bold = Style::new().bold();
     writeln!(out, "{bold}A real model's attention{bold:#}")?;
     writeln!(out, "model     {}", case.source)?;
-    writeln!(out, "problem   {}", run::describe(p))?;
+    writeln!(out, "problem   {}", problem.describe())?;
     writeln!(out, "adapter   {}", device::describe(gpu.info()))?;
     writeln!(out, "kernel    {}, {} tier", plan.label(), args.gpu.tier().name())?;
     writeln!(out, "time      {}", run::describe_times(&times))?;
-    writeln!(out, "errors    {}  {}", comparison.o, word(comparison.o.passed()))?;
-    if let Some(lse) = &comparison.lse {
-        writeln!(out, "          {lse}  {}", word(lse.passed()))?;
+    for (i, comparison) in errors.0.iter().enumerate() {
+        let name = if i == 0 { "errors" } else { "" };
+        writeln!(out, "{name:10}{comparison}  {}", word(comparison.passed()))?;
     }
     writeln!(out)?;
     writeln!(out, "{bold}Where head {} looks{bold:#}", args.head)?;

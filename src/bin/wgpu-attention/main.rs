@@ -5,6 +5,7 @@ mod demo;
 mod device;
 mod heat_map;
 mod info;
+mod ops;
 mod progress;
 mod run;
 mod verify;

@@ -11,6 +11,7 @@ use wgpu_attention::Gpu;
 
 use crate::cases::{self, CaseFile, Outcome, Verdict};
 use crate::device::{self, GpuArgs};
+use crate::ops::Errors;
 use crate::progress::Progress;
 use crate::{Failure, complain, duration, status};
 
@@ -106,8 +107,8 @@ fn print(outcome: &Outcome, width: usize, out: &mut dyn Write) -> Result<(), Fai
     };
     let colour = colour.on_default();
     write!(out, "{:width$}  {colour}{word:11}{colour:#}", outcome.file.name)?;
-    if let Some(c) = &outcome.comparison {
-        write!(out, "  rms {:.1e}  max {:.1e}", c.o.rms, c.o.max)?;
+    if let Some(o) = outcome.errors.as_ref().and_then(Errors::o) {
+        write!(out, "  rms {:.1e}  max {:.1e}", o.rms, o.max)?;
     }
     if let Some(seconds) = outcome.seconds {
         write!(out, "  {:>9}", duration(seconds))?;
@@ -155,7 +156,7 @@ fn outcome_json(outcome: &Outcome) -> Value {
         "name": outcome.file.name,
         "file": outcome.file.path.display().to_string(),
         "verdict": verdict,
-        "errors": outcome.comparison.as_ref().map(cases::comparison_json),
+        "errors": outcome.errors.as_ref().map(Errors::to_json),
         "seconds": outcome.seconds,
         "note": outcome.note,
     })

@@ -164,6 +164,9 @@ fn decode_rows(problem: &Dense) -> u32 {
     rows.min(8).next_power_of_two()
 }
 
+/// Keys from which decode with many rows takes longer tiles.
+const LONG_CACHE: u32 = 1 << 16;
+
 /// By measurements on an NVIDIA H200 (`benches/tune_dense.rs`): what rows leave of the registers goes to longer shares
 /// of a key, and small workgroups keep more loads under way than large ones once a workgroup has many rows.
 fn decode_tile(problem: &Dense, device: &DeviceClass) -> Result<DecodeTile> {
@@ -187,7 +190,9 @@ fn decode_tile(problem: &Dense, device: &DeviceClass) -> Result<DecodeTile> {
         value_lanes,
         prefetch: true,
     };
-    let sizes = [(threads, 2), (threads, 1), (threads / 2, 1)];
+    // Where every workgroup has many tiles to go through, longer ones with fewer barriers win.
+    let most_regs = if rows >= 8 && problem.keys >= LONG_CACHE { 4 } else { 2 };
+    let sizes = [(threads, most_regs), (threads, 2), (threads, 1), (threads / 2, 1)];
     let fitting = sizes.into_iter().map(|(t, k)| tile(t, k)).find(|t| {
         t.slots > 0
             && t.threads() <= device.invocations

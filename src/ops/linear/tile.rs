@@ -30,24 +30,67 @@ pub struct LinearTuning {
 }
 
 /// Tokens up to which the step kernel serves.
-const STEP_TOKENS: u32 = 4;
+const STEP_TOKENS: u32 = 8;
 
-/// Row groups, rows of an invocation, lanes, keys of an invocation, vectors of four columns, tokens staged at once, steps
-/// written out. The part of the head dimension staged at once follows from D.
-struct Candidate(u32, u32, u32, u32, u32, u32, u32);
+/// Row groups, rows of an invocation, lanes, keys of an invocation, vectors of four columns, vectors of the head dimension
+/// staged at once at most, tokens staged at once, steps written out.
+struct Candidate(u32, u32, u32, u32, u32, u32, u32, u32);
 
-/// Tiles to try on a GPU, best first. The last fits 16 KiB at any D and any device with 64 invocations.
-const GPU: &[Candidate] = &[
-    Candidate(16, 4, 16, 4, 1, 16, 4),
-    Candidate(8, 4, 8, 4, 1, 8, 4),
-    Candidate(8, 4, 8, 4, 1, 4, 1),
+/// Tiles to try on a GPU, best first, by measurements on an NVIDIA H200 (`benches/tune_linear.rs`). One workgroup for all
+/// 128 columns, so that scores are worked out once. The last fits 16 KiB at any D and any device with 64 invocations.
+const GPU_WIDE: &[Candidate] = &[
+    Candidate(16, 4, 16, 4, 2, 8, 16, 4),
+    Candidate(16, 4, 16, 4, 1, 8, 16, 4),
+    Candidate(16, 2, 8, 4, 2, 8, 8, 4),
+    Candidate(8, 4, 8, 4, 1, 4, 8, 4),
+    Candidate(8, 4, 8, 4, 1, 2, 4, 1),
+];
+
+/// The same for Dv up to 64, where several workgroups share a processor of the GPU: short chunks, few registers.
+const GPU_NARROW: &[Candidate] = &[
+    Candidate(16, 2, 8, 4, 2, 8, 32, 4),
+    Candidate(16, 2, 8, 4, 2, 8, 8, 4),
+    Candidate(8, 4, 8, 4, 1, 4, 8, 4),
+    Candidate(8, 4, 8, 4, 1, 2, 4, 1),
+];
+
+/// The same where each has one to itself.
+const GPU_NARROW_FEW: &[Candidate] = &[
+    Candidate(16, 4, 16, 4, 1, 8, 16, 4),
+    Candidate(8, 4, 8, 4, 1, 4, 8, 4),
+    Candidate(8, 4, 8, 4, 1, 2, 4, 1),
+];
+
+/// The same where sequences are cut into segments.
+const GPU_NARROW_SPLIT: &[Candidate] = &[
+    Candidate(16, 4, 16, 4, 1, 4, 8, 4),
+    Candidate(8, 4, 8, 4, 1, 4, 8, 4),
+    Candidate(8, 4, 8, 4, 1, 2, 4, 1),
 ];
 
 /// Tiles to try on a software GPU, best first: large register tiles, since every load is dear.
 const SOFTWARE: &[Candidate] = &[
-    Candidate(8, 8, 8, 8, 2, 16, 1),
-    Candidate(8, 4, 8, 4, 2, 8, 1),
-    Candidate(8, 4, 8, 4, 1, 4, 1),
+    Candidate(8, 8, 8, 8, 2, 8, 16, 1),
+    Candidate(8, 4, 8, 4, 2, 4, 8, 1),
+    Candidate(8, 4, 8, 4, 1, 2, 4, 1),
+];
+
+/// Tiles to try with a decay per channel, whose products take an exponential each and whose running sums fill
+/// workgroup memory: short chunks.
+const CHANNEL: &[Candidate] = &[
+    Candidate(16, 2, 8, 4, 4, 8, 16, 2),
+    Candidate(16, 2, 8, 4, 2, 8, 16, 2),
+    Candidate(16, 1, 4, 4, 2, 8, 16, 2),
+    Candidate(16, 1, 4, 4, 2, 4, 4, 2),
+    Candidate(8, 1, 2, 4, 4, 4, 4, 1),
+];
+
+/// The same for a software GPU, and for Dv up to 64.
+const CHANNEL_NARROW: &[Candidate] = &[
+    Candidate(16, 2, 8, 4, 2, 8, 16, 2),
+    Candidate(16, 1, 4, 4, 2, 8, 16, 2),
+    Candidate(16, 1, 4, 4, 2, 4, 4, 2),
+    Candidate(8, 1, 2, 4, 4, 4, 4, 1),
 ];
 
 /// The form that serves a problem on a device.
@@ -58,16 +101,33 @@ pub fn choose(p: &Linear, device: &DeviceClass) -> Result<Form> {
     if steps(p) {
         return Ok(Form::Step(step_tile(p, device)));
     }
-    let tile = chunk_tile(p, device)?;
-    let workgroups = p.sequences() as u64 * u64::from(p.heads) * u64::from(p.value_dim().div_ceil(tile.columns()));
-    let (enough, fill) = if device.software { (4, 8) } else { (128, 512) };
-    let in_order = workgroups >= enough || p.tokens <= 2 * tile.rows();
+    let rows = u64::from(p.sequences()) * u64::from(p.heads);
+    let workgroups = |tile: &ChunkTile| rows * u64::from(p.value_dim().div_ceil(tile.columns()));
+    // Workgroups for one pass to fill the device well enough; those that segments aim at; segments of a sequence at
+    // most, since the scan takes them one after the other.
+    let (enough, fill, most): (u64, u64, u64) = if device.software { (4, 8, 8) } else { (96, 512, 128) };
+    let tile = chunk_tile(p, device, candidates(p, device, rows, false))?;
+    let in_order = workgroups(&tile) >= enough || p.tokens <= 2 * tile.rows();
     if p.causal && in_order && !(p.normalize.is_some() && p.in_place && p.value_dim() > tile.columns()) {
         return Ok(Form::Serial(tile));
     }
-    let segments = u64::from(fill as u32).div_ceil(workgroups) as u32;
+    let tile = chunk_tile(p, device, candidates(p, device, rows, true))?;
+    let segments = fill.div_ceil(workgroups(&tile)).min(most) as u32;
     let segment = p.tokens.div_ceil(segments).next_multiple_of(tile.rows());
     Ok(Form::Split { tile, segment })
+}
+
+/// Tiles to try, best first, for so many heads of all sequences.
+fn candidates(p: &Linear, device: &DeviceClass, rows: u64, split: bool) -> &'static [Candidate] {
+    match (p.decay, device.software) {
+        (Decay::Channel, false) if p.value_dim() > 64 => CHANNEL,
+        (Decay::Channel, _) => CHANNEL_NARROW,
+        (_, true) => SOFTWARE,
+        (_, false) if p.value_dim() > 64 => GPU_WIDE,
+        (_, false) if split => GPU_NARROW_SPLIT,
+        (_, false) if rows < 256 => GPU_NARROW_FEW,
+        (_, false) => GPU_NARROW,
+    }
 }
 
 /// Whether the step kernel serves a problem best.
@@ -88,7 +148,7 @@ fn step_tile(p: &Linear, device: &DeviceClass) -> StepTile {
         return StepTile { lanes, groups: 1 };
     }
     let lanes = if p.normalize.is_some() { vecs } else { vecs.min(16) };
-    let groups = (device.invocations.min(128) / lanes).clamp(1, p.head_dim.div_ceil(4).next_power_of_two());
+    let groups = (device.invocations.min(256) / lanes).clamp(1, p.head_dim.div_ceil(4).next_power_of_two());
     StepTile { lanes, groups }
 }
 
@@ -105,37 +165,27 @@ fn part(head_dim: u32, row_groups: u32, most: u32) -> u32 {
         .unwrap_or(1)
 }
 
-/// Tiles to try with a decay per channel, whose products take an exponential each and whose running sums fill
-/// workgroup memory: short chunks.
-const CHANNEL: &[Candidate] = &[
-    Candidate(16, 1, 4, 4, 2, 16, 2),
-    Candidate(16, 1, 4, 4, 2, 4, 2),
-    Candidate(8, 1, 2, 4, 4, 4, 1),
-];
-
-fn chunk_tile(p: &Linear, device: &DeviceClass) -> Result<ChunkTile> {
-    let candidates = match (p.decay, device.software) {
-        (Decay::Channel, _) => CHANNEL,
-        (_, true) => SOFTWARE,
-        (_, false) => GPU,
-    };
-    let tiles = candidates.iter().flat_map(|c| {
-        [8, 4, 2].map(|most| ChunkTile {
-            row_groups: c.0,
-            row_regs: c.1,
-            lanes: c.2,
-            key_regs: c.3,
-            value_vecs: c.4,
-            chunk: part(p.head_dim, c.0, most),
-            tokens: c.5,
-            unroll: c.6,
-        })
+fn chunk_tile(p: &Linear, device: &DeviceClass, candidates: &[Candidate]) -> Result<ChunkTile> {
+    let tiles = candidates.iter().map(|c| ChunkTile {
+        row_groups: c.0,
+        row_regs: c.1,
+        lanes: c.2,
+        key_regs: c.3,
+        value_vecs: c.4,
+        chunk: part(p.head_dim, c.0, c.5),
+        tokens: c.6,
+        unroll: c.7,
     });
     let bytes = |t: &ChunkTile| t.workgroup_bytes(p.head_dim, p.decay, p.normalize.is_some());
     let fits = |t: &ChunkTile| bytes(t) <= device.workgroup_memory && t.threads() <= device.invocations;
-    let mut fitting = tiles.clone().filter(fits);
-    fitting.next().ok_or_else(|| {
-        let smallest = tiles.min_by_key(&bytes);
+    // A state spread over too few registers' worth of invocations would spill.
+    let registers = |t: &ChunkTile| p.head_dim.div_ceil(4 * t.row_groups) * 16 * t.value_vecs;
+    let fitting = || tiles.clone().filter(fits);
+    let chosen = fitting()
+        .find(|t| registers(t) <= 64)
+        .or_else(|| fitting().min_by_key(registers));
+    chosen.ok_or_else(|| {
+        let smallest = tiles.clone().min_by_key(&bytes);
         let (bytes, threads) = smallest.map(|t| (bytes(&t), t.threads())).unwrap_or_default();
         let (needed, limit, available) = if bytes > device.workgroup_memory {
             (bytes, "max_compute_workgroup_storage_size", device.workgroup_memory)
