@@ -25,6 +25,7 @@ fn classes() -> Vec<DeviceClass> {
                     workgroup_memory: kib << 10,
                     invocations,
                     software,
+                    processors: if software { 4 } else { 0 },
                 });
             }
         }
@@ -37,6 +38,7 @@ const SMALLEST: DeviceClass = DeviceClass {
     workgroup_memory: 16 << 10,
     invocations: 256,
     software: false,
+    processors: 0,
 };
 
 /// The merge of partial results and the kernels that have no options, by their code.

@@ -26,6 +26,8 @@ pub struct DeviceClass {
     pub invocations: u32,
     /// A processor that emulates a GPU: few workgroups run at once, and every load is dear.
     pub software: bool,
+    /// Processors that workgroups run on, where that is known: on a software GPU. Otherwise 0.
+    pub processors: u32,
 }
 
 impl DeviceClass {
@@ -37,6 +39,10 @@ impl DeviceClass {
                 .max_compute_invocations_per_workgroup
                 .min(limits.max_compute_workgroup_size_x),
             software: device_type == wgpu::DeviceType::Cpu,
+            processors: match device_type {
+                wgpu::DeviceType::Cpu => std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+                _ => 0,
+            },
         }
     }
 

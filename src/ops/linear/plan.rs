@@ -69,7 +69,7 @@ impl Linear {
         let device = DeviceClass::of(gpu.limits(), gpu.info().device_type);
         let form = match tuning.form {
             Some(form) => check_form(self, form)?,
-            None => fitting(self, tile::choose(self, &device)?, gpu),
+            None => planned_form(self, &device, gpu)?,
         };
         let variants = variants_of(self, form);
         for variant in &variants {
@@ -204,6 +204,18 @@ pub fn variants_of(p: &Linear, form: Form) -> Vec<LinearVariant> {
             }),
             chunk(tile, true),
         ],
+    }
+}
+
+/// The planner's form. Where the call must be cut into parts, it is the parts that have to fill the device.
+fn planned_form(p: &Linear, device: &DeviceClass, gpu: &Gpu) -> Result<Form> {
+    let form = fitting(p, tile::choose(p, device)?, gpu);
+    let parts = parts::split(whole(p), &geometry(p, form), &bounds(p, form, gpu))?;
+    let sequences = |part: &Part| p.documents.unwrap_or(part.batch.1 - part.batch.0);
+    let rows = |part: &Part| u64::from(sequences(part)) * u64::from(part.head.1 - part.head.0);
+    match parts.iter().map(rows).max() {
+        Some(rows) if parts.len() > 1 => Ok(fitting(p, tile::choose_for(p, device, rows)?, gpu)),
+        _ => Ok(form),
     }
 }
 

@@ -98,14 +98,23 @@ const CHANNEL_NARROW: &[Candidate] = &[
 /// # Errors
 /// [`Error::Limit`] where even the smallest tile does not fit.
 pub fn choose(p: &Linear, device: &DeviceClass) -> Result<Form> {
+    choose_for(p, device, u64::from(p.sequences()) * u64::from(p.heads))
+}
+
+/// As [`choose`], for a call that is cut into parts of so many heads of all sequences.
+pub(crate) fn choose_for(p: &Linear, device: &DeviceClass, rows: u64) -> Result<Form> {
     if steps(p) {
         return Ok(Form::Step(step_tile(p, device)));
     }
-    let rows = u64::from(p.sequences()) * u64::from(p.heads);
     let workgroups = |tile: &ChunkTile| rows * u64::from(p.value_dim().div_ceil(tile.columns()));
     // Workgroups for one pass to fill the device well enough; those that segments aim at; segments of a sequence at
     // most, since the scan takes them one after the other.
-    let (enough, fill, most): (u64, u64, u64) = if device.software { (4, 8, 8) } else { (96, 512, 128) };
+    let processors = u64::from(device.processors.max(1));
+    let (enough, fill, most) = if device.software {
+        (processors, 4 * processors, 4 * processors)
+    } else {
+        (96, 512, 128)
+    };
     let tile = chunk_tile(p, device, candidates(p, device, rows, false))?;
     let in_order = workgroups(&tile) >= enough || p.tokens <= 2 * tile.rows();
     if p.causal && in_order && !(p.normalize.is_some() && p.in_place && p.value_dim() > tile.columns()) {
