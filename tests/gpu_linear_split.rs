@@ -5,7 +5,7 @@ mod common;
 use common::linear::{self, DECAYS, forced};
 use common::tiles;
 use wgpu_attention::linear::tile::Form;
-use wgpu_attention::{DType, Decay, Gpu, Layout, Linear};
+use wgpu_attention::{DType, Decay, Gpu, Join, Layout, Linear};
 
 /// A device with bindings of so many bytes and so many workgroups in a dimension.
 fn small(binding: u64, workgroups: u32) -> Option<Gpu> {
@@ -167,5 +167,25 @@ fn segments_that_the_planner_picks_fit_the_device() {
         };
         assert!(p.tokens.div_ceil(segment) <= workgroups.min(16), "{segment}");
         linear::check("capped", &gpu, &p, &Default::default());
+    }
+}
+
+#[test]
+fn a_state_too_large_for_the_grid_of_a_scan() {
+    let Some(gpu) = small(1 << 20, 3) else { return };
+    // 240 numbers are four workgroups of 64.
+    let form = Form::Split {
+        tile: tiles::SMALL,
+        segment: 64,
+    };
+    let plan = large(Decay::Token).plan_with(&gpu, &forced(form));
+    let join = Join {
+        head_dim: 12,
+        value_dim: Some(20),
+        ..Join::default()
+    };
+    for error in [plan.map(|_| ()).unwrap_err(), join.plan(&gpu).map(|_| ()).unwrap_err()] {
+        let message = error.to_string();
+        assert!(message.contains("max_compute_workgroups_per_dimension"), "{message}");
     }
 }
