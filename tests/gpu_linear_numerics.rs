@@ -6,7 +6,8 @@ mod common;
 use common::linear::{self, DECAYS, Strength, check_on, forced};
 use common::{Random, gpu, tiles};
 use wgpu_attention::compare::{self, Tolerance};
-use wgpu_attention::linear::tile::{Form, LinearTuning};
+use wgpu_attention::dense::tile::DeviceClass;
+use wgpu_attention::linear::tile::{self, Form, LinearTuning};
 use wgpu_attention::linear::variant::ChunkTile;
 use wgpu_attention::{DType, Decay, Gpu, Linear};
 
@@ -163,5 +164,39 @@ fn chunk_and_segment_length_change_rounding_only() {
                 assert!(found.passed(), "{decay:?} {form:?}: {found}");
             }
         }
+    }
+}
+
+#[test]
+fn total_decays_over_65536_tokens() {
+    let Some(gpu) = gpu() else { return };
+    for decay in [Decay::Head, Decay::Token, Decay::Channel] {
+        let p = Linear {
+            total_decay: true,
+            ..long(decay, 65_536, 8)
+        };
+        check(&gpu, &p, |_| -1e-4);
+    }
+}
+
+/// A software GPU leaves a shader after 65 535 iterations of all its loops together: no workgroup may need so many,
+/// also where there are more heads than processors.
+#[test]
+fn long_sequences_of_many_heads() {
+    let Some(gpu) = gpu() else { return };
+    let few = DeviceClass {
+        processors: 2,
+        ..common::class(&gpu)
+    };
+    for (decay, head_dim, value_dim) in [(Decay::Token, 256, 4), (Decay::Channel, 64, 8)] {
+        let p = Linear {
+            heads: 4,
+            value_dim: Some(value_dim),
+            ..long(decay, 65_536, head_dim)
+        };
+        let inputs = linear::random(&p, Strength::Weak, &mut Random::new(17));
+        let form = tile::choose(&p, &few).unwrap();
+        let name = format!("{decay:?}, D = {head_dim}");
+        check_on(&name, &gpu, &p, &inputs.inputs(), &forced(form));
     }
 }
