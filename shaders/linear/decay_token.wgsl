@@ -4,6 +4,7 @@
 #import linear/decay_same
 #import shared/numerics
 #import linear/decay_floor
+#import linear/two_sum
 @group(0) @binding(7) var<storage, read> log_decay: array<f32>;
 
 var<workgroup> token_decays: array<vec4<f32>, CHUNK_TOKENS / 4u>;
@@ -38,14 +39,6 @@ fn begin_chunk(t0: u32, count: u32, thread: u32) {
         running[i] = sum;
     }
     workgroupBarrier();
-}
-
-// The rounding error of a sum is the difference between what was added and what arrived (Knuth's two-sum).
-fn add_exactly(sum: vec2<f32>, x: f32) -> vec2<f32> {
-    let high = sum.x + x;
-    let part = high - sum.x;
-    let error = (sum.x - (high - part)) + (x - part);
-    return vec2<f32>(high, sum.y + error);
 }
 
 fn decay_between(i: u32, j: u32) -> f32 {

@@ -63,6 +63,8 @@ struct Params {
     start_base: u32,
     scale: f32,
     epsilon: f32,
+    // 0, which only the host knows.
+    zero: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -69,6 +69,7 @@ pub const SOURCES: &[(&str, &str)] = &[
     source!("linear/total_decay"),
     source!("linear/totals"),
     source!("linear/totals_none"),
+    source!("linear/two_sum"),
     source!("linear/update"),
     source!("measure/copy"),
     source!("measure/fma"),

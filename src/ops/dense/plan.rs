@@ -75,6 +75,8 @@ impl Dense {
                 tile::serial_splits(self, &t, &device).min(most_splits(self, gpu.limits()))
             }
         };
+        let iterations = tile::loop_iterations(self, &choice, splits);
+        device.check_loops("attention over so many keys", iterations)?;
         let variant = Variant::Dense(variant_of(self, choice, splits > 1));
         check_device(self, variant.spec(), gpu)?;
         let geometry = geometry(self);

@@ -15,7 +15,7 @@
 
 use crate::error::{Error, Result};
 use crate::ops::dense::Dense;
-use crate::ops::dense::variant::{DecodeTile, PrefillTile, SerialTile};
+use crate::ops::dense::variant::{DecodeTile, PrefillTile, SerialTile, unroll as unrolled};
 
 /// What the choice of a tile depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +44,26 @@ impl DeviceClass {
                 _ => 0,
             },
         }
+    }
+
+    /// Iterations that all loops of one invocation may take together. llvmpipe leaves a shader after 65 535 of them, without
+    /// a word and with wrong results.
+    pub(crate) fn loop_iterations(&self) -> u64 {
+        if self.software { 60_000 } else { u64::MAX }
+    }
+
+    /// Refuses what would take more.
+    pub(crate) fn check_loops(&self, what: &str, iterations: u64) -> Result<()> {
+        if iterations <= self.loop_iterations() {
+            return Ok(());
+        }
+        Err(Error::Unsupported {
+            what: what.into(),
+            why: format!(
+                "it takes {iterations} iterations of loops in one workgroup, and software GPUs leave a shader after {}",
+                self.loop_iterations()
+            ),
+        })
     }
 
     /// Workgroups that fill the device when each is bound by memory.
@@ -227,7 +247,31 @@ pub fn serial_splits(problem: &Dense, tile: &SerialTile, device: &DeviceClass) -
     let rows = problem.queries.saturating_mul(problem.heads / problem.kv_heads());
     let workgroups = u64::from(rows.div_ceil(tile.rows)) * u64::from(problem.kv_heads()) * u64::from(problem.batch);
     let wanted = u64::from(device.resident_workgroups()).div_ceil(workgroups) as u32 * tile.threads;
-    wanted.min(problem.keys.div_ceil(16)).max(1)
+    // A share's keys are one loop.
+    let least = u64::from(problem.keys).div_ceil(device.loop_iterations()) as u32;
+    wanted.min(problem.keys.div_ceil(16)).max(least).max(1)
+}
+
+/// Iterations of all loops of an invocation, at most, for a problem whose keys are cut into `splits`.
+pub(crate) fn loop_iterations(problem: &Dense, choice: &KernelChoice, splits: u32) -> u64 {
+    let keys = u64::from(problem.keys.div_ceil(splits));
+    let quads = problem.head_dim.div_ceil(4);
+    match choice {
+        KernelChoice::Prefill(t) => {
+            let scores = quads.div_ceil(t.chunk) * (1 + t.chunk / unrolled(t.chunk, t.unroll));
+            let steps = t.value_chunk / 4;
+            let values = t.keys() / t.value_chunk * (1 + steps / unrolled(steps, t.unroll));
+            let maxima = t.rows().div_ceil(t.threads()) * (1 + t.lanes);
+            keys.div_ceil(t.keys().into()) * u64::from(1 + scores + values + maxima)
+        }
+        // A tile's own loops are written out but for those over a workgroup's few groups.
+        KernelChoice::Decode(t) => {
+            let groups = t.threads() / t.value_lanes;
+            let joined = (t.keys() * t.rows).div_ceil(t.threads()) * (1 + t.lanes) + groups + t.keys();
+            keys.div_ceil(t.keys().into()) * u64::from(1 + joined)
+        }
+        KernelChoice::DecodeSerial(_) => keys,
+    }
 }
 
 /// The limit that keeps even the smallest tile out.

@@ -428,7 +428,7 @@ pub fn output_pieces(dtype: DType, vector: bool) -> Vec<&'static str> {
 }
 
 /// Steps to write out of a loop of `steps`, close to `wanted` and without a remainder.
-fn unroll(steps: u32, wanted: u32) -> u32 {
+pub(crate) fn unroll(steps: u32, wanted: u32) -> u32 {
     (1..=wanted.min(steps))
         .rev()
         .find(|n| steps.is_multiple_of(*n))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::params::Params;
-use super::plan::SCAN_THREADS;
+use super::plan::{SCAN_THREADS, check_scan};
 use super::variant::{LinearVariant, Scan, Start};
 use super::{Decay, Join, JoinInputs, JoinOutput, rules};
 use crate::error::{Error, Result};
@@ -59,6 +59,7 @@ impl Join {
                 });
             }
         }
+        check_scan(self.head_state_len(), limits.max_compute_workgroups_per_dimension)?;
         for workgroups in [self.heads, self.sequences] {
             if workgroups > limits.max_compute_workgroups_per_dimension {
                 return Err(Error::Limit {

@@ -51,6 +51,7 @@ pub struct Params {
     pub start_base: u32,
     pub scale: f32,
     pub epsilon: f32,
+    pub zero: u32,
 }
 
 #[cfg(test)]

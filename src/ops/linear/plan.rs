@@ -17,8 +17,11 @@ use crate::ops::parts::{self, Bounds, Geometry, Part};
 use crate::shader::{Pipeline, Variant};
 use crate::tensor::{Layout, Strides, Tensor};
 
-/// Invocations of a workgroup of `linear/scan.wgsl` and `linear/total_decay.wgsl`.
+/// Invocations of a workgroup of `linear/scan.wgsl`.
 pub(super) const SCAN_THREADS: u32 = 64;
+
+/// Channels of a workgroup of `linear/total_decay.wgsl`.
+const TOTAL_CHANNELS: u32 = 16;
 
 /// A linear problem on a device: kernels chosen and compiled, ready to encode any number of times.
 ///
@@ -71,13 +74,14 @@ impl Linear {
             Some(form) => check_form(self, form)?,
             None => planned_form(self, &device, gpu)?,
         };
+        tile::check_loops(self, form, &device)?;
         let variants = variants_of(self, form);
         for variant in &variants {
             check_device(self, form, variant, gpu)?;
         }
         let geometry = geometry(self, form);
         let parts = parts::split(whole(self), &geometry, &bounds(self, form, gpu))?;
-        check_grid(self, gpu)?;
+        check_grid(self, form, gpu)?;
         let workspace_bytes = parts
             .iter()
             .map(|part| workspace(self, form, part).bytes)
@@ -363,9 +367,12 @@ fn check_device(p: &Linear, form: Form, variant: &LinearVariant, gpu: &Gpu) -> R
     )
 }
 
-/// Documents are one dimension of the grid of several kernels.
-fn check_grid(p: &Linear, gpu: &Gpu) -> Result<()> {
+/// Documents are one dimension of the grid of several kernels, the elements of a state one of the scan's.
+fn check_grid(p: &Linear, form: Form, gpu: &Gpu) -> Result<()> {
     let most = gpu.limits().max_compute_workgroups_per_dimension;
+    if matches!(form, Form::Split { .. }) {
+        check_scan(p.head_state_len(), most)?;
+    }
     match p.documents {
         Some(documents) if documents > most => Err(Error::Limit {
             what: "`documents`".into(),
@@ -375,6 +382,20 @@ fn check_grid(p: &Linear, gpu: &Gpu) -> Result<()> {
         }),
         _ => Ok(()),
     }
+}
+
+/// Whether a scan's grid has room for a head's state.
+pub(super) fn check_scan(head_state_len: u64, most: u32) -> Result<()> {
+    let needed = head_state_len.div_ceil(SCAN_THREADS.into());
+    if needed <= most.into() {
+        return Ok(());
+    }
+    Err(Error::Limit {
+        what: "the scan of a head's state".into(),
+        needed,
+        limit: "max_compute_workgroups_per_dimension",
+        available: most.into(),
+    })
 }
 
 fn whole(p: &Linear) -> Part {
@@ -669,7 +690,7 @@ impl<'a> Call<'_, 'a> {
             (Kernels::One(_) | Kernels::Three { .. }, _) => {}
         }
         if let Some(pipeline) = &self.plan.totals {
-            let x = (total_len(p) as u32).div_ceil(SCAN_THREADS);
+            let x = (total_len(p) as u32).div_ceil(TOTAL_CHANNELS);
             dispatches.push(self.total_decay(pipeline, [x, heads, sequences]));
         }
     }

@@ -1,6 +1,6 @@
 //! Which shader a plan runs: the typed specs behind the files under `shaders/linear/`.
 
-use crate::ops::dense::variant::{element_piece, output_pieces};
+use crate::ops::dense::variant::{element_piece, output_pieces, unroll};
 use crate::ops::linear::{Decay, FeatureMap};
 use crate::shader::{Binding, BindingKind, Constant, Spec};
 use crate::tensor::DType;
@@ -216,6 +216,25 @@ impl ChunkTile {
         self.tokens * (key_pitch + self.lanes * self.value_vecs)
     }
 
+    /// Iterations of all loops of an invocation for one chunk, at most.
+    pub(crate) fn loop_iterations(&self, head_dim: u32, decay: Decay, normalize: bool) -> u32 {
+        let (t, quads, rows) = (self, head_dim.div_ceil(4), self.rows());
+        let parts = quads.div_ceil(t.chunk) * (1 + t.chunk / unroll(t.chunk, t.unroll));
+        let of_normalizer = if normalize {
+            quads.div_ceil(t.threads()) * (1 + t.tokens)
+        } else {
+            0
+        };
+        let steps = rows / t.tokens * (1 + t.tokens / 4 / unroll(t.tokens / 4, t.unroll) + of_normalizer);
+        let sums = match decay {
+            Decay::None | Decay::Head => 0,
+            Decay::Token => (rows / 4).div_ceil(t.threads()) * 5 + rows.div_ceil(t.threads()) * (1 + rows / 4),
+            Decay::Channel => (4 * quads).div_ceil(t.threads()) * (1 + rows),
+        };
+        let totals = quads.div_ceil(t.threads());
+        1 + parts + steps + sums + totals
+    }
+
     /// Workgroup memory in bytes for decays and normaliser.
     fn extra_bytes(&self, head_dim: u32, decay: Decay, normalize: bool) -> u32 {
         let decays = match decay {
@@ -258,14 +277,6 @@ impl StepTile {
 
 const fn binding(number: u32, kind: BindingKind) -> Binding {
     Binding { number, kind }
-}
-
-/// The largest divisor of `steps` up to `wanted`.
-fn unroll(steps: u32, wanted: u32) -> u32 {
-    (1..=wanted.min(steps))
-        .rev()
-        .find(|n| steps.is_multiple_of(*n))
-        .unwrap_or(1)
 }
 
 fn start_pieces(start: Start, writes: bool, vector: bool) -> [&'static str; 2] {
@@ -719,6 +730,6 @@ impl Spec for TotalDecay {
     }
 
     fn workgroup_bytes(&self) -> u32 {
-        256
+        512
     }
 }
