@@ -230,7 +230,7 @@ fn chunk_tile(p: &Linear, device: &DeviceClass, candidates: &[Candidate]) -> Res
     let registers = |t: &ChunkTile| p.head_dim.div_ceil(4 * t.row_groups) * 16 * t.value_vecs;
     let fitting = || tiles.clone().filter(fits);
     let chosen = fitting()
-        .find(|t| registers(t) <= 64)
+        .find(|t| registers(t) <= most)
         .or_else(|| fitting().min_by_key(registers));
     chosen.ok_or_else(|| {
         let smallest = tiles.clone().min_by_key(&bytes);
