@@ -126,6 +126,35 @@ fn strong_and_weak_decay_token_by_token() {
     }
 }
 
+/// Every way to compute the problem, its log-decays being `strong` for half of every 16 tokens, then weak: what the
+/// running sums of a chunk have come to must not blur the differences after it.
+fn check_after_strong(gpu: &Gpu, decay: Decay, strong: f32) {
+    let p = long(decay, 256, 24);
+    let mut inputs = linear::random(&p, Strength::Medium, &mut Random::new(19));
+    let channels = if decay == Decay::Channel { p.head_dim } else { 1 };
+    for (n, g) in inputs.log_decay.iter_mut().flatten().enumerate() {
+        let token = n as u32 / channels % p.tokens;
+        *g = if token % 16 < 8 { strong } else { -1e-3 };
+    }
+    for tuning in ways(&p) {
+        let name = format!("{decay:?} {strong}, {:?}", tuning.form);
+        check_on(&name, gpu, &p, &inputs.inputs(), &tuning);
+    }
+}
+
+#[test]
+fn weak_decay_of_a_token_after_strong() {
+    let Some(gpu) = gpu() else { return };
+    check_after_strong(&gpu, Decay::Token, -8.0);
+    check_after_strong(&gpu, Decay::Token, -100.0);
+}
+
+#[test]
+fn weak_decay_of_a_channel_after_strong() {
+    let Some(gpu) = gpu() else { return };
+    check_after_strong(&gpu, Decay::Channel, -8.0);
+}
+
 #[test]
 fn strong_and_weak_decay_with_a_normalizer() {
     let Some(gpu) = gpu() else { return };
