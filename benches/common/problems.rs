@@ -259,16 +259,23 @@ pub fn ratios(software: bool) -> Vec<Ratio> {
     }
     let name = "linear, a step after 2^20 tokens / after 10, D = 64".to_string();
     add(name, Side::Step { tokens: 1 << 20 }, Side::Step { tokens: 10 }, 1.10);
-    for d in HEAD_DIMS {
-        let p = sequence(16384, d, 1);
-        let name = format!("linear, three dispatches / one, B·H = 1, N = 16384, D = {d}");
-        add(
-            name,
-            Side::Linear(p.clone(), Choice::Split),
-            Side::Linear(p, Choice::Serial),
-            1.0,
-        );
-    }
+    // With D = 128 one pass has two workgroups, as many as a small processor runs at once.
+    let p = sequence(16384, 64, 1);
+    let name = "linear, three dispatches / one, B·H = 1, N = 16384, D = 64".to_string();
+    add(
+        name,
+        Side::Linear(p.clone(), Choice::Split),
+        Side::Linear(p, Choice::Serial),
+        1.0,
+    );
+    let p = sequence(16384, 128, 1);
+    let name = "linear, the planner's form / the other, B·H = 1, N = 16384, D = 128".to_string();
+    add(
+        name,
+        Side::Linear(p.clone(), Choice::Planner),
+        Side::Linear(p, Choice::Other),
+        1.0,
+    );
     for d in HEAD_DIMS {
         let p = sequence(if software { 2048 } else { 16384 }, d, 64);
         let name = format!(

@@ -301,3 +301,55 @@ pub fn splits(problem: &Dense, tile: &DecodeTile, device: &DeviceClass) -> u32 {
     let most = tiles.div_ceil(2).min(256);
     wanted.clamp(1, most.into()) as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOFTWARE_GPU: DeviceClass = DeviceClass {
+        workgroup_memory: 32 << 10,
+        invocations: 1024,
+        software: true,
+        processors: 2,
+    };
+
+    #[test]
+    fn decode_over_any_cache_keeps_a_software_gpus_loops_short() {
+        for (keys, kv_heads) in [(1 << 16, 64), (1 << 20, 64), (1 << 28, 1)] {
+            let p = Dense {
+                heads: kv_heads,
+                keys,
+                ..Dense::default()
+            };
+            let KernelChoice::DecodeSerial(tile) = choose(&p, &SOFTWARE_GPU).unwrap() else {
+                panic!("not the serial kernel")
+            };
+            let splits = serial_splits(&p, &tile, &SOFTWARE_GPU);
+            let iterations = loop_iterations(&p, &KernelChoice::DecodeSerial(tile), splits);
+            assert!(
+                iterations <= SOFTWARE_GPU.loop_iterations(),
+                "{keys} keys, {splits} splits"
+            );
+        }
+    }
+
+    #[test]
+    fn prefill_whose_loops_a_software_gpu_would_leave_is_refused() {
+        let iterations = |keys: u32| {
+            let p = Dense {
+                queries: 64,
+                keys,
+                ..Dense::default()
+            };
+            loop_iterations(&p, &choose(&p, &SOFTWARE_GPU).unwrap(), 1)
+        };
+        assert!(SOFTWARE_GPU.check_loops("attention", iterations(1 << 15)).is_ok());
+        let error = SOFTWARE_GPU.check_loops("attention", iterations(1 << 20)).unwrap_err();
+        assert!(error.to_string().contains("iterations"), "{error}");
+        let gpu = DeviceClass {
+            software: false,
+            ..SOFTWARE_GPU
+        };
+        assert!(gpu.check_loops("attention", iterations(1 << 20)).is_ok());
+    }
+}
