@@ -144,7 +144,7 @@
 //! - Head sizes end at 256; lengths, windows and offsets at 2²⁸.
 //! - Linear attention: the q, k, v and o of one head must each fit one binding. Log-decays below −104 act as −104, which
 //!   wipes a state out; with a decay for each channel that costs the next tokens of the same block of 16 accuracy
-//!   (1e-5 for each such decay).
+//!   (1e-5 for each such decay; 7e-5 of the output with eight of them in each block).
 //! - The keys of one head, and its values, must each fit one binding of the device (128 MiB by default); everything
 //!   else that is larger than a binding or a dispatch is cut into parts. What cannot be is refused with
 //!   [`Error::Limit`].

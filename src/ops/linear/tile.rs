@@ -225,8 +225,12 @@ fn chunk_tile(p: &Linear, device: &DeviceClass, candidates: &[Candidate]) -> Res
     });
     let bytes = |t: &ChunkTile| t.workgroup_bytes(p.head_dim, p.decay, p.normalize.is_some());
     let fits = |t: &ChunkTile| bytes(t) <= device.workgroup_memory && t.threads() <= device.invocations;
-    // A state spread over too few invocations would not stay in their registers.
-    let most = if p.decay == Decay::Channel { 128 } else { 64 };
+    // A state spread over too few invocations would not stay in a GPU's registers.
+    let most = match (device.software, p.decay) {
+        (true, _) => u32::MAX,
+        (false, Decay::Channel) => 128,
+        (false, _) => 64,
+    };
     let registers = |t: &ChunkTile| p.head_dim.div_ceil(4 * t.row_groups) * 16 * t.value_vecs;
     let fitting = || tiles.clone().filter(fits);
     let chosen = fitting()
