@@ -70,8 +70,8 @@ const GPU_NARROW_SPLIT: &[Candidate] = &[
 
 /// Tiles to try on a software GPU, best first: large register tiles, since every load is dear.
 const SOFTWARE: &[Candidate] = &[
-    Candidate(8, 8, 8, 8, 2, 8, 16, 1),
-    Candidate(8, 4, 8, 4, 2, 4, 8, 1),
+    Candidate(8, 8, 8, 8, 2, 8, 16, 2),
+    Candidate(8, 4, 8, 4, 2, 4, 8, 2),
     Candidate(8, 4, 8, 4, 1, 2, 4, 1),
 ];
 

@@ -216,23 +216,21 @@ impl ChunkTile {
         self.tokens * (key_pitch + self.lanes * self.value_vecs)
     }
 
-    /// Iterations of all loops of an invocation for one chunk, at most.
+    /// Iterations of all loops of an invocation for one chunk, at most; finding a loop's end counts as one.
     pub(crate) fn loop_iterations(&self, head_dim: u32, decay: Decay, normalize: bool) -> u32 {
         let (t, quads, rows) = (self, head_dim.div_ceil(4), self.rows());
-        let parts = quads.div_ceil(t.chunk) * (1 + t.chunk / unroll(t.chunk, t.unroll));
-        let of_normalizer = if normalize {
-            quads.div_ceil(t.threads()) * (1 + t.tokens)
-        } else {
-            0
-        };
-        let steps = rows / t.tokens * (1 + t.tokens / 4 / unroll(t.tokens / 4, t.unroll) + of_normalizer);
+        let each = |n: u32, inner: u32| n * (1 + inner) + 1;
+        let shared = |n: u32, inner: u32| each(n.div_ceil(t.threads()), inner);
+        let parts = each(quads.div_ceil(t.chunk), each(t.chunk / unroll(t.chunk, t.unroll), 0));
+        let of_normalizer = if normalize { shared(quads, each(t.tokens, 0)) } else { 0 };
+        let quads_of_step = t.tokens / 4 / unroll(t.tokens / 4, t.unroll);
+        let steps = each(rows / t.tokens, each(quads_of_step, 0) + of_normalizer);
         let sums = match decay {
             Decay::None | Decay::Head => 0,
-            Decay::Token => (rows / 4).div_ceil(t.threads()) * 5 + rows.div_ceil(t.threads()) * (1 + rows / 4),
-            Decay::Channel => (4 * quads).div_ceil(t.threads()) * (1 + rows),
+            Decay::Token => shared(rows / 4, each(4, 0)) + shared(rows, each(rows / 4, 0)),
+            Decay::Channel => shared(4 * quads, each(rows, 0)),
         };
-        let totals = quads.div_ceil(t.threads());
-        1 + parts + steps + sums + totals
+        1 + parts + steps + sums + shared(quads, 0)
     }
 
     /// Workgroup memory in bytes for decays and normaliser.
