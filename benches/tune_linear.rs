@@ -64,13 +64,7 @@ fn wanted(name: &str) -> bool {
 
 /// Seconds, or why there are none; a wrong result gets no time.
 fn measure(gpu: &Gpu, problem: &Linear, buffers: &linear::Buffers, tuning: &LinearTuning) -> Result<f64, String> {
-    let small = Linear {
-        heads: 2,
-        batch: 1,
-        tokens: problem.tokens.min(300),
-        ..problem.clone()
-    };
-    linear::check(gpu, &small, tuning)?;
+    linear::check(gpu, &linear::small(problem), tuning)?;
     let plan = problem.plan_with(gpu, tuning).map_err(|e| e.to_string())?;
     let times = time(gpu, &Effort::default(), |pass, _| {
         plan.encode_in(pass, &buffers.tensors())
@@ -88,15 +82,47 @@ fn line(name: &str, problem: &Linear, seconds: f64, ceilings: &Ceilings) -> Stri
     )
 }
 
-/// The best times, shortest first.
-fn show(mut results: Vec<(f64, String)>) {
-    let most = std::env::var("SHOW")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(usize::MAX);
-    results.sort_by(|a, b| a.0.total_cmp(&b.0));
-    for (_, text) in results.iter().take(most) {
-        println!("{text}");
+/// A problem, and what was measured of it.
+struct Bench<'a> {
+    gpu: &'a Gpu,
+    ceilings: &'a Ceilings,
+    problem: Linear,
+    buffers: linear::Buffers,
+    results: Vec<(f64, String)>,
+}
+
+impl<'a> Bench<'a> {
+    fn new(gpu: &'a Gpu, ceilings: &'a Ceilings, problem: Linear) -> Self {
+        Bench {
+            buffers: linear::Buffers::new(gpu, &problem),
+            gpu,
+            ceilings,
+            problem,
+            results: vec![],
+        }
+    }
+
+    /// Measures a form, unless its name is not wanted or the device too small for it.
+    fn run(&mut self, name: &str, form: Option<Form>) {
+        if !wanted(name) {
+            return;
+        }
+        match measure(self.gpu, &self.problem, &self.buffers, &LinearTuning { form }) {
+            Ok(seconds) => self
+                .results
+                .push((seconds, line(name, &self.problem, seconds, self.ceilings))),
+            Err(e) if e.contains("needs") => {}
+            Err(e) => println!("{name}: {e}"),
+        }
+    }
+
+    /// The best times, shortest first.
+    fn show(&mut self) {
+        let most = std::env::var("SHOW").ok().and_then(|n| n.parse().ok());
+        self.results.sort_by(|a, b| a.0.total_cmp(&b.0));
+        for (_, text) in self.results.iter().take(most.unwrap_or(usize::MAX)) {
+            println!("{text}");
+        }
     }
 }
 
@@ -113,18 +139,8 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, tokens: u32, head_dim: u32, heads: u3
         "prefill {heads}x{tokens}x{head_dim} {} decay {:?}",
         problem.dtype, problem.decay
     );
-    let buffers = linear::Buffers::new(gpu, &problem);
-    let mut results = vec![];
-    let mut run = |name: String, form: Option<Form>| {
-        if !wanted(&name) {
-            return;
-        }
-        match measure(gpu, &problem, &buffers, &LinearTuning { form }) {
-            Ok(seconds) => results.push((seconds, line(&name, &problem, seconds, ceilings))),
-            Err(e) if e.contains("needs") => {}
-            Err(e) => println!("{name}: {e}"),
-        }
-    };
+    let mut bench = Bench::new(gpu, ceilings, problem.clone());
+    let mut run = |name: String, form: Option<Form>| bench.run(&name, form);
     run("planner".into(), None);
     for tile in tiles(&problem, &DeviceClass::of(gpu.limits(), gpu.info().device_type)) {
         let name = format!(
@@ -146,7 +162,7 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, tokens: u32, head_dim: u32, heads: u3
             }
         }
     }
-    show(results);
+    bench.show();
 }
 
 fn tiles(p: &Linear, device: &DeviceClass) -> Vec<ChunkTile> {
@@ -225,17 +241,8 @@ fn steps(gpu: &Gpu, ceilings: &Ceilings, head_dim: u32, heads: u32, batch: u32) 
             "step {batch}x{heads}x{tokens}x{head_dim} {} decay {:?}",
             problem.dtype, problem.decay
         );
-        let buffers = linear::Buffers::new(gpu, &problem);
-        let mut results = vec![];
-        let mut run = |name: String, form: Option<Form>| {
-            if !wanted(&name) {
-                return;
-            }
-            match measure(gpu, &problem, &buffers, &LinearTuning { form }) {
-                Ok(seconds) => results.push((seconds, line(&name, &problem, seconds, ceilings))),
-                Err(e) => println!("{name}: {e}"),
-            }
-        };
+        let mut bench = Bench::new(gpu, ceilings, problem);
+        let mut run = |name: String, form: Option<Form>| bench.run(&name, form);
         run("planner".into(), None);
         for lanes in [4, 8, 16, 32] {
             for groups in [1, 2, 4, 8, 16, 32] {
@@ -247,11 +254,18 @@ fn steps(gpu: &Gpu, ceilings: &Ceilings, head_dim: u32, heads: u32, batch: u32) 
                 }
             }
         }
-        show(results);
+        bench.show();
     }
 }
 
 fn table(gpu: &Gpu, ceilings: &Ceilings) {
+    let print = |name: String, problem: Linear| {
+        let buffers = linear::Buffers::new(gpu, &problem);
+        match measure(gpu, &problem, &buffers, &LinearTuning::default()) {
+            Ok(seconds) => println!("{}", line(&name, &problem, seconds, ceilings)),
+            Err(e) => println!("{name}: {e}"),
+        }
+    };
     for head_dim in [64, 128] {
         for (batch, heads) in [(1, 1), (1, 16), (4, 32)] {
             for tokens in [1024, 4096, 16384, 65536] {
@@ -268,23 +282,16 @@ fn table(gpu: &Gpu, ceilings: &Ceilings) {
                     decay: decay(),
                     ..Default::default()
                 };
-                let buffers = linear::Buffers::new(gpu, &problem);
                 let form = problem.plan(gpu).map(|p| format!("{:?}", p.form())).unwrap_or_default();
                 let name = format!("{batch}x{heads}x{tokens}x{head_dim} {} {form}", problem.dtype);
-                match measure(gpu, &problem, &buffers, &LinearTuning::default()) {
-                    Ok(seconds) => println!("{}", line(&name, &problem, seconds, ceilings)),
-                    Err(e) => println!("{name}: {e}"),
-                }
+                print(name, problem);
             }
         }
         for (heads, batch) in [(32, 1), (32, 32)] {
-            let problem = step(1, head_dim, heads, batch);
-            let buffers = linear::Buffers::new(gpu, &problem);
-            let name = format!("step {batch}x{heads}x{head_dim}");
-            match measure(gpu, &problem, &buffers, &LinearTuning::default()) {
-                Ok(seconds) => println!("{}", line(&name, &problem, seconds, ceilings)),
-                Err(e) => println!("{name}: {e}"),
-            }
+            print(
+                format!("step {batch}x{heads}x{head_dim}"),
+                step(1, head_dim, heads, batch),
+            );
         }
     }
 }

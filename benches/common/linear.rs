@@ -1,11 +1,12 @@
 //! What the benches of linear attention share: inputs, checks, and the floors that times are held against.
 #![allow(dead_code)]
 
+use wgpu_attention::compare::{self, Tolerance};
 use wgpu_attention::linear::reference::{Hooks, linear};
 use wgpu_attention::linear::tile::{Form, LinearTuning};
 use wgpu_attention::{DType, Decay, Gpu, Linear, LinearInputs, LinearPlan, LinearTensors};
 
-use super::random;
+use super::{filled, random, stored};
 
 /// Which form.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,12 +34,6 @@ pub fn checked_plan(gpu: &Gpu, p: &Linear, choice: Choice) -> Result<LinearPlan,
         (Choice::Split | Choice::Other, Form::Serial(tile)) => split(tile),
         (_, form) => form,
     };
-    let small = Linear {
-        batch: 1,
-        heads: 2,
-        tokens: p.tokens.min(300),
-        ..p.clone()
-    };
     let small_form = match form {
         Form::Split { tile, .. } => Form::Split {
             tile,
@@ -46,9 +41,19 @@ pub fn checked_plan(gpu: &Gpu, p: &Linear, choice: Choice) -> Result<LinearPlan,
         },
         form => form,
     };
-    check(gpu, &small, &LinearTuning { form: Some(small_form) })?;
+    check(gpu, &small(p), &LinearTuning { form: Some(small_form) })?;
     p.plan_with(gpu, &LinearTuning { form: Some(form) })
         .map_err(|e| e.to_string())
+}
+
+/// A problem of the same variants that the reference answers at once.
+pub fn small(p: &Linear) -> Linear {
+    Linear {
+        batch: 1,
+        heads: 2,
+        tokens: p.tokens.min(300),
+        ..p.clone()
+    }
 }
 
 /// A decoding step with its buffers, the state being that after so many tokens.
@@ -84,7 +89,7 @@ pub fn check(gpu: &Gpu, problem: &Linear, tuning: &LinearTuning) -> Result<(), S
     let p = problem;
     let rows = |seed: u32, heads: u32, dim: u32| -> Vec<f32> {
         let n = p.batch as usize * heads as usize * p.tokens as usize * dim as usize;
-        random(seed, n).into_iter().map(|x| rounded(x, p.dtype)).collect()
+        random(seed, n).into_iter().map(|x| stored(x, p.dtype)).collect()
     };
     let (q, k, v) = (
         rows(1, p.heads, p.head_dim),
@@ -104,25 +109,10 @@ pub fn check(gpu: &Gpu, problem: &Linear, tuning: &LinearTuning) -> Result<(), S
     let plan = p.plan_with(gpu, tuning).map_err(|e| e.to_string())?;
     let output = plan.run_blocking(&inputs).map_err(|e| e.to_string())?;
     let expected = linear(p, &inputs, &Hooks::default()).map_err(|e| e.to_string())?;
-    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>();
-    let pairs = || output.o.iter().zip(&expected.o);
-    let error = square(&mut pairs().map(|(a, b)| f64::from(*a) - b)) / square(&mut pairs().map(|(_, b)| *b));
-    let bound = match p.dtype {
-        DType::F32 => 1e-5,
-        DType::F16 => 2e-3,
-        DType::BF16 => 1e-2,
-    };
-    match error.sqrt() <= bound {
+    let result = compare::linear(p, &output, &expected, &Tolerance::for_dtype(p.dtype));
+    match result.passed() {
         true => Ok(()),
-        false => Err(format!("WRONG: error {:.1e}", error.sqrt())),
-    }
-}
-
-fn rounded(x: f32, dtype: DType) -> f32 {
-    match dtype {
-        DType::F32 => x,
-        DType::F16 => half::f16::from_f32(x).to_f32(),
-        DType::BF16 => half::bf16::from_f32(x).to_f32(),
+        false => Err(format!("WRONG {result}")),
     }
 }
 
@@ -174,35 +164,6 @@ impl Buffers {
             ..LinearTensors::new(&self.q, &self.k, &self.v, &self.o)
         }
     }
-}
-
-/// A buffer of so many elements, the block over and over.
-fn filled(gpu: &Gpu, elements: u64, block: &[f32], dtype: DType) -> wgpu::Buffer {
-    let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
-        label: Some("bench"),
-        size: (elements * dtype.size()).next_multiple_of(4),
-        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
-        mapped_at_creation: false,
-    });
-    let mut bytes: Vec<u8> = match dtype {
-        DType::F32 => bytemuck::cast_slice(block).to_vec(),
-        DType::F16 => block
-            .iter()
-            .flat_map(|x| half::f16::from_f32(*x).to_le_bytes())
-            .collect(),
-        DType::BF16 => block
-            .iter()
-            .flat_map(|x| half::bf16::from_f32(*x).to_le_bytes())
-            .collect(),
-    };
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    let mut at = 0;
-    while at < buffer.size() {
-        let n = (buffer.size() - at).min(bytes.len() as u64);
-        gpu.queue().write_buffer(&buffer, at, &bytes[..n as usize]);
-        at += n;
-    }
-    buffer
 }
 
 /// Operations that no form can do without: every token multiplies a key with a value into the state and a query with the

@@ -75,16 +75,7 @@ pub struct Inputs {
 impl Inputs {
     pub fn random(p: &Dense) -> Self {
         let count = |heads: u32, n: u32, d: u32| p.batch as usize * heads as usize * n as usize * d as usize;
-        let rounded = |seed, n| {
-            random(seed, n)
-                .into_iter()
-                .map(|x| match p.dtype {
-                    DType::F32 => x,
-                    DType::F16 => half::f16::from_f32(x).to_f32(),
-                    DType::BF16 => half::bf16::from_f32(x).to_f32(),
-                })
-                .collect()
-        };
+        let rounded = |seed, n| random(seed, n).into_iter().map(|x| stored(x, p.dtype)).collect();
         Inputs {
             q: rounded(1, count(p.heads, p.queries, p.head_dim)),
             k: rounded(2, count(p.kv_heads(), p.keys, p.head_dim)),
@@ -114,35 +105,9 @@ impl Buffers {
     pub fn zeroless(gpu: &Gpu, p: &Dense) -> Self {
         let make = |seed: u32, heads: u32, n: u32, d: u32| {
             let elements = p.batch as u64 * heads as u64 * n as u64 * d as u64;
-            let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
-                label: Some("bench"),
-                size: (elements * p.dtype.size()).next_multiple_of(4),
-                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            });
             // One block of random numbers, repeated.
             let block = random(seed, (1 << 20).min(elements as usize));
-            let bytes: Vec<u8> = match p.dtype {
-                DType::F32 => bytemuck::cast_slice(&block).to_vec(),
-                DType::F16 => block
-                    .iter()
-                    .flat_map(|x| half::f16::from_f32(*x).to_le_bytes())
-                    .collect(),
-                DType::BF16 => block
-                    .iter()
-                    .flat_map(|x| half::bf16::from_f32(*x).to_le_bytes())
-                    .collect(),
-            };
-            let mut at = 0;
-            while at < buffer.size() {
-                let n = (buffer.size() - at).min(bytes.len() as u64) / 4 * 4;
-                if n == 0 {
-                    break;
-                }
-                gpu.queue().write_buffer(&buffer, at, &bytes[..n as usize]);
-                at += n;
-            }
-            buffer
+            filled(gpu, elements, &block, p.dtype)
         };
         Buffers {
             q: make(1, p.heads, p.queries, p.head_dim),
@@ -176,4 +141,42 @@ pub fn flops(p: &Dense) -> f64 {
 pub fn kv_bytes(p: &Dense) -> f64 {
     let row = (p.head_dim + p.value_dim()) as f64 * p.dtype.size() as f64;
     p.batch as f64 * p.kv_heads() as f64 * p.keys as f64 * row
+}
+
+/// A number as a storage type has it.
+pub fn stored(x: f32, dtype: DType) -> f32 {
+    match dtype {
+        DType::F32 => x,
+        DType::F16 => half::f16::from_f32(x).to_f32(),
+        DType::BF16 => half::bf16::from_f32(x).to_f32(),
+    }
+}
+
+/// A buffer of so many elements, the block over and over.
+pub fn filled(gpu: &Gpu, elements: u64, block: &[f32], dtype: DType) -> wgpu::Buffer {
+    let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        label: Some("bench"),
+        size: (elements * dtype.size()).next_multiple_of(4),
+        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: false,
+    });
+    let mut bytes: Vec<u8> = match dtype {
+        DType::F32 => bytemuck::cast_slice(block).to_vec(),
+        DType::F16 => block
+            .iter()
+            .flat_map(|x| half::f16::from_f32(*x).to_le_bytes())
+            .collect(),
+        DType::BF16 => block
+            .iter()
+            .flat_map(|x| half::bf16::from_f32(*x).to_le_bytes())
+            .collect(),
+    };
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    let mut at = 0;
+    while at < buffer.size() {
+        let n = (buffer.size() - at).min(bytes.len() as u64);
+        gpu.queue().write_buffer(&buffer, at, &bytes[..n as usize]);
+        at += n;
+    }
+    buffer
 }
