@@ -6,9 +6,7 @@
 
 mod common;
 
-use std::path::PathBuf;
-
-use common::{Inputs, Random};
+use common::{Inputs, Random, property};
 use wgpu_attention::case::{Case, Op};
 use wgpu_attention::compare;
 use wgpu_attention::dense::reference::{Hooks, Position};
@@ -22,13 +20,6 @@ use wgpu_attention::{
 const SIZES_AN_OPTION_SET: u32 = 4;
 
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
-
-fn variable(name: &str, default: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(text) if !text.is_empty() => text.parse().unwrap_or_else(|_| panic!("{name}={text}")),
-        _ => default,
-    }
-}
 
 /// Small tiles compile fast and make a tile's edges easy to meet.
 fn tuning(r: &mut Random) -> Tuning {
@@ -268,12 +259,8 @@ fn truth(p: &Dense, inputs: &Inputs) -> DenseOutput<f64> {
 
 /// A failing problem as a file, with how to see it fail again.
 fn write_case(name: &str, p: &Dense, inputs: &Inputs, expected: &DenseOutput<f64>) -> String {
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.safetensors"));
     let case = inputs.with(|inputs| Case::dense(name, "the float64 reference", p, inputs, expected));
-    match case.save(&path) {
-        Ok(()) => format!("replay: wgpu-attention run {}", path.display()),
-        Err(error) => format!("no case file: {error}"),
-    }
+    property::write(name, &case)
 }
 
 /// One problem; what went wrong with it, if anything.
@@ -294,41 +281,24 @@ fn attempt(gpu: &Gpu, name: &str, p: &Dense, inputs: &Inputs, tuning: &Tuning) -
     Err(format!("{name}: {what}\n  {replay}\n  {tuning:?}\n  {p:?}"))
 }
 
-/// One share of the problems, so that shares run beside one another.
 fn share(number: u64, of: u64) {
-    let Some(trusted) = common::gpu() else { return };
-    let Some(checked) = common::gpu_with(|o| o.checked = true) else {
-        return;
-    };
-    let problems = variable("WGPU_ATTENTION_PROBLEMS", 300).div_ceil(of);
-    let seed = variable("WGPU_ATTENTION_SEED", 1);
-    let mut failures = vec![];
-    let mut done = 0;
-    let mut set = 0;
-    while done < problems {
-        // Every option set from a seed of its own, so that one can be drawn without those before it.
-        let mut r = Random::new(seed.wrapping_mul(1_000_003) + number * 1_000_000_007 + set);
-        let tuning = tuning(&mut r);
-        let options = draw_options(&mut r);
-        // The driver's own checks on for a quarter of them: an index out of bounds would give another result.
-        let gpu = if set % 4 == 3 { &checked } else { &trusted };
-        for size in 0..SIZES_AN_OPTION_SET {
-            let p = draw_sizes(&options, &tuning, &mut r);
+    property::share(number, of, |gpu, name, r| {
+        let tuning = tuning(r);
+        let options = draw_options(r);
+        let one = |size| {
+            let p = draw_sizes(&options, &tuning, r);
             let splits = r.one_in(2).then(|| r.pick(&[1, 2, 3, 5]));
-            let inputs = draw_inputs(&p, &mut r);
-            let name = format!("property-{seed}-{number}-{set}-{size}");
-            let outcome = attempt(gpu, &name, &p, &inputs, &Tuning { splits, ..tuning });
-            failures.extend(outcome.err());
-            done += 1;
-        }
-        set += 1;
-    }
-    println!(
-        "{}: {done} problems, {set} option sets, seed {seed}",
-        common::describe(&trusted)
-    );
-    let shown = failures.iter().take(5).cloned().collect::<Vec<_>>().join("\n");
-    assert!(failures.is_empty(), "{} of {done} failed:\n{shown}", failures.len());
+            let inputs = draw_inputs(&p, r);
+            attempt(
+                gpu,
+                &format!("property-{name}-{size}"),
+                &p,
+                &inputs,
+                &Tuning { splits, ..tuning },
+            )
+        };
+        (0..SIZES_AN_OPTION_SET).map(one).collect()
+    });
 }
 
 #[test]

@@ -6,10 +6,8 @@
 
 mod common;
 
-use std::path::PathBuf;
-
 use common::linear::{self, DECAYS, Strength, feature_maps, judge};
-use common::{Random, tiles};
+use common::{Random, property, tiles};
 use wgpu_attention::case::{Case, LinearCaseInputs, Op};
 use wgpu_attention::linear::tile::{Form, LinearTuning};
 use wgpu_attention::linear::variant::{ChunkTile, StepTile};
@@ -19,13 +17,6 @@ use wgpu_attention::{DType, Decay, FeatureMap, Gpu, Layout, Linear, LinearOutput
 const SIZES_AN_OPTION_SET: u32 = 4;
 
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
-
-fn variable(name: &str, default: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(text) if !text.is_empty() => text.parse().unwrap_or_else(|_| panic!("{name}={text}")),
-        _ => default,
-    }
-}
 
 /// Which kernels compute an option set's problems; segment lengths are drawn with sizes.
 #[derive(Clone, Copy, Debug)]
@@ -182,12 +173,8 @@ fn layout(heads: u32, seq: u32, dim: u32, r: &mut Random) -> Layout {
 
 /// A failing problem as a file, with how to see it fail again.
 fn write_case(name: &str, p: &Linear, inputs: &LinearCaseInputs, expected: &LinearOutput<f64>) -> String {
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.safetensors"));
     let case = Case::linear(name, "the float64 reference", p, &inputs.inputs(), expected);
-    match case.save(&path) {
-        Ok(()) => format!("replay: wgpu-attention run {}", path.display()),
-        Err(error) => format!("no case file: {error}"),
-    }
+    property::write(name, &case)
 }
 
 /// One problem; what went wrong with it, if anything.
@@ -207,39 +194,17 @@ fn attempt(gpu: &Gpu, name: &str, p: &Linear, inputs: &LinearCaseInputs, tuning:
     Err(format!("{name}: {what}\n  {replay}\n  {tuning:?}\n  {p:?}"))
 }
 
-/// One share of the problems, so that shares run beside one another.
 fn share(number: u64, of: u64) {
-    let Some(trusted) = common::gpu() else { return };
-    let Some(checked) = common::gpu_with(|o| o.checked = true) else {
-        return;
-    };
-    let problems = variable("WGPU_ATTENTION_PROBLEMS", 300).div_ceil(of);
-    let seed = variable("WGPU_ATTENTION_SEED", 1);
-    let mut failures = vec![];
-    let mut done = 0;
-    let mut set = 0;
-    while done < problems {
-        // Every option set from a seed of its own, so that one can be drawn without those before it.
-        let mut r = Random::new(seed.wrapping_mul(1_000_003) + number * 1_000_000_007 + set);
-        let (options, kernels) = draw_options(&mut r);
-        // The driver's own checks on for a quarter of them: an index out of bounds would give another result.
-        let gpu = if set % 4 == 3 { &checked } else { &trusted };
-        for size in 0..SIZES_AN_OPTION_SET {
-            let (p, tuning) = draw_sizes(&options, kernels, &mut r);
+    property::share(number, of, |gpu, name, r| {
+        let (options, kernels) = draw_options(r);
+        let one = |size| {
+            let (p, tuning) = draw_sizes(&options, kernels, r);
             let strength = r.pick(&[Strength::Weak, Strength::Medium, Strength::Strong, Strength::Mixed]);
-            let inputs = linear::random(&p, strength, &mut r);
-            let name = format!("linear-{seed}-{number}-{set}-{size}");
-            failures.extend(attempt(gpu, &name, &p, &inputs, &tuning).err());
-            done += 1;
-        }
-        set += 1;
-    }
-    println!(
-        "{}: {done} problems, {set} option sets, seed {seed}",
-        common::describe(&trusted)
-    );
-    let shown = failures.iter().take(5).cloned().collect::<Vec<_>>().join("\n");
-    assert!(failures.is_empty(), "{} of {done} failed:\n{shown}", failures.len());
+            let inputs = linear::random(&p, strength, r);
+            attempt(gpu, &format!("linear-{name}-{size}"), &p, &inputs, &tuning)
+        };
+        (0..SIZES_AN_OPTION_SET).map(one).collect()
+    });
 }
 
 #[test]

@@ -4,6 +4,7 @@
 pub mod linear;
 pub mod mistakes;
 pub mod packed;
+pub mod property;
 pub mod tiles;
 
 use std::path::PathBuf;
