@@ -144,5 +144,24 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// [`Error::Limit`] where more is needed than the device has.
+pub(crate) fn check_limit(
+    what: impl fmt::Display,
+    needed: impl Into<u64>,
+    limit: &'static str,
+    available: impl Into<u64>,
+) -> Result<()> {
+    let (needed, available) = (needed.into(), available.into());
+    if needed <= available {
+        return Ok(());
+    }
+    Err(Error::Limit {
+        what: what.to_string(),
+        needed,
+        limit,
+        available,
+    })
+}
+
 /// `Result` with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;

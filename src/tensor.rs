@@ -63,6 +63,13 @@ pub struct Strides {
     pub seq: u64,
 }
 
+impl Strides {
+    /// Whether every row starts at a multiple of four elements.
+    pub(crate) fn in_fours(&self) -> bool {
+        [self.batch, self.head, self.seq].iter().all(|n| n.is_multiple_of(4))
+    }
+}
+
 /// How a `[batch, heads, sequence, dim]` tensor lies in its buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Layout {

@@ -158,7 +158,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let in_from = params.in_base + select(span.sequence, 0u, SPLIT && DOCUMENTS) * params.in_sequence
         + workgroup.y * params.in_head + select(0u, slot * params.in_segment, SPLIT);
     var state: array<vec4<f32>, STATE_VECS>;
-    if (span.sequence < max(params.documents, 1u) || !DOCUMENTS) {
+    if (!DOCUMENTS || span.sequence < params.documents) {
         state = load_state(in_from, first_vec, group, lane);
         load_normalizer(in_from, thread);
     }
@@ -195,7 +195,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             if (part + 1u < PARTS) {
                 queries = load_queries(q_from, head, t0, count, part + 1u, thread);
                 score_keys = load_score_keys(k_from, kv, t0, count, part + 1u, thread);
-            } else if (CAUSAL && !STATE_ONLY) {
+            } else if (INTRA) {
                 keys = load_keys(k_from, kv, t0, count, 0u, thread);
                 values = load_values(v_from, t0, count, 0u, first_vec, thread);
             }
@@ -272,9 +272,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 
         if (CAUSAL) {
             decay_state(&state, count, group);
-            if (STATE_ONLY) {
-                workgroupBarrier();
-            }
             if (INTRA) {
                 // Weights, over the place of what was staged.
                 workgroupBarrier();

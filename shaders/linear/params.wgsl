@@ -1,10 +1,9 @@
 // What changes from call to call. Written by `src/ops/linear/params.rs`, whose test compares every offset.
 //
 // A call too large for one binding or one dispatch runs as several parts, each some batch entries and heads. Buffers
-// are bound at the part's own window, so bases and strides address from there, with indices counted from
-// `first_batch` and `first_head`. All strides and bases are in elements of the tensor.
+// are bound at the part's own window, so bases and strides address from there, with heads counted from
+// `first_head`. All strides and bases are in elements of the tensor.
 struct Params {
-    first_batch: u32,
     first_head: u32,
     tokens: u32,
     group: u32,
@@ -13,7 +12,6 @@ struct Params {
     // Tokens of a segment, and segments of a sequence (of all documents together, if packed).
     segment: u32,
     segments: u32,
-    heads: u32,
 
     q_base: u32,
     q_batch: u32,

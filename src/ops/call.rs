@@ -2,9 +2,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_limit};
 use crate::gpu::{Gpu, lost};
-use crate::shader::Pipeline;
+use crate::shader::{Pipeline, Spec};
 use crate::tensor::Tensor;
 
 /// Bytes between the parameter blocks of successive dispatches: the largest alignment a device may ask for.
@@ -185,6 +185,23 @@ pub(crate) fn check_tensor(need: &Need, tensor: &Tensor<'_>) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Checks what a variant needs against the device: bindings, of `what`, and workgroup memory for D and Dv.
+pub(crate) fn check_variant(spec: &dyn Spec, what: &str, (d, dv): (u32, u32), gpu: &Gpu) -> Result<()> {
+    let limits = gpu.limits();
+    check_limit(
+        what,
+        spec.bindings().len() as u32 - 1,
+        "max_storage_buffers_per_shader_stage",
+        limits.max_storage_buffers_per_shader_stage,
+    )?;
+    check_limit(
+        format_args!("the tile for D = {d}, Dv = {dv}"),
+        spec.workgroup_bytes(),
+        "max_compute_workgroup_storage_size",
+        limits.max_compute_workgroup_storage_size,
+    )
 }
 
 /// Checks that an optional tensor is there exactly if the problem says so.

@@ -3,7 +3,7 @@
 use futures::channel::oneshot;
 use half::{bf16, f16};
 
-use crate::error::{Error, Result};
+use crate::error::{Result, check_limit};
 use crate::gpu::{Gpu, lost};
 use crate::tensor::{DType, Strides};
 
@@ -77,14 +77,7 @@ pub(crate) fn from_bytes(bytes: &[u8], dtype: DType) -> Vec<f32> {
 pub(crate) fn upload(gpu: &Gpu, label: &str, bytes: &[u8]) -> Result<wgpu::Buffer> {
     let size = (bytes.len() as u64).next_multiple_of(4).max(4);
     let most = gpu.limits().max_buffer_size;
-    if size > most {
-        return Err(Error::Limit {
-            what: format!("tensor `{label}`"),
-            needed: size,
-            limit: "max_buffer_size",
-            available: most,
-        });
-    }
+    check_limit(format_args!("tensor `{label}`"), size, "max_buffer_size", most)?;
     let buffer = gpu.guarded(|device| {
         device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),

@@ -1,7 +1,7 @@
 //! Calls larger than one binding or one dispatch: cut into boxes of batch entries, heads and query rows, each with a
 //! window of every tensor that fits a binding.
 
-use crate::error::{Error, Result};
+use crate::error::{Result, check_limit};
 use crate::tensor::Strides;
 
 /// Batch entries, query heads and query rows that one dispatch covers.
@@ -68,6 +68,19 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
+    /// What a device's limits allow for such workgroups.
+    pub fn of(limits: &wgpu::Limits, rows: u32, heads: u32, splits: u32) -> Self {
+        Bounds {
+            // Shaders count elements in 32 bits.
+            binding: limits.max_storage_buffer_binding_size.min(u32::MAX.into()),
+            alignment: limits.min_storage_buffer_offset_alignment.into(),
+            workgroups: limits.max_compute_workgroups_per_dimension,
+            rows,
+            heads,
+            splits,
+        }
+    }
+
     /// Workgroups along x for so many query rows.
     fn row_workgroups(&self, queries: u32) -> u64 {
         (u64::from(queries) * u64::from(self.heads)).div_ceil(self.rows.into()) * u64::from(self.splits)
@@ -101,30 +114,27 @@ pub(crate) fn split(whole: Part, tensors: &[Geometry], bounds: &Bounds) -> Resul
 fn fits(part: &Part, tensors: &[Geometry], bounds: &Bounds) -> Result<()> {
     for tensor in tensors {
         let (first, end) = tensor.range(part);
-        let needed = (end - first) * tensor.size + bounds.alignment;
-        if needed > bounds.binding {
-            return Err(Error::Limit {
-                what: format!("tensor `{}`, already cut to one head of one batch entry,", tensor.name),
-                needed,
-                limit: "max_storage_buffer_binding_size",
-                available: bounds.binding,
-            });
-        }
+        check_limit(
+            format_args!("tensor `{}`, already cut to one head of one batch entry,", tensor.name),
+            (end - first) * tensor.size + bounds.alignment,
+            "max_storage_buffer_binding_size",
+            bounds.binding,
+        )?;
     }
     let workgroups = [
         bounds.row_workgroups(part.query.1 - part.query.0),
         (part.head.1 - part.head.0).div_ceil(bounds.heads).into(),
         (part.batch.1 - part.batch.0).into(),
     ];
-    match workgroups.into_iter().find(|&n| n > bounds.workgroups.into()) {
-        None => Ok(()),
-        Some(n) => Err(Error::Limit {
-            what: "a dispatch for one row of workgroups".into(),
-            needed: n,
-            limit: "max_compute_workgroups_per_dimension",
-            available: bounds.workgroups.into(),
-        }),
+    for needed in workgroups {
+        check_limit(
+            "a dispatch for one row of workgroups",
+            needed,
+            "max_compute_workgroups_per_dimension",
+            bounds.workgroups,
+        )?;
     }
+    Ok(())
 }
 
 /// Two halves along the outermost dimension that has more than one unit: a batch entry, a workgroup's heads, a

@@ -1,6 +1,6 @@
 //! From a plan and a call's tensors to recorded dispatches.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_limit};
 use crate::ops::call::{self, Dispatch, Need, Window};
 use crate::ops::dense::DensePlan;
 use crate::ops::dense::geometry::small_vectors;
@@ -293,16 +293,12 @@ impl DensePlan {
                 alignment: self.gpu.limits().min_storage_buffer_offset_alignment.into(),
             };
             call::check_tensor(&need, data)?;
-            let bytes = data.buffer.size() - data.offset;
-            let most = self.gpu.limits().max_storage_buffer_binding_size;
-            if bytes > most {
-                return Err(Error::Limit {
-                    what: "an array of `custom_data`, from its offset to its buffer's end,".into(),
-                    needed: bytes,
-                    limit: "max_storage_buffer_binding_size",
-                    available: most,
-                });
-            }
+            check_limit(
+                "an array of `custom_data`, from its offset to its buffer's end,",
+                data.buffer.size() - data.offset,
+                "max_storage_buffer_binding_size",
+                self.gpu.limits().max_storage_buffer_binding_size,
+            )?;
         }
         Ok(())
     }

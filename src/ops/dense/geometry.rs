@@ -82,17 +82,12 @@ fn broadcast_strides(p: &Dense, shape: Broadcast) -> Strides {
 /// Whether q, k and v can be read four elements at a time.
 pub(super) fn vector_inputs(p: &Dense, geometry: &[Geometry]) -> bool {
     let dims = p.head_dim.is_multiple_of(4) && p.value_dim().is_multiple_of(4);
-    dims && !p.unaligned && geometry[..3].iter().all(is_x4)
+    dims && !p.unaligned && geometry[..3].iter().all(|g| g.strides.in_fours())
 }
 
 /// Whether o can be written four elements at a time.
 pub(super) fn vector_output(p: &Dense, geometry: &[Geometry]) -> bool {
-    p.value_dim().is_multiple_of(4) && !p.unaligned && is_x4(&geometry[3])
-}
-
-fn is_x4(tensor: &Geometry) -> bool {
-    let s = tensor.strides;
-    [s.batch, s.head, s.seq].iter().all(|n| n.is_multiple_of(4))
+    p.value_dim().is_multiple_of(4) && !p.unaligned && geometry[3].strides.in_fours()
 }
 
 /// The short vectors of a problem: name, number of words.

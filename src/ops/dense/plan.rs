@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_limit};
 use crate::gpu::Gpu;
-use crate::ops::call::{Need, Uniforms};
+use crate::ops::call::{self, Need, Uniforms};
 use crate::ops::dense::geometry::{geometry, needs, small_vectors, vector_inputs, vector_output, whole};
 use crate::ops::dense::tile::{self, DeviceClass, KernelChoice, Tuning};
 use crate::ops::dense::variant::{Attend, DenseVariant, WeightingKind};
@@ -173,19 +173,12 @@ fn check_choice(choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
             allowed: "a tile that keeps to the rules beside its fields, each of which is 1 to 256".into(),
         });
     }
-    let limits = gpu.limits();
-    let most = limits
-        .max_compute_invocations_per_workgroup
-        .min(limits.max_compute_workgroup_size_x);
-    if threads > most {
-        return Err(Error::Limit {
-            what: "the tile".into(),
-            needed: threads.into(),
-            limit: "max_compute_invocations_per_workgroup",
-            available: most.into(),
-        });
-    }
-    Ok(())
+    check_limit(
+        "the tile",
+        threads,
+        "max_compute_invocations_per_workgroup",
+        DeviceClass::of(gpu.limits(), gpu.info().device_type).invocations,
+    )
 }
 
 fn check_splits(splits: u32) -> Result<u32> {
@@ -222,30 +215,11 @@ fn most_splits(p: &Dense, limits: &wgpu::Limits) -> u32 {
 
 /// Limits that depend on the variant.
 fn check_device(p: &Dense, spec: &dyn Spec, gpu: &Gpu) -> Result<()> {
-    let limits = gpu.limits();
-    let storage = spec.bindings().len() as u32 - 1;
-    if storage > limits.max_storage_buffers_per_shader_stage {
-        return Err(Error::Limit {
-            what: "this combination of tensors (custom data arrays included)".into(),
-            needed: storage.into(),
-            limit: "max_storage_buffers_per_shader_stage",
-            available: limits.max_storage_buffers_per_shader_stage.into(),
-        });
-    }
-    let bytes = spec.workgroup_bytes();
-    if bytes > limits.max_compute_workgroup_storage_size {
-        return Err(Error::Limit {
-            what: format!("the tile for D = {}, Dv = {}", p.head_dim, p.value_dim()),
-            needed: bytes.into(),
-            limit: "max_compute_workgroup_storage_size",
-            available: limits.max_compute_workgroup_storage_size.into(),
-        });
-    }
-    Ok(())
+    let what = "this combination of tensors (custom data arrays included)";
+    call::check_variant(spec, what, (p.head_dim, p.value_dim()), gpu)
 }
 
 fn bounds(p: &Dense, choice: KernelChoice, splits: u32, gpu: &Gpu) -> Bounds {
-    let limits = gpu.limits();
     let group = p.heads / p.kv_heads();
     let (rows, heads) = match choice {
         KernelChoice::Prefill(t) => (t.rows(), 1),
@@ -253,15 +227,7 @@ fn bounds(p: &Dense, choice: KernelChoice, splits: u32, gpu: &Gpu) -> Bounds {
         KernelChoice::Decode(t) => (t.rows, group),
         KernelChoice::DecodeSerial(t) => (t.rows, group),
     };
-    Bounds {
-        // Shaders count elements in 32 bits.
-        binding: limits.max_storage_buffer_binding_size.min(u32::MAX.into()),
-        splits,
-        alignment: limits.min_storage_buffer_offset_alignment.into(),
-        workgroups: limits.max_compute_workgroups_per_dimension,
-        rows,
-        heads,
-    }
+    Bounds::of(gpu.limits(), rows, heads, splits)
 }
 
 fn merge_of(p: &Dense, splits: u32) -> merge::Merge {
@@ -285,16 +251,13 @@ fn packed_small(p: &Dense, gpu: &Gpu) -> Result<Option<PackedSmall>> {
     let vectors = small_vectors(p);
     let words: u64 = vectors.iter().map(|(_, n)| n).sum();
     let limits = gpu.limits();
-    let needed = words * 4 + u64::from(limits.min_storage_buffer_offset_alignment);
-    if needed > limits.max_storage_buffer_binding_size {
-        let names: Vec<_> = vectors.iter().map(|(name, _)| *name).collect();
-        return Err(Error::Limit {
-            what: format!("`{}` together", names.join("`, `")),
-            needed,
-            limit: "max_storage_buffer_binding_size",
-            available: limits.max_storage_buffer_binding_size,
-        });
-    }
+    let names: Vec<_> = vectors.iter().map(|(name, _)| *name).collect();
+    check_limit(
+        format_args!("`{}` together", names.join("`, `")),
+        words * 4 + u64::from(limits.min_storage_buffer_offset_alignment),
+        "max_storage_buffer_binding_size",
+        limits.max_storage_buffer_binding_size,
+    )?;
     if vectors.len() < 2 {
         return Ok(None);
     }

@@ -248,7 +248,7 @@ pub fn serial_splits(problem: &Dense, tile: &SerialTile, device: &DeviceClass) -
     let workgroups = u64::from(rows.div_ceil(tile.rows)) * u64::from(problem.kv_heads()) * u64::from(problem.batch);
     let wanted = u64::from(device.resident_workgroups()).div_ceil(workgroups) as u32 * tile.threads;
     // A share's keys are one loop.
-    let least = u64::from(problem.keys).div_ceil(device.loop_iterations()) as u32;
+    let least = u64::from(problem.keys).div_ceil(device.loop_iterations() - 1) as u32;
     wanted.min(problem.keys.div_ceil(16)).max(least).max(1)
 }
 
@@ -258,24 +258,32 @@ pub(crate) fn loop_iterations(problem: &Dense, choice: &KernelChoice, splits: u3
     let quads = problem.head_dim.div_ceil(4);
     match choice {
         KernelChoice::Prefill(t) => {
-            let scores = quads.div_ceil(t.chunk) * (1 + t.chunk / unrolled(t.chunk, t.unroll));
+            let scores = looped(
+                quads.div_ceil(t.chunk),
+                looped(t.chunk / unrolled(t.chunk, t.unroll), 0),
+            );
             let steps = t.value_chunk / 4;
-            let values = t.keys() / t.value_chunk * (1 + steps / unrolled(steps, t.unroll));
-            let maxima = t.rows().div_ceil(t.threads()) * (1 + t.lanes);
-            keys.div_ceil(t.keys().into()) * u64::from(1 + scores + values + maxima)
+            let values = looped(t.keys() / t.value_chunk, looped(steps / unrolled(steps, t.unroll), 0));
+            let maxima = looped(t.rows().div_ceil(t.threads()), looped(t.lanes, 0));
+            keys.div_ceil(t.keys().into()) * u64::from(1 + scores + values + maxima) + 1
         }
         // A tile's own loops are written out but for those over a workgroup's few groups.
         KernelChoice::Decode(t) => {
             let groups = t.threads() / t.value_lanes;
-            let joined = (t.keys() * t.rows).div_ceil(t.threads()) * (1 + t.lanes) + groups + t.keys();
-            keys.div_ceil(t.keys().into()) * u64::from(1 + joined)
+            let sums = looped((t.keys() * t.rows).div_ceil(t.threads()), looped(t.lanes, 0));
+            keys.div_ceil(t.keys().into()) * u64::from(1 + sums + looped(groups, 0) + looped(t.keys(), 0)) + 1
         }
-        KernelChoice::DecodeSerial(_) => keys,
+        KernelChoice::DecodeSerial(_) => keys + 1,
     }
 }
 
+/// Iterations of a loop of `n` whose body takes `inner` more; finding its end counts as one.
+pub(crate) fn looped(n: u32, inner: u32) -> u32 {
+    n * (1 + inner) + 1
+}
+
 /// The limit that keeps even the smallest tile out.
-fn no_tile(bytes: u32, threads: u32, device: &DeviceClass) -> Error {
+pub(crate) fn no_tile(bytes: u32, threads: u32, device: &DeviceClass) -> Error {
     let (needed, limit, available) = if bytes > device.workgroup_memory {
         (bytes, "max_compute_workgroup_storage_size", device.workgroup_memory)
     } else {

@@ -61,13 +61,7 @@ impl LinearBuffers {
                     .transpose()?,
             ),
         };
-        let total = u64::from(p.sequences())
-            * u64::from(p.heads)
-            * if p.decay == Decay::Channel {
-                p.head_dim.into()
-            } else {
-                1
-            };
+        let total = u64::from(p.sequences()) * u64::from(p.heads) * p.decay.total_len(p.head_dim);
         Ok(LinearBuffers {
             q: rows("q", inputs.q, p.q_layout, p.heads, p.head_dim, p.dtype)?,
             k: rows("k", inputs.k, p.k_layout, hkv, p.head_dim, p.dtype)?,

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::params::Params;
-use super::plan::{SCAN_THREADS, check_scan};
+use super::plan::{SCAN_THREADS, check_scan, check_workgroups};
 use super::variant::{LinearVariant, Scan, Start};
 use super::{Decay, Join, JoinInputs, JoinOutput, rules};
-use crate::error::{Error, Result};
+use crate::error::{Result, check_limit};
 use crate::gpu::Gpu;
 use crate::ops::call::{self, Dispatch, Need, Uniforms, Window};
 use crate::ops::host::{from_bytes, poisoned, submit_and_read, upload};
@@ -40,7 +40,7 @@ impl Join {
     /// Checks the problem and compiles or fetches its pipeline.
     ///
     /// # Errors
-    /// [`Error::Invalid`] names a field that is wrong, [`Error::Limit`] a limit of the device.
+    /// [`crate::Error::Invalid`] names a field that is wrong, [`crate::Error::Limit`] a limit of the device.
     pub fn plan(&self, gpu: &Gpu) -> Result<JoinPlan> {
         rules::check_join(self)?;
         let needs = needs(self);
@@ -49,26 +49,16 @@ impl Join {
         // Shaders count elements in 32 bits.
         let most = limits.max_storage_buffer_binding_size.min(u32::MAX.into());
         for need in &needs {
-            let needed = need.bytes.saturating_add(alignment);
-            if needed > most {
-                return Err(Error::Limit {
-                    what: format!("tensor `{}` of a join", need.name),
-                    needed,
-                    limit: "max_storage_buffer_binding_size",
-                    available: most,
-                });
-            }
+            check_limit(
+                format_args!("tensor `{}` of a join", need.name),
+                need.bytes.saturating_add(alignment),
+                "max_storage_buffer_binding_size",
+                most,
+            )?;
         }
-        check_scan(self.head_state_len(), limits.max_compute_workgroups_per_dimension)?;
+        check_scan(self.head_state_len(), gpu)?;
         for workgroups in [self.heads, self.sequences] {
-            if workgroups > limits.max_compute_workgroups_per_dimension {
-                return Err(Error::Limit {
-                    what: "a join of so many heads or sequences".into(),
-                    needed: workgroups.into(),
-                    limit: "max_compute_workgroups_per_dimension",
-                    available: limits.max_compute_workgroups_per_dimension.into(),
-                });
-            }
+            check_workgroups("a join of so many heads or sequences", workgroups.into(), gpu)?;
         }
         Ok(JoinPlan {
             pipeline: gpu.pipeline(&Variant::Linear(LinearVariant::Scan(variant_of_join(self))))?,
@@ -77,15 +67,6 @@ impl Join {
             gpu: gpu.clone(),
             uniforms: Uniforms::default(),
         })
-    }
-
-    /// Numbers of one head's total log-decay.
-    fn total_len(&self) -> u64 {
-        match self.decay {
-            Decay::None => 0,
-            Decay::Head | Decay::Token => 1,
-            Decay::Channel => self.head_dim.into(),
-        }
     }
 
     /// Heads of all sequences.
@@ -102,10 +83,7 @@ pub(crate) fn variant_of_join(join: &Join) -> Scan {
         normalize: join.normalize,
         causal: true,
         documents: false,
-        decay: match join.decay {
-            Decay::Head => Decay::Token,
-            decay => decay,
-        },
+        decay: join.decay.of_segments(),
         start: if join.initial_state { Start::Read } else { Start::Zero },
         writes_state: join.final_state,
     }
@@ -119,7 +97,7 @@ fn needs(j: &Join) -> Vec<Need> {
         ("states", Some(states * segments)),
         (
             "total_decay",
-            (j.decay != Decay::None).then(|| j.rows() * segments * j.total_len() * 4),
+            (j.decay != Decay::None).then(|| j.rows() * segments * j.decay.total_len(j.head_dim) * 4),
         ),
         ("initial_state", j.initial_state.then_some(states)),
         ("final_state", j.final_state.then_some(states)),
@@ -143,7 +121,7 @@ impl JoinPlan {
     /// Records the join into an encoder, as a compute pass of its own.
     ///
     /// # Errors
-    /// [`Error::Tensor`] names a tensor that does not fit; nothing is recorded then.
+    /// [`crate::Error::Tensor`] names a tensor that does not fit; nothing is recorded then.
     pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, tensors: &JoinTensors<'_>) -> Result<()> {
         self.check_tensors(tensors)?;
         let dispatch = self.dispatch(tensors);
@@ -178,7 +156,7 @@ impl JoinPlan {
     fn dispatch<'a>(&'a self, t: &JoinTensors<'a>) -> Dispatch<'a> {
         let j = &self.join;
         let len = j.head_state_len();
-        let total = j.total_len();
+        let total = j.decay.total_len(j.head_dim);
         let heads = u64::from(j.heads);
         let mut bindings = Vec::with_capacity(4);
         let mut bind = |number: u32, tensor: Option<Tensor<'a>>, elements: u64| {
@@ -191,7 +169,6 @@ impl JoinPlan {
         // The shader's `in` is what it scans, `start` and `out` the states at both ends.
         let params = Params {
             segments: j.segments,
-            heads: j.heads,
             in_base: bind(10, Some(t.states), j.rows() * segments * len),
             in_sequence: (heads * len) as u32,
             in_head: len as u32,
@@ -217,7 +194,7 @@ impl JoinPlan {
     /// Uploads the inputs, runs, and brings the outputs back: the convenience for data that lives on the host.
     ///
     /// # Errors
-    /// [`Error::Data`] names an input that does not fit; [`Error::Device`] if the device is lost.
+    /// [`crate::Error::Data`] names an input that does not fit; [`crate::Error::Device`] if the device is lost.
     pub async fn run(&self, inputs: &JoinInputs<'_>) -> Result<JoinOutput<f32>> {
         inputs.check(&self.join)?;
         let gpu = &self.gpu;

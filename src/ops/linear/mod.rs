@@ -26,7 +26,9 @@
 //! Transformers with Hardware-Efficient Training" (Yang et al., 2023), "Transformers are SSMs" (Dao & Gu, 2024),
 //! "Transformers are RNNs" (Katharopoulos et al., 2020).
 
+mod encode;
 mod feature;
+mod geometry;
 pub mod host;
 mod inputs;
 mod join;
@@ -61,6 +63,24 @@ pub enum Decay {
     Token,
     /// `[B, H, N, D]`, one a token and row of the state (GLA).
     Channel,
+}
+
+impl Decay {
+    /// Numbers of a sequence's or a segment's total log-decay: one, or one a channel.
+    pub(crate) fn total_len(self, head_dim: u32) -> u64 {
+        match self {
+            Decay::Channel => head_dim.into(),
+            Decay::None | Decay::Head | Decay::Token => 1,
+        }
+    }
+
+    /// As a segment has it: a total for each, be the decay constant or not.
+    pub(crate) fn of_segments(self) -> Decay {
+        match self {
+            Decay::Head => Decay::Token,
+            decay => decay,
+        }
+    }
 }
 
 /// φ, applied to every element of q and k.

@@ -7,14 +7,12 @@ use bytemuck::{Pod, Zeroable};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
 #[allow(missing_docs)]
 pub struct Params {
-    pub first_batch: u32,
     pub first_head: u32,
     pub tokens: u32,
     pub group: u32,
     pub documents: u32,
     pub segment: u32,
     pub segments: u32,
-    pub heads: u32,
     pub q_base: u32,
     pub q_batch: u32,
     pub q_head: u32,

@@ -2,26 +2,21 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_limit};
 use crate::gpu::Gpu;
-use crate::ops::call::{self, Dispatch, Need, Uniforms, Window};
+use crate::ops::call::{self, Need, Uniforms};
 use crate::ops::dense::tile::DeviceClass;
-use crate::ops::linear::params::Params;
-use crate::ops::linear::tensors::LinearTensors;
+use crate::ops::linear::geometry::{geometry, needs, segments, vector_access, whole, workspace};
 use crate::ops::linear::tile::{self, Form, LinearTuning};
 use crate::ops::linear::variant::{
     Chunk, ChunkState, ChunkTile, Inputs, LinearVariant, Scan, Start, Step, StepTile, TotalDecay,
 };
-use crate::ops::linear::{Decay, FeatureMap, Linear, feature, rules};
+use crate::ops::linear::{FeatureMap, Linear, feature, rules};
 use crate::ops::parts::{self, Bounds, Geometry, Part};
 use crate::shader::{Pipeline, Variant};
-use crate::tensor::{Layout, Strides, Tensor};
 
 /// Invocations of a workgroup of `linear/scan.wgsl`.
 pub(super) const SCAN_THREADS: u32 = 64;
-
-/// Channels of a workgroup of `linear/total_decay.wgsl`.
-const TOTAL_CHANNELS: u32 = 16;
 
 /// A linear problem on a device: kernels chosen and compiled, ready to encode any number of times.
 ///
@@ -29,21 +24,22 @@ const TOTAL_CHANNELS: u32 = 16;
 /// their pipelines, so that planning a problem that differs only in sizes compiles nothing.
 #[derive(Debug)]
 pub struct LinearPlan {
-    gpu: Gpu,
-    problem: Linear,
-    form: Form,
-    label: String,
-    kernels: Kernels,
-    totals: Option<Arc<Pipeline>>,
-    parts: Vec<Part>,
-    geometry: Vec<Geometry>,
-    needs: Vec<Need>,
-    workspace_bytes: u64,
-    uniforms: Uniforms,
+    pub(super) gpu: Gpu,
+    pub(super) problem: Linear,
+    pub(super) form: Form,
+    pub(super) label: String,
+    pub(super) kernels: Kernels,
+    pub(super) totals: Option<Arc<Pipeline>>,
+    pub(super) parts: Vec<Part>,
+    pub(super) geometry: Vec<Geometry>,
+    pub(super) needs: Vec<Need>,
+    pub(super) workspace_bytes: u64,
+    pub(super) uniforms: Uniforms,
 }
 
+/// The pipelines of a form.
 #[derive(Debug)]
-enum Kernels {
+pub(super) enum Kernels {
     One(Arc<Pipeline>),
     Three {
         state: Arc<Pipeline>,
@@ -132,18 +128,6 @@ fn pipelines(p: &Linear, gpu: &Gpu, variants: &[LinearVariant]) -> Result<Vec<Ar
     variants.iter().map(|v| gpu.pipeline(v)).collect()
 }
 
-/// Whether q, k and v, o, and states are accessed four elements at a time.
-fn vector_access(p: &Linear) -> (bool, bool, bool) {
-    let (d, dv) = (p.head_dim, p.value_dim());
-    let x4 = |layout: Layout, heads: u32, dim: u32| {
-        let s = layout.strides(heads, p.tokens, dim);
-        dim.is_multiple_of(4) && [s.batch, s.head, s.seq].iter().all(|n| n.is_multiple_of(4)) && !p.unaligned
-    };
-    let inputs = x4(p.q_layout, p.heads, d) && x4(p.k_layout, p.kv_heads(), d) && x4(p.v_layout, p.kv_heads(), dv);
-    let state = dv.is_multiple_of(4) && p.head_state_len().is_multiple_of(4) && !p.unaligned;
-    (inputs, x4(p.o_layout, p.heads, dv), state)
-}
-
 /// The kernels of a form, in the order of their dispatches.
 pub fn variants_of(p: &Linear, form: Form) -> Vec<LinearVariant> {
     let (vector, vector_output, vector_state) = vector_access(p);
@@ -199,10 +183,7 @@ pub fn variants_of(p: &Linear, form: Form) -> Vec<LinearVariant> {
                 normalize: p.normalize.is_some(),
                 causal: p.causal,
                 documents: p.documents.is_some(),
-                decay: match p.decay {
-                    Decay::Head => Decay::Token,
-                    decay => decay,
-                },
+                decay: p.decay.of_segments(),
                 start,
                 writes_state: p.final_state,
             }),
@@ -245,39 +226,6 @@ fn fitting(p: &Linear, form: Form, gpu: &Gpu) -> Form {
             return form;
         }
         segment *= 2;
-    }
-}
-
-/// Segments of a sequence; of all documents together, if packed: each may have one that is not full.
-fn segments(p: &Linear, segment: u32) -> u32 {
-    p.tokens.div_ceil(segment) + p.documents.unwrap_or(0)
-}
-
-/// Where the states between segments and the segments' log-decays lie in the workspace.
-struct Workspace {
-    totals_at: u64,
-    bytes: u64,
-}
-
-fn workspace(p: &Linear, form: Form, part: &Part) -> Workspace {
-    let Form::Split { segment, .. } = form else {
-        return Workspace { totals_at: 0, bytes: 0 };
-    };
-    let heads = u64::from(part.batch.1 - part.batch.0) * u64::from(part.head.1 - part.head.0);
-    let slots = heads * u64::from(segments(p, segment));
-    let totals_at = (slots * p.head_state_len() * 4).next_multiple_of(256);
-    Workspace {
-        totals_at,
-        bytes: totals_at + slots * total_len(p) * 4,
-    }
-}
-
-/// Numbers of a total log-decay.
-fn total_len(p: &Linear) -> u64 {
-    if tile::channel_totals(p.decay) {
-        p.head_dim.into()
-    } else {
-        1
     }
 }
 
@@ -328,215 +276,47 @@ fn check_form(p: &Linear, form: Form) -> Result<Form> {
 
 /// Limits that depend on the variant.
 fn check_device(p: &Linear, form: Form, variant: &LinearVariant, gpu: &Gpu) -> Result<()> {
-    let limits = gpu.limits();
-    let limit = |what: String, needed: u32, limit: &'static str, available: u32| {
-        if needed <= available {
-            return Ok(());
-        }
-        Err(Error::Limit {
-            what,
-            needed: needed.into(),
-            limit,
-            available: available.into(),
-        })
-    };
-    let storage = variant.spec().bindings().len() as u32 - 1;
-    limit(
-        "this combination of tensors".into(),
-        storage,
-        "max_storage_buffers_per_shader_stage",
-        limits.max_storage_buffers_per_shader_stage,
-    )?;
-    limit(
-        format!("the tile for D = {}, Dv = {}", p.head_dim, p.value_dim()),
-        variant.spec().workgroup_bytes(),
-        "max_compute_workgroup_storage_size",
-        limits.max_compute_workgroup_storage_size,
-    )?;
+    let dims = (p.head_dim, p.value_dim());
+    call::check_variant(variant.spec(), "this combination of tensors", dims, gpu)?;
     let threads = match form {
         Form::Step(tile) => tile.threads(),
         Form::Serial(tile) | Form::Split { tile, .. } => tile.threads(),
     };
-    limit(
-        "the tile".into(),
-        threads,
-        "max_compute_invocations_per_workgroup",
-        limits
-            .max_compute_invocations_per_workgroup
-            .min(limits.max_compute_workgroup_size_x),
-    )
+    let most = DeviceClass::of(gpu.limits(), gpu.info().device_type).invocations;
+    check_limit("the tile", threads, "max_compute_invocations_per_workgroup", most)
 }
 
 /// Documents are one dimension of the grid of several kernels, the elements of a state one of the scan's.
 fn check_grid(p: &Linear, form: Form, gpu: &Gpu) -> Result<()> {
-    let most = gpu.limits().max_compute_workgroups_per_dimension;
     if matches!(form, Form::Split { .. }) {
-        check_scan(p.head_state_len(), most)?;
+        check_scan(p.head_state_len(), gpu)?;
     }
-    match p.documents {
-        Some(documents) if documents > most => Err(Error::Limit {
-            what: "`documents`".into(),
-            needed: documents.into(),
-            limit: "max_compute_workgroups_per_dimension",
-            available: most.into(),
-        }),
-        _ => Ok(()),
-    }
+    check_workgroups("`documents`", p.documents.unwrap_or(0).into(), gpu)
 }
 
 /// Whether a scan's grid has room for a head's state.
-pub(super) fn check_scan(head_state_len: u64, most: u32) -> Result<()> {
-    let needed = head_state_len.div_ceil(SCAN_THREADS.into());
-    if needed <= most.into() {
-        return Ok(());
-    }
-    Err(Error::Limit {
-        what: "the scan of a head's state".into(),
-        needed,
-        limit: "max_compute_workgroups_per_dimension",
-        available: most.into(),
-    })
+pub(super) fn check_scan(head_state_len: u64, gpu: &Gpu) -> Result<()> {
+    check_workgroups(
+        "the scan of a head's state",
+        head_state_len.div_ceil(SCAN_THREADS.into()),
+        gpu,
+    )
 }
 
-fn whole(p: &Linear) -> Part {
-    Part {
-        batch: (0, p.batch),
-        head: (0, p.heads),
-        query: (0, 1),
-    }
+/// Whether so many workgroups fit one dimension of a grid.
+pub(super) fn check_workgroups(what: &str, needed: u64, gpu: &Gpu) -> Result<()> {
+    let most = gpu.limits().max_compute_workgroups_per_dimension;
+    check_limit(what, needed, "max_compute_workgroups_per_dimension", most)
 }
 
 fn bounds(p: &Linear, form: Form, gpu: &Gpu) -> Bounds {
-    let limits = gpu.limits();
     let tiles = |columns: u32| p.value_dim().div_ceil(columns);
     let workgroups = match form {
         Form::Step(tile) => tiles(4 * tile.lanes),
         Form::Serial(tile) => tiles(tile.columns()),
         Form::Split { tile, segment } => segments(p, segment).saturating_mul(tiles(tile.columns())),
     };
-    Bounds {
-        // Shaders count elements in 32 bits.
-        binding: limits.max_storage_buffer_binding_size.min(u32::MAX.into()),
-        alignment: limits.min_storage_buffer_offset_alignment.into(),
-        workgroups: limits.max_compute_workgroups_per_dimension,
-        rows: 1,
-        heads: 1,
-        splits: workgroups,
-    }
-}
-
-/// Every tensor of the problem, and the states between segments as `segments`.
-fn geometry(p: &Linear, form: Form) -> Vec<Geometry> {
-    let (h, hkv, d, dv) = (p.heads, p.kv_heads(), p.head_dim, p.value_dim());
-    let group = h / hkv;
-    // A sequence is never cut: every token needs what those before it left.
-    let rows = |name, size: u64, layout: Layout, heads: u32, group: u32, dim: u32| {
-        let s = layout.strides(heads, p.tokens, dim);
-        Geometry {
-            name,
-            size,
-            strides: Strides { seq: 0, ..s },
-            group,
-            row: u64::from(p.tokens - 1) * s.seq + u64::from(dim),
-        }
-    };
-    // One entry for each head of each sequence; documents stay together.
-    let per_head = |name, len: u64| {
-        let batch = u64::from(h) * len;
-        Geometry {
-            name,
-            size: 4,
-            strides: Strides {
-                batch,
-                head: len,
-                seq: 0,
-            },
-            group: 1,
-            row: p.documents.map_or(0, |s| u64::from(s - 1) * batch) + len,
-        }
-    };
-    let input = p.dtype.size();
-    let mut all = vec![
-        rows("q", input, p.q_layout, h, 1, d),
-        rows("k", input, p.k_layout, hkv, group, d),
-        rows("v", input, p.v_layout, hkv, group, dv),
-        rows("o", p.output_dtype().size(), p.o_layout, h, 1, dv),
-    ];
-    match p.decay {
-        Decay::None => {}
-        Decay::Head => all.push(Geometry {
-            name: "log_decay",
-            size: 4,
-            strides: Strides {
-                batch: 0,
-                head: 1,
-                seq: 0,
-            },
-            group: 1,
-            row: 1,
-        }),
-        Decay::Token => all.push(rows("log_decay", 4, p.decay_layout, h, 1, 1)),
-        Decay::Channel => all.push(rows("log_decay", 4, p.decay_layout, h, 1, d)),
-    }
-    if p.initial_state && !p.in_place {
-        all.push(per_head("initial_state", p.head_state_len()));
-    }
-    if p.final_state {
-        all.push(per_head("final_state", p.head_state_len()));
-    }
-    if p.total_decay {
-        all.push(per_head("total_decay", total_len(p)));
-    }
-    if let Some(documents) = p.documents {
-        all.push(Geometry {
-            name: "cu_seqlens",
-            size: 4,
-            strides: Strides {
-                batch: 0,
-                head: 0,
-                seq: 0,
-            },
-            group: 1,
-            row: u64::from(documents) + 1,
-        });
-    }
-    if let Form::Split { segment, .. } = form {
-        let len = u64::from(segments(p, segment)) * p.head_state_len();
-        all.push(Geometry {
-            name: SEGMENTS,
-            size: 4,
-            strides: Strides {
-                batch: u64::from(h) * len,
-                head: len,
-                seq: 0,
-            },
-            group: 1,
-            row: len,
-        });
-    }
-    all
-}
-
-/// The states between segments, as a limit's message names them.
-const SEGMENTS: &str = "states between segments";
-
-fn needs(p: &Linear, geometry: &[Geometry]) -> Vec<Need> {
-    let (inputs, output, state) = vector_access(p);
-    let whole = whole(p);
-    let need = |g: &Geometry| {
-        let x4 = match g.name {
-            "q" | "k" | "v" => inputs,
-            "o" => output,
-            "initial_state" | "final_state" => state,
-            _ => false,
-        };
-        Need {
-            name: g.name,
-            bytes: g.range(&whole).1 * g.size,
-            alignment: if x4 { 4 * g.size } else { g.size },
-        }
-    };
-    geometry.iter().filter(|g| g.name != SEGMENTS).map(need).collect()
+    Bounds::of(gpu.limits(), 1, 1, workgroups)
 }
 
 impl LinearPlan {
@@ -572,329 +352,5 @@ impl LinearPlan {
     /// Bytes of device memory used between the plan's own dispatches, shared by all plans of a [`Gpu`].
     pub fn workspace_bytes(&self) -> u64 {
         self.workspace_bytes
-    }
-
-    /// Records the call into an encoder, as a compute pass of its own. Nothing is submitted, read back or waited for.
-    ///
-    /// # Errors
-    /// [`Error::Tensor`] names a tensor that does not fit the plan; nothing is recorded then.
-    pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, tensors: &LinearTensors<'_>) -> Result<()> {
-        self.check_tensors(tensors)?;
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-            label: Some(&self.label),
-            timestamp_writes: None,
-        });
-        self.record(&mut pass, tensors)
-    }
-
-    /// Records the call into a compute pass of the caller's.
-    ///
-    /// # Errors
-    /// As [`LinearPlan::encode`].
-    pub fn encode_in(&self, pass: &mut wgpu::ComputePass<'_>, tensors: &LinearTensors<'_>) -> Result<()> {
-        self.check_tensors(tensors)?;
-        self.record(pass, tensors)
-    }
-
-    fn check_tensors(&self, t: &LinearTensors<'_>) -> Result<()> {
-        let p = &self.problem;
-        call::check_presence("log_decay", t.log_decay.is_some(), p.decay != Decay::None)?;
-        call::check_presence("cu_seqlens", t.cu_seqlens.is_some(), p.documents.is_some())?;
-        call::check_presence(
-            "initial_state",
-            t.initial_state.is_some(),
-            p.initial_state && !p.in_place,
-        )?;
-        call::check_presence("final_state", t.final_state.is_some(), p.final_state)?;
-        call::check_presence("total_decay", t.total_decay.is_some(), p.total_decay)?;
-        let mut inputs = vec![];
-        let mut outputs = vec![];
-        for need in &self.needs {
-            let Some(tensor) = named(t, need.name) else { continue };
-            call::check_tensor(need, &tensor)?;
-            let list = match need.name {
-                "o" | "final_state" | "total_decay" => &mut outputs,
-                _ => &mut inputs,
-            };
-            list.push((need.name, tensor));
-        }
-        call::check_aliasing(&outputs, &inputs)
-    }
-
-    fn record(&self, pass: &mut wgpu::ComputePass<'_>, tensors: &LinearTensors<'_>) -> Result<()> {
-        let workspace = match self.workspace_bytes {
-            0 => None,
-            bytes => Some(self.gpu.workspace(bytes)?),
-        };
-        let mut dispatches = Vec::with_capacity(self.dispatches());
-        for part in &self.parts {
-            let call = Call {
-                plan: self,
-                part,
-                tensors,
-                workspace: workspace.as_ref(),
-            };
-            call.dispatches(&mut dispatches);
-        }
-        call::record(&self.gpu, &self.uniforms, pass, &dispatches)
-    }
-}
-
-fn named<'a>(t: &LinearTensors<'a>, name: &str) -> Option<Tensor<'a>> {
-    match name {
-        "q" => Some(t.q),
-        "k" => Some(t.k),
-        "v" => Some(t.v),
-        "o" => Some(t.o),
-        "log_decay" => t.log_decay,
-        "cu_seqlens" => t.cu_seqlens,
-        "initial_state" => t.initial_state,
-        "final_state" => t.final_state,
-        "total_decay" => t.total_decay,
-        _ => None,
-    }
-}
-
-/// One part of one call.
-struct Call<'p, 'a> {
-    plan: &'a LinearPlan,
-    part: &'p Part,
-    tensors: &'p LinearTensors<'a>,
-    workspace: Option<&'a wgpu::Buffer>,
-}
-
-impl<'a> Call<'_, 'a> {
-    fn dispatches(&self, dispatches: &mut Vec<Dispatch<'a>>) {
-        let p = &self.plan.problem;
-        let (batch, heads) = (
-            self.part.batch.1 - self.part.batch.0,
-            self.part.head.1 - self.part.head.0,
-        );
-        let sequences = p.documents.unwrap_or(batch);
-        let tiles = |columns: u32| p.value_dim().div_ceil(columns);
-        match (&self.plan.kernels, self.plan.form) {
-            (Kernels::One(pipeline), Form::Step(tile)) => {
-                dispatches.push(self.whole(pipeline, [tiles(4 * tile.lanes), heads, sequences]));
-            }
-            (Kernels::One(pipeline), Form::Serial(tile)) => {
-                dispatches.push(self.whole(pipeline, [tiles(tile.columns()), heads, sequences]));
-            }
-            (Kernels::Three { state, scan, output }, Form::Split { tile, segment }) => {
-                let grid = [segments(p, segment) * tiles(tile.columns()), heads, batch];
-                dispatches.push(self.segment_states(state, grid));
-                let elements = p.head_state_len() as u32;
-                dispatches.push(self.scan(scan, [elements.div_ceil(SCAN_THREADS), heads, sequences]));
-                dispatches.push(self.segment_outputs(output, grid));
-            }
-            // A plan's kernels are those of its form.
-            (Kernels::One(_) | Kernels::Three { .. }, _) => {}
-        }
-        if let Some(pipeline) = &self.plan.totals {
-            let x = (total_len(p) as u32).div_ceil(TOTAL_CHANNELS);
-            dispatches.push(self.total_decay(pipeline, [x, heads, sequences]));
-        }
-    }
-
-    /// Everything but bases and strides.
-    fn params(&self) -> Params {
-        let p = &self.plan.problem;
-        let (segment, segments) = match self.plan.form {
-            Form::Split { segment, .. } => (segment, segments(p, segment)),
-            _ => (p.tokens, 1),
-        };
-        Params {
-            first_batch: self.part.batch.0,
-            first_head: self.part.head.0,
-            tokens: p.tokens,
-            group: p.heads / p.kv_heads(),
-            documents: p.documents.unwrap_or(0),
-            segment,
-            segments,
-            heads: p.heads,
-            q_seq: p.q_layout.strides(p.heads, p.tokens, p.head_dim).seq as u32,
-            k_seq: p.k_layout.strides(p.kv_heads(), p.tokens, p.head_dim).seq as u32,
-            v_seq: p.v_layout.strides(p.kv_heads(), p.tokens, p.value_dim()).seq as u32,
-            o_seq: p.o_layout.strides(p.heads, p.tokens, p.value_dim()).seq as u32,
-            decay_seq: match p.decay {
-                Decay::Token => p.decay_layout.strides(p.heads, p.tokens, 1).seq as u32,
-                Decay::Channel => p.decay_layout.strides(p.heads, p.tokens, p.head_dim).seq as u32,
-                Decay::None | Decay::Head => 0,
-            },
-            scale: p.scale(),
-            epsilon: p.normalize.unwrap_or(0.0),
-            ..Params::default()
-        }
-    }
-
-    /// Binds a tensor of the caller's at `number`: its base and strides in this part; zeros if there is none.
-    fn bind(&self, bindings: &mut Vec<(u32, Window<'a>)>, number: u32, name: &str) -> (u32, [u32; 3]) {
-        let geometry = self.plan.geometry.iter().find(|g| g.name == name);
-        let (Some(geometry), Some(tensor)) = (geometry, named(self.tensors, name)) else {
-            return (0, [0; 3]);
-        };
-        let window = Window::over(&self.plan.gpu, tensor, geometry.range(self.part), geometry.size);
-        bindings.push((number, window));
-        (window.base, geometry.strides_in(self.part))
-    }
-
-    fn bind_inputs(&self, bindings: &mut Vec<(u32, Window<'a>)>, params: &mut Params) {
-        (params.k_base, [params.k_batch, params.k_head, _]) = self.bind(bindings, 2, "k");
-        (params.v_base, [params.v_batch, params.v_head, _]) = self.bind(bindings, 3, "v");
-        (params.q_base, [params.q_batch, params.q_head, _]) = self.bind(bindings, 1, "q");
-        self.bind_decay(bindings, params);
-        self.bind_documents(bindings, params);
-    }
-
-    fn bind_decay(&self, bindings: &mut Vec<(u32, Window<'a>)>, params: &mut Params) {
-        (params.decay_base, [params.decay_batch, params.decay_head, _]) = self.bind(bindings, 7, "log_decay");
-    }
-
-    fn bind_documents(&self, bindings: &mut Vec<(u32, Window<'a>)>, params: &mut Params) {
-        (params.cu_base, _) = self.bind(bindings, 8, "cu_seqlens");
-    }
-
-    /// Strides of something with `len` numbers a head, over sequences and heads of this part.
-    fn per_sequence(&self, strides: [u32; 3], len: u64) -> [u32; 2] {
-        let p = &self.plan.problem;
-        match p.documents {
-            Some(_) => [(u64::from(p.heads) * len) as u32, strides[1]],
-            None => [strides[0], strides[1]],
-        }
-    }
-
-    /// The caller's initial and final states.
-    fn bind_states(&self, bindings: &mut Vec<(u32, Window<'a>)>, params: &mut Params) {
-        let len = self.plan.problem.head_state_len();
-        let (base, strides) = self.bind(bindings, 5, "initial_state");
-        params.in_base = base;
-        [params.in_sequence, params.in_head] = self.per_sequence(strides, len);
-        let (base, strides) = self.bind(bindings, 6, "final_state");
-        params.out_base = base;
-        [params.out_sequence, params.out_head] = self.per_sequence(strides, len);
-        if self.plan.problem.in_place {
-            (params.in_base, params.in_sequence, params.in_head) =
-                (params.out_base, params.out_sequence, params.out_head);
-        }
-    }
-
-    /// A kernel that does all there is to do.
-    fn whole(&self, pipeline: &'a Pipeline, grid: [u32; 3]) -> Dispatch<'a> {
-        let mut bindings = Vec::with_capacity(9);
-        let mut params = self.params();
-        self.bind_inputs(&mut bindings, &mut params);
-        (params.o_base, [params.o_batch, params.o_head, _]) = self.bind(&mut bindings, 4, "o");
-        self.bind_states(&mut bindings, &mut params);
-        dispatch(pipeline, params, bindings, grid)
-    }
-
-    /// The states between segments at `number`, and their strides over sequences, heads and segments.
-    fn bind_slots(&self, bindings: &mut Vec<(u32, Window<'a>)>, number: u32) -> [u32; 4] {
-        let p = &self.plan.problem;
-        let segments = u64::from(self.params().segments);
-        let heads = u64::from(self.part.head.1 - self.part.head.0);
-        let len = p.head_state_len();
-        let Some(buffer) = self.workspace else { return [0; 4] };
-        let size = workspace(p, self.plan.form, self.part).totals_at;
-        let window = Window {
-            buffer,
-            offset: 0,
-            size,
-            base: 0,
-        };
-        bindings.push((number, window));
-        let sequence = if p.documents.is_some() {
-            0
-        } else {
-            heads * segments * len
-        };
-        [0, sequence as u32, (segments * len) as u32, len as u32]
-    }
-
-    fn bind_totals(&self, bindings: &mut Vec<(u32, Window<'a>)>, params: &mut Params) {
-        let p = &self.plan.problem;
-        let segments = u64::from(params.segments);
-        let heads = u64::from(self.part.head.1 - self.part.head.0);
-        let Some(buffer) = self.workspace else { return };
-        let layout = workspace(p, self.plan.form, self.part);
-        let window = Window {
-            buffer,
-            offset: layout.totals_at,
-            size: layout.bytes - layout.totals_at,
-            base: 0,
-        };
-        bindings.push((9, window));
-        let len = total_len(p);
-        params.total_sequence = if p.documents.is_some() {
-            0
-        } else {
-            (heads * segments * len) as u32
-        };
-        params.total_head = (segments * len) as u32;
-        params.total_segment = len as u32;
-    }
-
-    fn segment_states(&self, pipeline: &'a Pipeline, grid: [u32; 3]) -> Dispatch<'a> {
-        let mut bindings = Vec::with_capacity(8);
-        let mut params = self.params();
-        self.bind_inputs(&mut bindings, &mut params);
-        [
-            params.out_base,
-            params.out_sequence,
-            params.out_head,
-            params.out_segment,
-        ] = self.bind_slots(&mut bindings, 6);
-        self.bind_totals(&mut bindings, &mut params);
-        dispatch(pipeline, params, bindings, grid)
-    }
-
-    fn scan(&self, pipeline: &'a Pipeline, grid: [u32; 3]) -> Dispatch<'a> {
-        let mut bindings = Vec::with_capacity(6);
-        let mut params = self.params();
-        self.bind_documents(&mut bindings, &mut params);
-        self.bind_states(&mut bindings, &mut params);
-        params.start_base = params.in_base;
-        if !self.plan.problem.final_state {
-            [params.out_sequence, params.out_head] = [params.in_sequence, params.in_head];
-        }
-        [params.in_base, params.in_sequence, params.in_head, params.in_segment] = self.bind_slots(&mut bindings, 10);
-        if self.plan.problem.decay != Decay::None {
-            self.bind_totals(&mut bindings, &mut params);
-        }
-        dispatch(pipeline, params, bindings, grid)
-    }
-
-    fn segment_outputs(&self, pipeline: &'a Pipeline, grid: [u32; 3]) -> Dispatch<'a> {
-        let mut bindings = Vec::with_capacity(8);
-        let mut params = self.params();
-        self.bind_inputs(&mut bindings, &mut params);
-        (params.o_base, [params.o_batch, params.o_head, _]) = self.bind(&mut bindings, 4, "o");
-        [params.in_base, params.in_sequence, params.in_head, params.in_segment] = self.bind_slots(&mut bindings, 5);
-        dispatch(pipeline, params, bindings, grid)
-    }
-
-    fn total_decay(&self, pipeline: &'a Pipeline, grid: [u32; 3]) -> Dispatch<'a> {
-        let mut bindings = Vec::with_capacity(3);
-        let mut params = self.params();
-        params.segment = params.tokens;
-        self.bind_decay(&mut bindings, &mut params);
-        self.bind_documents(&mut bindings, &mut params);
-        let (base, strides) = self.bind(&mut bindings, 9, "total_decay");
-        params.total_base = base;
-        [params.total_sequence, params.total_head] = self.per_sequence(strides, total_len(&self.plan.problem));
-        dispatch(pipeline, params, bindings, grid)
-    }
-}
-
-fn dispatch<'a>(
-    pipeline: &'a Pipeline,
-    params: Params,
-    bindings: Vec<(u32, Window<'a>)>,
-    grid: [u32; 3],
-) -> Dispatch<'a> {
-    Dispatch {
-        pipeline,
-        params: bytemuck::bytes_of(&params).to_vec(),
-        bindings,
-        grid,
     }
 }

@@ -1,7 +1,7 @@
 //! Which kernels and tiles serve a linear problem: pure functions of problem and device.
 
-use crate::error::{Error, Result};
-use crate::ops::dense::tile::DeviceClass;
+use crate::error::Result;
+use crate::ops::dense::tile::{DeviceClass, no_tile};
 use crate::ops::linear::variant::{ChunkTile, StepTile};
 use crate::ops::linear::{Decay, Linear};
 
@@ -84,17 +84,10 @@ const CHANNEL: &[Candidate] = &[
     Candidate(8, 1, 2, 4, 4, 4, 4, 1),
 ];
 
-/// The same for Dv up to 64.
-const CHANNEL_NARROW: &[Candidate] = &[
-    Candidate(16, 1, 4, 4, 2, 8, 16, 2),
-    Candidate(16, 1, 4, 4, 2, 4, 4, 2),
-    Candidate(8, 1, 2, 4, 4, 4, 4, 1),
-];
-
 /// The form that serves a problem on a device.
 ///
 /// # Errors
-/// [`Error::Limit`] where even the smallest tile does not fit.
+/// [`crate::Error::Limit`] where even the smallest tile does not fit.
 pub fn choose(p: &Linear, device: &DeviceClass) -> Result<Form> {
     choose_for(p, device, u64::from(p.sequences()) * u64::from(p.heads))
 }
@@ -168,7 +161,8 @@ pub(crate) fn check_loops(p: &Linear, form: Form, device: &DeviceClass) -> Resul
 fn candidates(p: &Linear, device: &DeviceClass, rows: u64, split: bool) -> &'static [Candidate] {
     match (p.decay, device.software) {
         (Decay::Channel, _) if p.value_dim() > 64 => CHANNEL,
-        (Decay::Channel, _) => CHANNEL_NARROW,
+        // The first is for more columns.
+        (Decay::Channel, _) => &CHANNEL[1..],
         (_, true) => SOFTWARE,
         (_, false) if p.value_dim() > 64 => GPU_WIDE,
         (_, false) if split => GPU_NARROW_SPLIT,
@@ -239,21 +233,6 @@ fn chunk_tile(p: &Linear, device: &DeviceClass, candidates: &[Candidate]) -> Res
     chosen.ok_or_else(|| {
         let smallest = tiles.clone().min_by_key(&bytes);
         let (bytes, threads) = smallest.map(|t| (bytes(&t), t.threads())).unwrap_or_default();
-        let (needed, limit, available) = if bytes > device.workgroup_memory {
-            (bytes, "max_compute_workgroup_storage_size", device.workgroup_memory)
-        } else {
-            (threads, "max_compute_invocations_per_workgroup", device.invocations)
-        };
-        Error::Limit {
-            what: "the smallest tile".into(),
-            needed: needed.into(),
-            limit,
-            available: available.into(),
-        }
+        no_tile(bytes, threads, device)
     })
-}
-
-/// Whether a decay needs a total for each channel.
-pub(crate) fn channel_totals(decay: Decay) -> bool {
-    decay == Decay::Channel
 }

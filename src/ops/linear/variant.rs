@@ -1,5 +1,6 @@
 //! Which shader a plan runs: the typed specs behind the files under `shaders/linear/`.
 
+use crate::ops::dense::tile::looped;
 use crate::ops::dense::variant::{element_piece, output_pieces, unroll};
 use crate::ops::linear::{Decay, FeatureMap};
 use crate::shader::{Binding, BindingKind, Constant, Spec};
@@ -216,19 +217,22 @@ impl ChunkTile {
         self.tokens * (key_pitch + self.lanes * self.value_vecs)
     }
 
-    /// Iterations of all loops of an invocation for one chunk, at most; finding a loop's end counts as one.
+    /// Iterations of all loops of an invocation for one chunk, at most.
     pub(crate) fn loop_iterations(&self, head_dim: u32, decay: Decay, normalize: bool) -> u32 {
         let (t, quads, rows) = (self, head_dim.div_ceil(4), self.rows());
-        let each = |n: u32, inner: u32| n * (1 + inner) + 1;
-        let shared = |n: u32, inner: u32| each(n.div_ceil(t.threads()), inner);
-        let parts = each(quads.div_ceil(t.chunk), each(t.chunk / unroll(t.chunk, t.unroll), 0));
-        let of_normalizer = if normalize { shared(quads, each(t.tokens, 0)) } else { 0 };
+        let shared = |n: u32, inner: u32| looped(n.div_ceil(t.threads()), inner);
+        let parts = looped(quads.div_ceil(t.chunk), looped(t.chunk / unroll(t.chunk, t.unroll), 0));
+        let of_normalizer = if normalize {
+            shared(quads, looped(t.tokens, 0))
+        } else {
+            0
+        };
         let quads_of_step = t.tokens / 4 / unroll(t.tokens / 4, t.unroll);
-        let steps = each(rows / t.tokens, each(quads_of_step, 0) + of_normalizer);
+        let steps = looped(rows / t.tokens, looped(quads_of_step, 0) + of_normalizer);
         let sums = match decay {
             Decay::None | Decay::Head => 0,
-            Decay::Token => shared(rows / 4, each(4, 0)) + shared(rows, each(rows / 4, 0)),
-            Decay::Channel => shared(4 * quads, each(rows, 0)),
+            Decay::Token => shared(rows / 4, looped(4, 0)) + shared(rows, looped(rows / 4, 0)),
+            Decay::Channel => shared(4 * quads, looped(rows, 0)),
         };
         1 + parts + steps + sums + shared(quads, 0)
     }
@@ -275,6 +279,11 @@ impl StepTile {
 
 const fn binding(number: u32, kind: BindingKind) -> Binding {
     Binding { number, kind }
+}
+
+/// The names of the flags that are on.
+fn names_of<'a>(flags: &'a [(bool, &'a str)]) -> impl Iterator<Item = &'a str> {
+    flags.iter().filter(|(on, _)| *on).map(|(_, name)| *name)
 }
 
 fn start_pieces(start: Start, writes: bool, vector: bool) -> [&'static str; 2] {
@@ -330,6 +339,21 @@ impl Inputs {
         ]
     }
 
+    /// Bindings of parameters, q, k, v and the decays.
+    fn bindings(&self) -> Vec<Binding> {
+        use BindingKind::{Read, Uniform};
+        let mut bindings = vec![
+            binding(0, Uniform),
+            binding(1, Read),
+            binding(2, Read),
+            binding(3, Read),
+        ];
+        if self.decay != Decay::None {
+            bindings.push(binding(7, Read));
+        }
+        bindings
+    }
+
     fn custom(&self) -> Option<String> {
         match &self.feature_map {
             FeatureMap::Custom(text) => Some(format!("{text}\n")),
@@ -344,13 +368,6 @@ impl Inputs {
             ("VALUE_DIM", Count(self.value_dim)),
             ("NORMALIZE", Flag(self.normalize)),
         ]
-    }
-
-    fn decay_bindings(&self) -> Vec<Binding> {
-        match self.decay {
-            Decay::None => vec![],
-            _ => vec![binding(7, BindingKind::Read)],
-        }
     }
 
     fn suffix(&self) -> String {
@@ -375,7 +392,7 @@ impl Inputs {
             (!self.vector, " scalar-in"),
             (!self.vector_state, " scalar-state"),
         ];
-        s.extend(flags.iter().filter(|(on, _)| *on).map(|(_, name)| *name));
+        s.extend(names_of(&flags));
         s
     }
 }
@@ -419,7 +436,7 @@ impl Spec for Chunk {
             (self.writes_state, " end"),
             (!self.vector_output, " scalar-out"),
         ];
-        s.extend(flags.iter().filter(|(on, _)| *on).map(|(_, name)| *name));
+        s.extend(names_of(&flags));
         s + &format!(
             " tile {}x{} regs {}x{}x{} chunk {}/{} unroll {}",
             t.rows(),
@@ -465,16 +482,10 @@ impl Spec for Chunk {
     }
 
     fn bindings(&self) -> Vec<Binding> {
-        use BindingKind::{Read, Uniform, Write};
-        let mut bindings = vec![
-            binding(0, Uniform),
-            binding(1, Read),
-            binding(2, Read),
-            binding(3, Read),
-            binding(4, Write),
-        ];
+        use BindingKind::{Read, Write};
+        let mut bindings = self.inputs.bindings();
+        bindings.push(binding(4, Write));
         bindings.extend(state_bindings(self.start, self.writes_state));
-        bindings.extend(self.inputs.decay_bindings());
         if self.documents {
             bindings.push(binding(8, Read));
         }
@@ -532,16 +543,9 @@ impl Spec for ChunkState {
     }
 
     fn bindings(&self) -> Vec<Binding> {
-        use BindingKind::{Read, Uniform, Write};
-        let mut bindings = vec![
-            binding(0, Uniform),
-            binding(1, Read),
-            binding(2, Read),
-            binding(3, Read),
-            binding(6, Write),
-            binding(9, Write),
-        ];
-        bindings.extend(self.inputs.decay_bindings());
+        use BindingKind::{Read, Write};
+        let mut bindings = self.inputs.bindings();
+        bindings.extend([binding(6, Write), binding(9, Write)]);
         if self.documents {
             bindings.push(binding(8, Read));
         }
@@ -571,7 +575,7 @@ impl Spec for Scan {
             (self.start == Start::InPlace, " in-place"),
             (self.writes_state, " end"),
         ];
-        s.extend(flags.iter().filter(|(on, _)| *on).map(|(_, name)| *name));
+        s.extend(names_of(&flags));
         s
     }
 
@@ -634,7 +638,7 @@ impl Spec for Step {
             (self.writes_state, " end"),
             (!self.vector_output, " scalar-out"),
         ];
-        s.extend(flags.iter().filter(|(on, _)| *on).map(|(_, name)| *name));
+        s.extend(names_of(&flags));
         s + &format!(" lanes {} groups {}", self.tile.lanes, self.tile.groups)
     }
 
@@ -668,16 +672,10 @@ impl Spec for Step {
     }
 
     fn bindings(&self) -> Vec<Binding> {
-        use BindingKind::{Read, Uniform, Write};
-        let mut bindings = vec![
-            binding(0, Uniform),
-            binding(1, Read),
-            binding(2, Read),
-            binding(3, Read),
-            binding(4, Write),
-        ];
+        use BindingKind::Write;
+        let mut bindings = self.inputs.bindings();
+        bindings.push(binding(4, Write));
         bindings.extend(state_bindings(self.start, self.writes_state));
-        bindings.extend(self.inputs.decay_bindings());
         bindings
     }
 

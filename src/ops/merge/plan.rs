@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::Merge;
 use super::variant::MergeVariant;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_limit};
 use crate::gpu::Gpu;
 use crate::ops::call::{self, Dispatch, Need, Uniforms, Window};
 use crate::ops::dense::check::{MAX_DIM, MAX_POSITION, extent, overlaps};
@@ -53,15 +53,12 @@ impl Joiner {
             ("o", o_bytes(merge)),
         ];
         for (name, bytes) in tensors {
-            let needed = bytes.saturating_add(limits.min_storage_buffer_offset_alignment.into());
-            if needed > limits.max_storage_buffer_binding_size {
-                return Err(Error::Limit {
-                    what: format!("tensor `{name}` of a merge"),
-                    needed,
-                    limit: "max_storage_buffer_binding_size",
-                    available: limits.max_storage_buffer_binding_size,
-                });
-            }
+            check_limit(
+                format_args!("tensor `{name}` of a merge"),
+                bytes.saturating_add(limits.min_storage_buffer_offset_alignment.into()),
+                "max_storage_buffer_binding_size",
+                limits.max_storage_buffer_binding_size,
+            )?;
         }
         let pipeline = gpu.pipeline(&Variant::Merge(variant_of(merge)))?;
         let grid = grid(merge, limits.max_compute_workgroups_per_dimension)?;
@@ -253,7 +250,7 @@ fn variant_of(m: &Merge) -> MergeVariant {
         dtype: m.dtype,
         vector_inputs: x4,
         output_dtype: output_dtype(m),
-        vector_output: x4 && [s.batch, s.head, s.seq].iter().all(|n| n.is_multiple_of(4)),
+        vector_output: x4 && s.in_fours(),
         additive: m.additive,
         lse: m.lse,
     }
@@ -300,14 +297,12 @@ pub(crate) fn workgroups(m: &Merge) -> u64 {
 fn grid(m: &Merge, most: u32) -> Result<[u32; 3]> {
     let workgroups = workgroups(m);
     let y = workgroups.div_ceil(most.into());
-    if y > most.into() {
-        return Err(Error::Limit {
-            what: "a merge, in both dimensions of its grid,".into(),
-            needed: y,
-            limit: "max_compute_workgroups_per_dimension",
-            available: most.into(),
-        });
-    }
+    check_limit(
+        "a merge, in both dimensions of its grid,",
+        y,
+        "max_compute_workgroups_per_dimension",
+        most,
+    )?;
     Ok([workgroups.div_ceil(y) as u32, y as u32, 1])
 }
 
