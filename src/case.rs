@@ -150,6 +150,7 @@ impl DenseCaseInputs {
             cu_seqlens_k: self.cu_seqlens_k.as_deref(),
             alibi_slopes: self.alibi_slopes.as_deref(),
             sinks: self.sinks.as_deref(),
+            selection: None,
             custom_data: &[],
         }
     }

@@ -197,6 +197,9 @@ pub use ops::linear::{
     LinearPlan, LinearTensors,
 };
 pub use ops::merge::{self, Merge, MergePlan, MergeTensors};
+pub use ops::topk::{
+    self, Extend, Hierarchical, Pool, Pooling, Scoring, Select, Selection, TopK, TopKInputs, TopKOutput,
+};
 pub use tensor::{DType, Layout, Strides, Tensor};
 /// The wgpu whose devices, buffers and encoders this crate takes.
 pub use wgpu;

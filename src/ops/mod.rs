@@ -19,3 +19,5 @@ pub(crate) mod host;
 pub mod linear;
 pub mod merge;
 pub(crate) mod parts;
+pub mod selection;
+pub mod topk;

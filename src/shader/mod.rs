@@ -27,6 +27,7 @@ use crate::measure::Probe;
 use crate::ops::dense::variant::DenseVariant;
 use crate::ops::linear::variant::LinearVariant;
 use crate::ops::merge::variant::MergeVariant;
+use crate::ops::topk::variant::TopKVariant;
 
 pub use sources::SOURCES;
 
@@ -37,6 +38,8 @@ pub enum Variant {
     Dense(DenseVariant),
     /// A kernel of the linear op.
     Linear(LinearVariant),
+    /// A kernel of the top-k family.
+    TopK(TopKVariant),
     /// The merge of partial results.
     Merge(MergeVariant),
     /// `shared/copy_words.wgsl`
@@ -141,6 +144,7 @@ impl Variant {
         match self {
             Variant::Dense(v) => v.spec(),
             Variant::Linear(v) => v.spec(),
+            Variant::TopK(v) => v.spec(),
             Variant::Merge(v) => v,
             Variant::CopyWords => &CopyWords,
             Variant::Probe(p) => p,

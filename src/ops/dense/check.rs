@@ -32,6 +32,7 @@ pub(crate) fn check(p: &Dense) -> Result<()> {
     check_reach(p)?;
     check_combinations(p)?;
     check_layouts(p)?;
+    p.selection.map_or(Ok(()), |s| s.check_shape(p))?;
     p.custom.as_ref().map_or(Ok(()), custom::check)
 }
 

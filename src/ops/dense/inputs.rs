@@ -27,6 +27,8 @@ pub struct DenseInputs<'a> {
     pub alibi_slopes: Option<&'a [f32]>,
     /// `[H]`
     pub sinks: Option<&'a [f32]>,
+    /// Lists of keys, where the problem has a [`Selection`](crate::Selection), which has their shape.
+    pub selection: Option<&'a [u32]>,
     /// The arrays that custom code names, in its order, as raw 32-bit words.
     pub custom_data: &'a [&'a [u32]],
 }
@@ -89,6 +91,9 @@ impl DenseInputs<'_> {
         if let Some(offsets) = self.cu_seqlens_k {
             check_offsets("cu_seqlens_k", offsets, "Nk", problem.keys)?;
         }
+        if let (Some(selection), Some(lists)) = (problem.selection, self.selection) {
+            selection.check(problem, lists)?;
+        }
         Ok(())
     }
 
@@ -119,6 +124,9 @@ impl DenseInputs<'_> {
         )?;
         let sinks = p.sinks.then_some([h]);
         check_optional("sinks", "sinks", "[H]", sinks, self.sinks.map(<[f32]>::len))?;
+        let lists = p.selection.map(|s| s.dims(p));
+        let names = "[B, H|Hkv, ⌈Nq/query_block⌉, 1 + capacity]";
+        check_optional("selection", "selection", names, lists, self.selection.map(<[u32]>::len))?;
 
         let arrays = p.custom.as_ref().map_or(0, |custom| custom.data.len());
         if self.custom_data.len() != arrays {

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! with w(s) = e^s / (Σ_j e^{s_ij} + e^{sink_h}) for softmax and w(s) = σ(s + b) for sigmoid. A key is visible if
-//! it lies in ((window ∪ sink tokens) ∩ causal ∪ prefix) ∩ mask ∩ `kv_len` ∩ own document ∩ the caller's own mask.
+//! it lies in ((window ∪ sink tokens) ∩ causal ∪ prefix) ∩ mask ∩ `kv_len` ∩ own document ∩ the caller's own mask
+//! ∩ selection.
 //! A row that may attend to nothing gives o = 0, and lse = −inf (or the sink's logit).
 //!
 //! ```
@@ -54,6 +55,7 @@ pub use inputs::{DenseInputs, DenseOutput};
 pub use plan::{DensePlan, variant_of};
 pub use tensors::DenseTensors;
 
+use crate::ops::selection::Selection;
 use crate::tensor::{DType, Layout};
 
 /// What turns a score into a weight.
@@ -209,6 +211,9 @@ pub struct Dense {
     pub alibi: bool,
     /// A tensor `sinks`, f32 `[H]`, is given: a logit that joins the softmax denominator and has no value.
     pub sinks: bool,
+    /// A tensor `selection` is given, lists of the keys to attend to: only those in a row's list are, as far as all of
+    /// the above leaves them visible.
+    pub selection: Option<Selection>,
     /// Code of the caller's own.
     pub custom: Option<Custom>,
 
@@ -257,6 +262,7 @@ impl Default for Dense {
             documents: None,
             alibi: false,
             sinks: false,
+            selection: None,
             custom: None,
             lse: false,
             q_layout: Layout::Bhnd,

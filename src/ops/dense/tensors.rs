@@ -36,6 +36,8 @@ pub struct DenseTensors<'a> {
     pub alibi_slopes: Option<Tensor<'a>>,
     /// f32 `[H]`.
     pub sinks: Option<Tensor<'a>>,
+    /// Lists of keys, as [`Selection`](crate::Selection) has them.
+    pub selection: Option<Tensor<'a>>,
     /// The arrays that custom code names, in its order.
     pub custom_data: &'a [Tensor<'a>],
 }
@@ -61,6 +63,7 @@ impl<'a> DenseTensors<'a> {
             cu_seqlens_k: None,
             alibi_slopes: None,
             sinks: None,
+            selection: None,
             custom_data: &[],
         }
     }

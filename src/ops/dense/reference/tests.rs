@@ -30,6 +30,7 @@ const TINY: Dense = Dense {
     documents: None,
     alibi: false,
     sinks: false,
+    selection: None,
     custom: None,
     lse: true,
     q_layout: crate::Layout::Bhnd,
@@ -698,6 +699,7 @@ const ONES: DenseInputs<'static> = DenseInputs {
     cu_seqlens_k: None,
     alibi_slopes: None,
     sinks: None,
+    selection: None,
     custom_data: &[],
 };
 

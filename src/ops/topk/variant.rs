@@ -1,0 +1,14 @@
+//! Which shader an op of this family runs: the typed specs behind the files under `shaders/topk/`.
+
+use crate::shader::Spec;
+
+/// A kernel of the top-k family with everything its code depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum TopKVariant {}
+
+impl TopKVariant {
+    /// The spec that writes its header.
+    pub fn spec(&self) -> &dyn Spec {
+        match *self {}
+    }
+}
