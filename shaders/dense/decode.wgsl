@@ -4,7 +4,8 @@
 //
 // The rows of a KV head are all its query heads times all queries; a workgroup takes ROWS of them, so that every key
 // read serves the whole group, and one of `params.splits` equal shares of the key tiles. With one split it writes the
-// result; with several it writes partial outputs and their log-sum-exp, which `merge/merge.wgsl` joins.
+// result; with several it writes partial outputs and their log-sum-exp, which `merge/merge.wgsl` joins. Where keys are
+// listed, the rows of a workgroup share a list.
 //
 //   m, l       running maximum and sum of a (row, key group)
 //   acc        output rows relative to the m of the invocation's key group
@@ -51,11 +52,11 @@ var<workgroup> rows: array<Row, ROWS>;
 
 // An invocation's share of a tile's keys and values, on its way in registers. With PREFETCH the values of a tile and
 // the keys of the next one are loaded while the scores are worked out, so that memory is never idle.
-fn load_k(base: u32, j0: u32, last_key: u32, slot: u32, lane: u32) -> array<vec4<f32>, KEY_REGS * HEAD_REGS> {
+fn load_k(base: u32, list: List, p0: u32, last_key: u32, slot: u32, lane: u32) -> array<vec4<f32>, KEY_REGS * HEAD_REGS> {
     var loaded: array<vec4<f32>, KEY_REGS * HEAD_REGS>;
     #unroll
     for (var y = 0u; y < KEY_REGS; y++) {
-        let j = min(j0 + slot + y * SLOTS, last_key);
+        let j = min(key_at(list, p0 + slot + y * SLOTS), last_key);
         #unroll
         for (var x = 0u; x < HEAD_REGS; x++) {
             let vec = lane + x * LANES;
@@ -67,11 +68,11 @@ fn load_k(base: u32, j0: u32, last_key: u32, slot: u32, lane: u32) -> array<vec4
     return loaded;
 }
 
-fn load_v(base: u32, j0: u32, last_key: u32, group: u32, value_lane: u32) -> array<vec4<f32>, GROUP_KEYS * VALUE_REGS> {
+fn load_v(base: u32, list: List, p0: u32, last_key: u32, group: u32, value_lane: u32) -> array<vec4<f32>, GROUP_KEYS * VALUE_REGS> {
     var loaded: array<vec4<f32>, GROUP_KEYS * VALUE_REGS>;
     #unroll
     for (var x = 0u; x < GROUP_KEYS; x++) {
-        let j = min(j0 + group + x * GROUPS, last_key);
+        let j = min(key_at(list, p0 + group + x * GROUPS), last_key);
         #unroll
         for (var y = 0u; y < VALUE_REGS; y++) {
             let vec = value_lane + y * VALUE_LANES;
@@ -112,7 +113,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let first = row_of(b, params.first_query + row0 / params.group);
     let last = row_of(b, params.first_query + last_row / params.group);
     let one_document = !HAS_DOCUMENTS || (first.lo == last.lo && first.hi == last.hi);
-    let tiles = tiles_of(first, last, one_document, KEYS);
+    let h0 = kv_head * params.group + row0 % params.group;
+    let list = list_of(b, h0, params.first_query + row0 / params.group);
+    let tiles = tiles_to_visit(list, first, last, one_document, KEYS);
     // What lies behind `kv_len` in a cache is never read, since it may be anything, NaN included: keys past the end
     // repeat the last one, masked.
     let last_key = u32(max(keys_of(b), 1) - 1);
@@ -150,17 +153,17 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     var k_values: array<vec4<f32>, KEY_REGS * HEAD_REGS>;
     var v_values: array<vec4<f32>, GROUP_KEYS * VALUE_REGS>;
     if (PREFETCH) {
-        k_values = load_k(k_from, tile_at(tiles, from_tile) * KEYS, last_key, slot, lane);
+        k_values = load_k(k_from, list, tile_at(tiles, from_tile) * KEYS, last_key, slot, lane);
     }
     for (var n = from_tile; n < to_tile; n++) {
-        let j0 = tile_at(tiles, n) * KEYS;
+        let p0 = tile_at(tiles, n) * KEYS;
 
         // 1. Partial dot products. The values are on their way meanwhile.
         if (!PREFETCH) {
-            k_values = load_k(k_from, j0, last_key, slot, lane);
+            k_values = load_k(k_from, list, p0, last_key, slot, lane);
         }
         if (PREFETCH) {
-            v_values = load_v(v_from, j0, last_key, group, value_lane);
+            v_values = load_v(v_from, list, p0, last_key, group, value_lane);
         }
         #unroll
         for (var y = 0u; y < KEY_REGS; y++) {
@@ -188,12 +191,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             }
         }
         if (PREFETCH) {
-            k_values = load_k(k_from, tile_at(tiles, min(n + 1u, to_tile - 1u)) * KEYS, last_key, slot, lane);
+            k_values = load_k(k_from, list, tile_at(tiles, min(n + 1u, to_tile - 1u)) * KEYS, last_key, slot, lane);
         }
         workgroupBarrier();
 
         // 2. Scores, hooks, masks.
-        let whole = one_document && sees_all(first, last, i32(j0), i32(j0 + KEYS));
+        let whole = whole_tile(list, false, first, last, one_document, p0, p0 + KEYS);
         for (var e = thread; e < ROWS * KEYS; e += THREADS) {
             let r = e / KEYS;
             let key = e % KEYS;
@@ -201,11 +204,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             for (var x = 0u; x < LANES; x++) {
                 s += partials[e * PARTIAL_PITCH + x];
             }
-            if (SCORE_HOOKS || ELEMENT_MASK || !whole) {
+            if (SCORE_HOOKS || !whole) {
                 let row = min(row0 + r, last_row);
                 let h = kv_head * params.group + row % params.group;
                 let i = params.first_query + row / params.group;
-                s = masked_score(s, whole, b, h, i, j0 + key, rows[r]);
+                s = masked_score(s, whole, b, h, i, key_at(list, p0 + key), rows[r]);
             }
             if (!NORMALIZED) {
                 s = select(weight(s, 0.0), 0.0, s < MASKED_BELOW);
@@ -248,7 +251,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             }
         }
         if (!PREFETCH) {
-            v_values = load_v(v_from, j0, last_key, group, value_lane);
+            v_values = load_v(v_from, list, p0, last_key, group, value_lane);
         }
         #unroll
         for (var x = 0u; x < GROUP_KEYS; x++) {

@@ -4,8 +4,8 @@
 //   o_i = Σ_j w(s_ij) v_j,   s_ij = hooks(scale · q_i·k_j),   w = softmax or sigmoid
 //
 // One invocation takes ROWS rows of a KV head (its query heads times all queries) and one of `params.splits` equal
-// shares of the keys, one key after the other; neighbouring invocations take neighbouring shares. Partial outputs and
-// their log-sum-exp are joined by `merge/merge.wgsl`, unless there is one share.
+// shares of the keys, one key after the other; neighbouring invocations take neighbouring shares, then neighbouring rows.
+// Where keys are listed, the rows of an invocation share a list. Partial outputs and their log-sum-exp are joined by `merge/merge.wgsl`, unless there is one share.
 //
 //   m, l       running maximum and sum of a row
 //   acc        output rows relative to m; rescaled only when m grows, which soon becomes rare
@@ -24,16 +24,16 @@ const VALUE_VECS = (VALUE_DIM + 3u) / 4u;
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-    let shares = (params.splits + THREADS - 1u) / THREADS;
-    let split = (workgroup.x % shares) * THREADS + thread;
-    if (split >= params.splits) {
-        return;
-    }
+    let index = workgroup.x * THREADS + thread;
+    let split = index % params.splits;
     let b = params.first_batch + workgroup.z;
     let kv_head = params.first_head / params.group + workgroup.y;
     // Row r of the KV head is query r / group of query head kv_head·group + r % group.
     let row_count = (params.end_query - params.first_query) * params.group;
-    let row0 = (workgroup.x / shares) * ROWS;
+    let row0 = (index / params.splits) * ROWS;
+    if (row0 >= row_count) {
+        return;
+    }
     let last_row = min(row0 + ROWS, row_count) - 1u;
     let k_from = params.k_base + workgroup.z * params.k_batch + workgroup.y * params.k_head;
     let v_from = params.v_base + workgroup.z * params.v_batch + workgroup.y * params.v_head;
@@ -42,7 +42,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let last = row_of(b, params.first_query + last_row / params.group);
     let one_document = !HAS_DOCUMENTS || (first.lo == last.lo && first.hi == last.hi);
     // Tiles of one key.
-    let tiles = tiles_of(first, last, one_document, 1u);
+    let h0 = kv_head * params.group + row0 % params.group;
+    let list = list_of(b, h0, params.first_query + row0 / params.group);
+    let tiles = tiles_to_visit(list, first, last, one_document, 1u);
+    let last_key = u32(max(keys_of(b), 1) - 1);
     let head_keys = tiles.head_end - tiles.start;
     let all_keys = head_keys + tiles.body_end - tiles.body_start;
     let share = (all_keys + params.splits - 1u) / params.splits;
@@ -75,8 +78,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     }
 
     for (var n = from_key; n < to_key; n++) {
-        let j = select(tiles.body_start + n - head_keys, tiles.start + n, n < head_keys);
-        let whole = one_document && sees_all(first, last, i32(j), i32(j + 1u));
+        let place = select(tiles.body_start + n - head_keys, tiles.start + n, n < head_keys);
+        let whole = whole_tile(list, false, first, last, one_document, place, place + 1u);
+        let j = key_at(list, place);
+        // A place without a key is masked; what is read for it does not matter.
+        let stored = min(j, last_key);
 
         var s: array<f32, ROWS>;
         #unroll
@@ -85,7 +91,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         }
         #unroll
         for (var x = 0u; x < HEAD_VECS; x++) {
-            let key = k4(k_from + j * params.k_seq + x * 4u, HEAD_DIM - x * 4u);
+            let key = k4(k_from + stored * params.k_seq + x * 4u, HEAD_DIM - x * 4u);
             #unroll
             for (var r = 0u; r < ROWS; r++) {
                 let query = queries[r * HEAD_VECS + x];
@@ -99,7 +105,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         // From scores to weights, in place.
         #unroll
         for (var r = 0u; r < ROWS; r++) {
-            if (SCORE_HOOKS || ELEMENT_MASK || !whole) {
+            if (SCORE_HOOKS || !whole) {
                 let row = min(row0 + r, last_row);
                 let h = kv_head * params.group + row % params.group;
                 let i = params.first_query + row / params.group;
@@ -120,7 +126,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 
         #unroll
         for (var y = 0u; y < VALUE_VECS; y++) {
-            let value = v4(v_from + j * params.v_seq + y * 4u, VALUE_DIM - y * 4u);
+            let value = v4(v_from + stored * params.v_seq + y * 4u, VALUE_DIM - y * 4u);
             #unroll
             for (var r = 0u; r < ROWS; r++) {
                 acc[r * VALUE_VECS + y] = fma(vec4<f32>(s[r]), value, acc[r * VALUE_VECS + y]);

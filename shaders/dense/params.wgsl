@@ -68,6 +68,16 @@ struct Params {
     weight_bias: f32,
     splits: u32,
     rows: u32,
+    list_base: u32,
+
+    list_batch: u32,
+    list_head: u32,
+    list_row: u32,
+    list_group: u32,
+
+    list_capacity: u32,
+    list_entries: u32,
+    query_block: u32,
     padding: u32,
 }
 

@@ -2,7 +2,7 @@
 //
 //   o_i = Σ_j w(s_ij) v_j,   s_ij = hooks(scale · q_i·k_j),   w = softmax or sigmoid
 //
-// One workgroup owns a tile of ROWS queries of one head and walks the key tiles that its mask leaves, KEYS at a
+// One workgroup owns a tile of ROWS queries of one head and walks the keys that its mask or its list leaves, KEYS at a
 // time, keeping the output in registers. No N×N array exists anywhere.
 //
 //   m_i, l_i   running maximum of row i, and the sum of 2^(t_ij − m_i) over the keys so far
@@ -95,12 +95,12 @@ fn store_q(values: array<vec4<f32>, Q_LOADS>, thread: u32) {
     }
 }
 
-fn load_k(base: u32, j0: u32, last_key: u32, chunk: u32, thread: u32) -> array<vec4<f32>, K_LOADS> {
+fn load_k(base: u32, list: List, p0: u32, last_key: u32, chunk: u32, thread: u32) -> array<vec4<f32>, K_LOADS> {
     var values: array<vec4<f32>, K_LOADS>;
     #unroll
     for (var u = 0u; u < K_LOADS; u++) {
         let w = thread + u * THREADS;
-        let j = min(j0 + w / CHUNK, last_key);
+        let j = min(key_at(list, p0 + w / CHUNK), last_key);
         let vec = chunk * CHUNK + w % CHUNK;
         if (HEAD_EVEN || vec < HEAD_VECS) {
             values[u] = k4(base + j * params.k_seq + vec * 4u, HEAD_DIM - vec * 4u);
@@ -123,13 +123,13 @@ fn store_k(values: array<vec4<f32>, K_LOADS>, thread: u32) {
     }
 }
 
-fn load_v(base: u32, j0: u32, last_key: u32, thread: u32) -> array<vec4<f32>, V_LOADS> {
+fn load_v(base: u32, list: List, p0: u32, last_key: u32, thread: u32) -> array<vec4<f32>, V_LOADS> {
     var values: array<vec4<f32>, V_LOADS>;
     #unroll
     for (var u = 0u; u < V_LOADS; u++) {
         let w = thread + u * THREADS;
         let vec = w % V_PITCH;
-        let j = min(j0 + w / V_PITCH, last_key);
+        let j = min(key_at(list, p0 + w / V_PITCH), last_key);
         if (VALUE_EVEN || vec < VALUE_VECS_ALL) {
             values[u] = v4(base + j * params.v_seq + vec * 4u, VALUE_DIM - vec * 4u);
         }
@@ -172,7 +172,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     let first = row_of(b, i0);
     let last = row_of(b, min(i0 + ROWS, params.end_query) - 1u);
     let one_document = !HAS_DOCUMENTS || (first.lo == last.lo && first.hi == last.hi);
-    let tiles = tiles_of(first, last, one_document, KEYS);
+    let list = list_of(b, h, i0);
+    let clean = list_is_clean(list, thread);
+    let tiles = tiles_to_visit(list, first, last, one_document, KEYS);
     let last_key = u32(max(keys_of(b), 1) - 1);
 
     var acc: array<vec4<f32>, ROW_REGS * VALUE_VECS>;
@@ -198,10 +200,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     var v_values: array<vec4<f32>, V_LOADS>;
     if (PREFETCH) {
         q_values = load_q(q_from, i0, 0u, thread);
-        k_values = load_k(k_from, first_tile(tiles) * KEYS, last_key, 0u, thread);
+        k_values = load_k(k_from, list, first_tile(tiles) * KEYS, last_key, 0u, thread);
     }
     for (var t = first_tile(tiles); t < tiles.body_end; t = next_tile(tiles, t)) {
-        let j0 = t * KEYS;
+        let p0 = t * KEYS;
 
         // Scores of this tile: s = Q·Kᵀ, a chunk of the head dimension at a time.
         var s: array<f32, ROW_REGS * KEY_REGS>;
@@ -213,17 +215,17 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
             workgroupBarrier();
             if (!PREFETCH) {
                 q_values = load_q(q_from, i0, chunk, thread);
-                k_values = load_k(k_from, j0, last_key, chunk, thread);
+                k_values = load_k(k_from, list, p0, last_key, chunk, thread);
             }
             store_q(q_values, thread);
             store_k(k_values, thread);
             workgroupBarrier();
             if (PREFETCH && chunk + 1u < CHUNKS) {
                 q_values = load_q(q_from, i0, chunk + 1u, thread);
-                k_values = load_k(k_from, j0, last_key, chunk + 1u, thread);
+                k_values = load_k(k_from, list, p0, last_key, chunk + 1u, thread);
             }
             if (PREFETCH && chunk + 1u == CHUNKS) {
-                v_values = load_v(v_from, j0, last_key, thread);
+                v_values = load_v(v_from, list, p0, last_key, thread);
             }
             for (var step = 0u; step < CHUNK / QK_UNROLL; step++) {
                 #unroll
@@ -251,8 +253,13 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
         }
 
         // Hooks and masks. A tile that every row sees whole takes no mask arithmetic.
-        let whole = one_document && sees_all(first, last, i32(j0), i32(j0 + KEYS));
-        if (SCORE_HOOKS || ELEMENT_MASK || !whole) {
+        let whole = whole_tile(list, clean, first, last, one_document, p0, p0 + KEYS);
+        if (SCORE_HOOKS || !whole) {
+            var keys: array<u32, KEY_REGS>;
+            #unroll
+            for (var n = 0u; n < KEY_REGS; n++) {
+                keys[n] = key_at(list, p0 + 4u * (lane + (n / 4u) * LANES) + n % 4u);
+            }
             #unroll
             for (var r = 0u; r < ROW_REGS; r++) {
                 let row = rows[group + r * ROW_GROUPS];
@@ -260,8 +267,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
                 #unroll
                 for (var n = 0u; n < KEY_REGS; n++) {
                     let e = r * KEY_REGS + n;
-                    let j = j0 + 4u * (lane + (n / 4u) * LANES) + n % 4u;
-                    s[e] = masked_score(s[e], whole, b, h, i, j, row);
+                    s[e] = masked_score(s[e], whole, b, h, i, keys[n], row);
                 }
             }
         }
@@ -306,7 +312,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
             for (var n = 0u; n < KEY_VECS; n++) {
                 let e = r * KEY_REGS + 4u * n;
                 var w = vec4<f32>(weight(s[e], m[r]), weight(s[e + 1u], m[r]), weight(s[e + 2u], m[r]), weight(s[e + 3u], m[r]));
-                if (SCORE_HOOKS || ELEMENT_MASK || !whole) {
+                if (SCORE_HOOKS || !whole) {
                     let t4 = vec4<f32>(s[e], s[e + 1u], s[e + 2u], s[e + 3u]);
                     w = select(w, vec4<f32>(), t4 < vec4<f32>(MASKED_BELOW));
                 }
@@ -323,16 +329,16 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
                 workgroupBarrier();
             }
             if (!PREFETCH) {
-                v_values = load_v(v_from, j0 + c * VALUE_CHUNK, last_key, thread);
+                v_values = load_v(v_from, list, p0 + c * VALUE_CHUNK, last_key, thread);
             }
             store_v(v_values, thread);
             workgroupBarrier();
             if (PREFETCH && c + 1u < KEYS / VALUE_CHUNK) {
-                v_values = load_v(v_from, j0 + (c + 1u) * VALUE_CHUNK, last_key, thread);
+                v_values = load_v(v_from, list, p0 + (c + 1u) * VALUE_CHUNK, last_key, thread);
             }
             if (PREFETCH && c + 1u == KEYS / VALUE_CHUNK) {
                 q_values = load_q(q_from, i0, 0u, thread);
-                k_values = load_k(k_from, next_tile(tiles, t) * KEYS, last_key, 0u, thread);
+                k_values = load_k(k_from, list, next_tile(tiles, t) * KEYS, last_key, 0u, thread);
             }
             for (var step = 0u; step < VALUE_CHUNK / 4u / PV_UNROLL; step++) {
                 #unroll

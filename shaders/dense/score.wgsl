@@ -3,13 +3,12 @@
 // q is scaled when it is staged, by scale·log2 e, or by scale alone where a hook needs the natural score
 // (`NATURAL_SCORE`).
 
-// t, or MASKED where the row does not see key j. With `whole` the row sees every key of the tile as far as its
-// position goes. A kernel need not call this where it would change nothing: where `whole` holds and the variant has
-// neither SCORE_HOOKS nor an ELEMENT_MASK.
+// t, or MASKED where the row does not see key j. With `whole` the row sees every key of the tile. A kernel need not call
+// this where it would change nothing: where `whole` holds and the variant has no SCORE_HOOKS.
 fn masked_score(dot: f32, whole: bool, b: u32, h: u32, i: u32, j: u32, row: Row) -> f32 {
     var t = dot;
     var seen = whole || row_sees(row, i32(j));
-    if (seen && ELEMENT_MASK) {
+    if (ELEMENT_MASK && seen && !whole) {
         seen = element_visible(b, h, i, j, row);
     }
     if (seen && SCORE_HOOKS) {

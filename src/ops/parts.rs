@@ -21,6 +21,8 @@ pub(crate) struct Geometry {
     pub strides: Strides,
     /// Query heads that share one head of this tensor.
     pub group: u32,
+    /// Query rows that share one row of this tensor.
+    pub block: u32,
     /// Elements from the start of a (batch, head, query) row to the end of what belongs to it.
     pub row: u64,
 }
@@ -31,7 +33,7 @@ impl Geometry {
         let at = |b: u32, h: u32, i: u32| {
             u64::from(b) * self.strides.batch
                 + u64::from(h / self.group) * self.strides.head
-                + u64::from(i) * self.strides.seq
+                + u64::from(i / self.block) * self.strides.seq
         };
         let first = at(part.batch.0, part.head.0, part.query.0);
         let last = at(part.batch.1 - 1, part.head.1 - 1, part.query.1 - 1);
@@ -86,10 +88,14 @@ impl Bounds {
         (u64::from(queries) * u64::from(self.heads)).div_ceil(self.rows.into()) * u64::from(self.splits)
     }
 
-    /// Query rows that may not be cut further.
+    /// Query rows that may not be cut further, so that parts begin where workgroups do.
     fn row_unit(&self) -> u32 {
-        (self.rows / self.heads).max(1)
+        self.rows / gcd(self.rows, self.heads)
     }
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// Cuts the whole problem into as few parts as its bounds allow: batch entries first, then heads, then query rows.
@@ -170,6 +176,7 @@ mod tests {
             size: 4,
             strides: Strides { batch, head, seq },
             group: 1,
+            block: 1,
             row,
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use wgpu_attention::dense::tile::{self, DeviceClass};
 use wgpu_attention::dense::variant_of;
 use wgpu_attention::shader::Variant;
-use wgpu_attention::{Bias, Broadcast, Custom, CustomData, CustomElement, DType, Dense, Weighting};
+use wgpu_attention::{Bias, Broadcast, Custom, CustomData, CustomElement, DType, Dense, Selection, Weighting};
 
 use crate::{DTYPES, SMALLEST, classes};
 
@@ -42,7 +42,23 @@ const OPTIONS: &[(&str, Change)] = &[
     ("output f16", |p| p.output_dtype = Some(DType::F16)),
     ("output bf16", |p| p.output_dtype = Some(DType::BF16)),
     ("groups", |p| p.kv_heads = Some(2)),
+    ("lists of tokens", |p| p.selection = Some(TOKENS)),
+    ("lists of blocks", |p| p.selection = Some(BLOCKS)),
 ];
+
+const TOKENS: Selection = Selection {
+    block_size: 1,
+    query_block: 1,
+    per_kv_head: true,
+    capacity: 100,
+};
+
+const BLOCKS: Selection = Selection {
+    block_size: 24,
+    query_block: 64,
+    per_kv_head: false,
+    capacity: 8,
+};
 
 const SCORE: &str = "fn score(s: f32, at: Position) -> f32 { return s - 0.5 * f32(at.query_pos - at.key_pos); }";
 const MASK: &str = "fn mask(at: Position) -> bool { return at.key % 2u == 0u; }";
@@ -150,22 +166,25 @@ fn the_smallest_device_runs_every_head_size() {
     for head_dim in 1..=256 {
         for value_dim in 1..=256 {
             for queries in QUERIES {
-                for heads in [1, 8] {
+                for (heads, selection) in [(1, None), (8, None), (8, Some(BLOCKS))] {
                     let p = Dense {
                         head_dim,
                         value_dim: Some(value_dim),
                         heads,
                         kv_heads: Some(1),
+                        selection,
                         ..problem(queries)
                     };
                     let choice = tile::choose(&p, &SMALLEST).unwrap_or_else(|error| panic!("{error}: {p:?}"));
                     let (bytes, threads) = match choice {
-                        tile::KernelChoice::Prefill(t) => (t.workgroup_bytes(value_dim), t.threads()),
+                        // The verdict on a list takes 16 more.
+                        tile::KernelChoice::Prefill(t) => (t.workgroup_bytes(value_dim) + 16, t.threads()),
                         tile::KernelChoice::Decode(t) => (t.workgroup_bytes(), t.threads()),
                         tile::KernelChoice::DecodeSerial(t) => (0, t.threads),
                     };
+                    let most = if selection.is_some() { 16 << 10 } else { (16 << 10) + 16 };
                     assert!(
-                        bytes <= 16 << 10 && threads <= 256,
+                        bytes <= most && threads <= 256,
                         "{bytes} bytes, {threads} threads: {choice:?}"
                     );
                 }

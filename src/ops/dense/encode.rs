@@ -7,7 +7,7 @@ use crate::ops::dense::geometry::small_vectors;
 use crate::ops::dense::params::Params;
 use crate::ops::dense::tensors::DenseTensors;
 use crate::ops::dense::tile::KernelChoice;
-use crate::ops::dense::variant::FIRST_CUSTOM_BINDING;
+use crate::ops::dense::variant::{FIRST_CUSTOM_BINDING, LIST_BINDING};
 use crate::ops::merge;
 use crate::ops::parts::Part;
 use crate::tensor::Tensor;
@@ -132,6 +132,10 @@ impl DensePlan {
                 [params.mask_batch, params.mask_head, params.mask_query],
             ) = bind(7, "mask", mask);
         }
+        if let Some(selection) = tensors.selection {
+            (params.list_base, [params.list_batch, params.list_head, params.list_row]) =
+                bind(LIST_BINDING, "selection", selection);
+        }
         match partial {
             None => {
                 (params.o_base, [params.o_batch, params.o_head, params.o_seq]) = bind(4, "o", tensors.o);
@@ -204,8 +208,8 @@ impl DensePlan {
             }
             KernelChoice::DecodeSerial(t) => {
                 let group = self.problem.heads / self.problem.kv_heads();
-                let shares = self.splits.div_ceil(t.threads);
-                [(queries * group).div_ceil(t.rows) * shares, heads / group, batch]
+                let shares = (queries * group).div_ceil(t.rows) * self.splits;
+                [shares.div_ceil(t.threads), heads / group, batch]
             }
         }
     }
@@ -244,6 +248,12 @@ impl DensePlan {
             splits: self.splits,
             // Fits wherever it is used, which is between splits; elsewhere it may not.
             rows: p.batch.wrapping_mul(p.heads).wrapping_mul(p.queries),
+            list_group: p
+                .selection
+                .map_or(1, |s| if s.per_kv_head { p.heads / p.kv_heads() } else { 1 }),
+            list_capacity: p.selection.map_or(0, |s| s.capacity),
+            list_entries: p.selection.map_or(0, |s| s.entries(p)),
+            query_block: p.selection.map_or(1, |s| s.query_block),
             ..Params::default()
         }
     }
@@ -259,6 +269,7 @@ impl DensePlan {
         call::check_presence("cu_seqlens_k", t.cu_seqlens_k.is_some(), p.documents.is_some())?;
         call::check_presence("alibi_slopes", t.alibi_slopes.is_some(), p.alibi)?;
         call::check_presence("sinks", t.sinks.is_some(), p.sinks)?;
+        call::check_presence("selection", t.selection.is_some(), p.selection.is_some())?;
         let mut inputs = vec![];
         let mut outputs = vec![];
         for need in &self.needs {
@@ -319,6 +330,7 @@ fn named<'a>(t: &DenseTensors<'a>, name: &str) -> Option<Tensor<'a>> {
         "cu_seqlens_k" => t.cu_seqlens_k,
         "alibi_slopes" => t.alibi_slopes,
         "sinks" => t.sinks,
+        "selection" => t.selection,
         _ => None,
     }
 }

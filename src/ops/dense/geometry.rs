@@ -3,6 +3,7 @@
 use crate::ops::call::Need;
 use crate::ops::dense::{Broadcast, Dense};
 use crate::ops::parts::{Geometry, Part};
+use crate::ops::selection::Selection;
 use crate::tensor::{DType, Strides};
 
 /// The problem as one part.
@@ -14,7 +15,7 @@ pub(super) fn whole(p: &Dense) -> Part {
     }
 }
 
-/// q, k, v, o, then lse, bias and mask where the problem has them.
+/// q, k, v, o, then lse, bias, mask and selection where the problem has them.
 pub(super) fn geometry(p: &Dense) -> Vec<Geometry> {
     let (h, hkv, d, dv) = (p.heads, p.kv_heads(), p.head_dim, p.value_dim());
     let group = h / hkv;
@@ -23,6 +24,7 @@ pub(super) fn geometry(p: &Dense) -> Vec<Geometry> {
         size: dtype.size(),
         strides,
         group: 1,
+        block: 1,
         row: dim.into(),
     };
     // Every query row needs all the keys of its head.
@@ -31,6 +33,7 @@ pub(super) fn geometry(p: &Dense) -> Vec<Geometry> {
         size: p.dtype.size(),
         strides: Strides { seq: 0, ..s },
         group,
+        block: 1,
         row: u64::from(p.keys - 1) * s.seq + u64::from(dim),
     };
     let mut all = vec![
@@ -52,11 +55,30 @@ pub(super) fn geometry(p: &Dense) -> Vec<Geometry> {
         size,
         strides: broadcast_strides(p, shape),
         group: 1,
+        block: 1,
         row: p.keys.into(),
     };
     all.extend(p.bias.map(|b| scores("bias", b.dtype.size(), b.shape)));
     all.extend(p.mask.map(|shape| scores("mask", 1, shape)));
+    all.extend(p.selection.map(|s| lists(p, &s)));
     all
+}
+
+/// The lists of a selection.
+fn lists(p: &Dense, selection: &Selection) -> Geometry {
+    let [_, heads, lists, words] = selection.dims(p).map(u64::from);
+    Geometry {
+        name: "selection",
+        size: 4,
+        strides: Strides {
+            batch: heads * lists * words,
+            head: lists * words,
+            seq: words,
+        },
+        group: p.heads / heads as u32,
+        block: selection.query_block,
+        row: words,
+    }
 }
 
 /// Strides of a contiguous `[B|1, H|1, Nq|1, Nk]`; 0 along what is broadcast.

@@ -35,6 +35,7 @@ pub struct DenseBuffers {
     cu_seqlens_k: Option<wgpu::Buffer>,
     alibi_slopes: Option<wgpu::Buffer>,
     sinks: Option<wgpu::Buffer>,
+    selection: Option<wgpu::Buffer>,
     custom_data: Vec<wgpu::Buffer>,
     problem: Dense,
 }
@@ -71,6 +72,10 @@ impl DenseBuffers {
             cu_seqlens_k: words("cu_seqlens_k", inputs.cu_seqlens_k)?,
             alibi_slopes: floats("alibi_slopes", inputs.alibi_slopes, DType::F32)?,
             sinks: floats("sinks", inputs.sinks, DType::F32)?,
+            selection: inputs
+                .selection
+                .map(|s| upload(gpu, "selection", bytemuck::cast_slice(s)))
+                .transpose()?,
             custom_data: inputs
                 .custom_data
                 .iter()
@@ -92,6 +97,7 @@ impl DenseBuffers {
             cu_seqlens_k: self.cu_seqlens_k.as_ref().map(Into::into),
             alibi_slopes: self.alibi_slopes.as_ref().map(Into::into),
             sinks: self.sinks.as_ref().map(Into::into),
+            selection: self.selection.as_ref().map(Into::into),
             custom_data: &custom_data,
             ..DenseTensors::new(&self.q, &self.k, &self.v, &self.o)
         };

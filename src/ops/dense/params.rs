@@ -58,6 +58,14 @@ pub struct Params {
     pub weight_bias: f32,
     pub splits: u32,
     pub rows: u32,
+    pub list_base: u32,
+    pub list_batch: u32,
+    pub list_head: u32,
+    pub list_row: u32,
+    pub list_group: u32,
+    pub list_capacity: u32,
+    pub list_entries: u32,
+    pub query_block: u32,
     pub padding: u32,
 }
 

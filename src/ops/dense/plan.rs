@@ -66,7 +66,7 @@ impl Dense {
             Some(choice) => choice,
             None => tile::choose(self, &device)?,
         };
-        check_choice(&choice, gpu)?;
+        check_choice(self, &choice, gpu)?;
         let splits = match (choice, tuning.splits) {
             (KernelChoice::Prefill(_), _) => 1,
             (_, Some(splits)) => check_splits(splits)?,
@@ -148,6 +148,7 @@ pub fn variant_of(p: &Dense, choice: KernelChoice, partial: bool) -> DenseVarian
         documents: p.documents.is_some(),
         alibi: p.alibi,
         sinks: p.sinks,
+        listed: p.selection.map(|s| s.block_size),
         lse: if partial { softmax } else { p.lse },
         custom: p.custom.clone(),
         tile: (),
@@ -160,7 +161,7 @@ pub fn variant_of(p: &Dense, choice: KernelChoice, partial: bool) -> DenseVarian
 }
 
 /// Whether a tile that a caller gives makes sense and has few enough invocations.
-fn check_choice(choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
+fn check_choice(p: &Dense, choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
     let (sound, threads) = match choice {
         KernelChoice::Prefill(t) => (t.is_sound(), t.threads()),
         KernelChoice::Decode(t) => (t.is_sound(), t.threads()),
@@ -171,6 +172,13 @@ fn check_choice(choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
             field: "tuning.kernel",
             value: format!("{choice:?}"),
             allowed: "a tile that keeps to the rules beside its fields, each of which is 1 to 256".into(),
+        });
+    }
+    if !tile::rows_share_a_list(p, choice) {
+        return Err(Error::Invalid {
+            field: "tuning.kernel",
+            value: format!("{choice:?}"),
+            allowed: "a tile whose rows share a list of `selection`".into(),
         });
     }
     check_limit(

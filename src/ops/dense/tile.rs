@@ -95,15 +95,49 @@ pub enum KernelChoice {
 /// Queries up to which the decode kernel serves.
 const DECODE_QUERIES: u32 = 16;
 
-/// The kernel for a problem on a device.
+/// The kernel for a problem on a device. With lists of keys that too few queries share for a tile, every row is a decode
+/// step.
 pub fn choose(problem: &Dense, device: &DeviceClass) -> Result<KernelChoice> {
-    if problem.queries <= DECODE_QUERIES && device.software {
-        return Ok(KernelChoice::DecodeSerial(serial_tile(problem)));
+    let few = problem.queries <= DECODE_QUERIES || candidates(problem, device).is_empty();
+    match (few, device.software) {
+        (true, true) => Ok(KernelChoice::DecodeSerial(serial_tile(problem))),
+        (true, false) => decode_tile(problem, device).map(KernelChoice::Decode),
+        (false, _) => prefill_tile(problem, device).map(KernelChoice::Prefill),
     }
-    if problem.queries <= DECODE_QUERIES {
-        return decode_tile(problem, device).map(KernelChoice::Decode);
+}
+
+/// Consecutive rows that share a list, `u32::MAX` if all of a head do: queries of a head, or with `interleaved` a query's
+/// heads of a KV head, then the next query's.
+fn rows_of_a_list(problem: &Dense, interleaved: bool) -> u32 {
+    let Some(selection) = problem.selection else {
+        return u32::MAX;
+    };
+    let group = problem.heads / problem.kv_heads();
+    match (interleaved && group > 1, selection.per_kv_head) {
+        (true, false) => 1,
+        _ if selection.query_block >= problem.queries => u32::MAX,
+        (true, true) => selection.query_block.saturating_mul(group),
+        (false, _) => selection.query_block,
     }
-    prefill_tile(problem, device).map(KernelChoice::Prefill)
+}
+
+/// Whether the rows that a kernel takes together always share a list.
+pub(crate) fn rows_share_a_list(problem: &Dense, choice: &KernelChoice) -> bool {
+    let (rows, interleaved) = match choice {
+        KernelChoice::Prefill(t) => (t.rows(), false),
+        KernelChoice::Decode(t) => (t.rows, true),
+        KernelChoice::DecodeSerial(t) => (t.rows, true),
+    };
+    let shared = rows_of_a_list(problem, interleaved);
+    shared == u32::MAX || shared.is_multiple_of(rows)
+}
+
+/// Keys that a row visits at most.
+fn keys_visited(problem: &Dense) -> u32 {
+    match problem.selection {
+        None => problem.keys,
+        Some(s) => s.capacity.saturating_mul(s.block_size),
+    }
 }
 
 /// Whether a prefill tile runs on a device.
@@ -150,13 +184,30 @@ fn chunk(head_dim: u32) -> u32 {
     vecs.div_ceil(vecs.div_ceil(8))
 }
 
-fn prefill_tile(problem: &Dense, device: &DeviceClass) -> Result<PrefillTile> {
-    let candidates = match (device.software, problem.value_dim() <= 64) {
+/// Tiles of fewer rows, for lists that few queries share, best first.
+const GPU_LISTED: &[Candidate] = &[
+    Candidate(8, 16, 4, 4, 32, true, 8),
+    Candidate(4, 16, 4, 4, 16, true, 8),
+    Candidate(4, 8, 4, 4, 4, false, 1),
+];
+
+/// The same for a software GPU.
+const SOFTWARE_LISTED: &[Candidate] = &[Candidate(8, 8, 2, 8, 16, false, 1), Candidate(8, 8, 2, 4, 4, false, 1)];
+
+/// Tiles that serve a problem, best first, whether or not they fit the device; none where lists of keys belong to too few
+/// queries.
+fn candidates(problem: &Dense, device: &DeviceClass) -> Vec<PrefillTile> {
+    let all = match (device.software, problem.value_dim() <= 64) {
         (true, _) => SOFTWARE,
         (false, true) => GPU_NARROW,
         (false, false) => GPU_WIDE,
     };
-    let tiles = candidates.iter().map(|c| PrefillTile {
+    let few_rows = match (problem.selection, device.software) {
+        (None, _) => &[],
+        (Some(_), true) => SOFTWARE_LISTED,
+        (Some(_), false) => GPU_LISTED,
+    };
+    let tiles = all.iter().chain(few_rows).map(|c| PrefillTile {
         row_groups: c.0,
         lanes: c.1,
         row_regs: c.2,
@@ -168,7 +219,24 @@ fn prefill_tile(problem: &Dense, device: &DeviceClass) -> Result<PrefillTile> {
         // A software GPU gives each of its threads a run of neighbouring workgroups.
         alternate: device.software,
     });
-    let fitting = tiles.clone().filter(|t| prefill_fits(t, problem.value_dim(), device));
+    tiles
+        .filter(|t| rows_share_a_list(problem, &KernelChoice::Prefill(*t)))
+        .collect()
+}
+
+fn prefill_tile(problem: &Dense, device: &DeviceClass) -> Result<PrefillTile> {
+    let tiles = candidates(problem, device);
+    // A verdict on the list takes 16 bytes.
+    let device = &DeviceClass {
+        workgroup_memory: device
+            .workgroup_memory
+            .saturating_sub(if problem.selection.is_some() { 16 } else { 0 }),
+        ..*device
+    };
+    let fitting = tiles
+        .iter()
+        .copied()
+        .filter(|t| prefill_fits(t, problem.value_dim(), device));
     // The first that gives the device enough workgroups; where none does, the one that gives most.
     let heads = u64::from(problem.batch) * u64::from(problem.heads);
     let workgroups = |t: &PrefillTile| heads * u64::from(problem.queries.div_ceil(t.rows()));
@@ -177,6 +245,7 @@ fn prefill_tile(problem: &Dense, device: &DeviceClass) -> Result<PrefillTile> {
     let chosen = chosen.or_else(|| fitting.min_by_key(|t| (t.rows(), std::cmp::Reverse(t.keys()))));
     chosen.ok_or_else(|| {
         let smallest = tiles
+            .iter()
             .min_by_key(|t| t.workgroup_bytes(problem.value_dim()))
             .map(|t| (t.workgroup_bytes(problem.value_dim()), t.threads()));
         let (bytes, threads) = smallest.unwrap_or_default();
@@ -187,7 +256,11 @@ fn prefill_tile(problem: &Dense, device: &DeviceClass) -> Result<PrefillTile> {
 /// Rows of a decode workgroup: as many as there are, up to what registers hold.
 fn decode_rows(problem: &Dense) -> u32 {
     let rows = problem.queries.saturating_mul(problem.heads / problem.kv_heads());
-    rows.min(8).next_power_of_two()
+    let rows = rows.min(8).next_power_of_two();
+    match rows_of_a_list(problem, true) {
+        u32::MAX => rows,
+        shared => rows.min(1 << shared.trailing_zeros()),
+    }
 }
 
 /// Keys from which decode with many rows takes longer tiles.
@@ -217,7 +290,11 @@ fn decode_tile(problem: &Dense, device: &DeviceClass) -> Result<DecodeTile> {
         prefetch: true,
     };
     // Where every workgroup has many tiles to go through, longer ones with fewer barriers win.
-    let most_regs = if rows >= 8 && problem.keys >= LONG_CACHE { 4 } else { 2 };
+    let most_regs = if rows >= 8 && keys_visited(problem) >= LONG_CACHE {
+        4
+    } else {
+        2
+    };
     let sizes = [(threads, most_regs), (threads, 2), (threads, 1), (threads / 2, 1)];
     let fitting = sizes.into_iter().map(|(t, k)| tile(t, k)).find(|t| {
         t.slots > 0
@@ -242,19 +319,20 @@ fn serial_tile(problem: &Dense) -> SerialTile {
     }
 }
 
-/// Shares of the keys for the serial kernel: whole workgroups of them, with at least 16 keys each.
+/// Shares of the keys for the serial kernel: enough to fill the device, with at least 16 keys each.
 pub fn serial_splits(problem: &Dense, tile: &SerialTile, device: &DeviceClass) -> u32 {
     let rows = problem.queries.saturating_mul(problem.heads / problem.kv_heads());
-    let workgroups = u64::from(rows.div_ceil(tile.rows)) * u64::from(problem.kv_heads()) * u64::from(problem.batch);
-    let wanted = u64::from(device.resident_workgroups()).div_ceil(workgroups) as u32 * tile.threads;
+    let row_tiles = u64::from(rows.div_ceil(tile.rows)) * u64::from(problem.kv_heads()) * u64::from(problem.batch);
+    let wanted = u64::from(device.resident_workgroups() * tile.threads).div_ceil(row_tiles) as u32;
+    let keys = keys_visited(problem);
     // A share's keys are one loop.
-    let least = u64::from(problem.keys).div_ceil(device.loop_iterations() - 1) as u32;
-    wanted.min(problem.keys.div_ceil(16)).max(least).max(1)
+    let least = u64::from(keys).div_ceil(device.loop_iterations() - 1) as u32;
+    wanted.min(keys.div_ceil(16)).max(least).max(1)
 }
 
 /// Iterations of all loops of an invocation, at most, for a problem whose keys are cut into `splits`.
 pub(crate) fn loop_iterations(problem: &Dense, choice: &KernelChoice, splits: u32) -> u64 {
-    let keys = u64::from(problem.keys.div_ceil(splits));
+    let keys = u64::from(keys_visited(problem).div_ceil(splits));
     let quads = problem.head_dim.div_ceil(4);
     match choice {
         KernelChoice::Prefill(t) => {
@@ -305,7 +383,7 @@ pub fn splits(problem: &Dense, tile: &DecodeTile, device: &DeviceClass) -> u32 {
     let short_rows = tile.rows <= 2 && problem.head_dim <= 64;
     let resident = device.resident_workgroups() * if short_rows { 2 } else { 1 };
     let wanted = u64::from(resident).div_ceil(workgroups);
-    let tiles = problem.keys.div_ceil(tile.keys());
+    let tiles = keys_visited(problem).div_ceil(tile.keys());
     let most = tiles.div_ceil(2).min(256);
     wanted.clamp(1, most.into()) as u32
 }

@@ -82,6 +82,8 @@ pub struct Attend<T> {
     pub alibi: bool,
     /// Learned sink logits.
     pub sinks: bool,
+    /// Keys of an entry, where lists say which keys to visit.
+    pub listed: Option<u32>,
     /// Log-sum-exp output.
     pub lse: bool,
     /// The caller's own code.
@@ -245,6 +247,7 @@ impl<T> Attend<T> {
             documents: self.documents,
             alibi: self.alibi,
             sinks: self.sinks,
+            listed: self.listed,
             lse: self.lse,
             custom: self.custom,
             tile,
@@ -292,12 +295,15 @@ impl<T> Attend<T> {
             s.push(' ');
             s.push_str(name);
         }
+        if let Some(keys) = self.listed {
+            s.push_str(&format!(" lists of {keys}"));
+        }
         s
     }
 
     fn option_constants(&self) -> Vec<(&'static str, Constant)> {
         use Constant::{Count, Flag};
-        vec![
+        let mut constants = vec![
             ("HEAD_DIM", Count(self.head_dim)),
             ("VALUE_DIM", Count(self.value_dim)),
             ("HAS_SOFTCAP", Flag(self.softcap)),
@@ -316,7 +322,9 @@ impl<T> Attend<T> {
                 Flag(self.softcap || self.bias.is_some() || self.alibi || self.custom_score()),
             ),
             ("ELEMENT_MASK", Flag(self.mask || self.custom_mask())),
-        ]
+        ];
+        constants.extend(self.listed.map(|keys| ("BLOCK_SIZE", Count(keys))));
+        constants
     }
 
     /// The pieces for reading q, k, v, the optional tensors and the hooks.
@@ -348,6 +356,11 @@ impl<T> Attend<T> {
             WeightingKind::Softmax => "dense/weighting_softmax",
             WeightingKind::Sigmoid => "dense/weighting_sigmoid",
         });
+        pieces.push(if self.listed.is_some() {
+            "dense/keys_listed"
+        } else {
+            "dense/keys_all"
+        });
         match (self.custom_score(), self.custom_mask()) {
             (false, false) => pieces.push("dense/custom_none"),
             (false, true) => pieces.push("dense/custom_no_score"),
@@ -375,6 +388,9 @@ impl<T> Attend<T> {
         if self.has_small() {
             bindings.push((8, Read));
         }
+        if self.listed.is_some() {
+            bindings.push((LIST_BINDING, Read));
+        }
         let data = self.custom.as_ref().map_or(0, |c| c.data.len());
         bindings.extend((0..data as u32).map(|n| (FIRST_CUSTOM_BINDING + n, Read)));
         bindings
@@ -396,8 +412,11 @@ impl<T> Attend<T> {
     }
 }
 
+/// Lists of keys are bound here.
+pub const LIST_BINDING: u32 = 9;
+
 /// Custom data arrays are bound from here on.
-pub const FIRST_CUSTOM_BINDING: u32 = 9;
+pub const FIRST_CUSTOM_BINDING: u32 = 10;
 
 /// The piece that reads elements of this type, four at a time or singly.
 pub fn element_piece(dtype: DType, vector: bool) -> &'static str {
@@ -440,6 +459,9 @@ trait Tile {
     /// The kernel's file, without `shaders/` and `.wgsl`.
     const KERNEL: &'static str;
 
+    /// Whether it looks at the whole of a list first.
+    const CHECKS_LISTS: bool;
+
     /// The tile, for labels.
     fn label(&self) -> String;
 
@@ -452,6 +474,7 @@ trait Tile {
 
 impl Tile for PrefillTile {
     const KERNEL: &'static str = "dense/prefill";
+    const CHECKS_LISTS: bool = true;
 
     fn label(&self) -> String {
         format!(
@@ -490,6 +513,7 @@ impl Tile for PrefillTile {
 
 impl Tile for DecodeTile {
     const KERNEL: &'static str = "dense/decode";
+    const CHECKS_LISTS: bool = false;
 
     fn label(&self) -> String {
         format!(
@@ -522,6 +546,7 @@ impl Tile for DecodeTile {
 
 impl Tile for SerialTile {
     const KERNEL: &'static str = "dense/decode_serial";
+    const CHECKS_LISTS: bool = false;
 
     fn label(&self) -> String {
         format!("rows {}", self.rows)
@@ -554,6 +579,13 @@ impl<T: Tile> Spec for Attend<T> {
 
     fn pieces(&self) -> Vec<&'static str> {
         let mut pieces = self.input_pieces();
+        if T::CHECKS_LISTS {
+            pieces.push(if self.listed.is_some() {
+                "dense/list_check"
+            } else {
+                "dense/list_check_none"
+            });
+        }
         pieces.extend(self.output_pieces());
         pieces
     }
@@ -569,6 +601,12 @@ impl<T: Tile> Spec for Attend<T> {
     }
 
     fn workgroup_bytes(&self) -> u32 {
-        self.tile.workgroup_bytes(self.value_dim)
+        // The verdict on a list, at an offset of its own.
+        let verdict = if T::CHECKS_LISTS && self.listed.is_some() {
+            16
+        } else {
+            0
+        };
+        self.tile.workgroup_bytes(self.value_dim) + verdict
     }
 }

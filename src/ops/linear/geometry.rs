@@ -39,6 +39,7 @@ pub(super) fn geometry(p: &Linear, form: Form) -> Vec<Geometry> {
             size,
             strides: Strides { seq: 0, ..s },
             group,
+            block: 1,
             row: u64::from(p.tokens - 1) * s.seq + u64::from(dim),
         }
     };
@@ -47,6 +48,7 @@ pub(super) fn geometry(p: &Linear, form: Form) -> Vec<Geometry> {
         size: 4,
         strides: Strides { batch, head, seq: 0 },
         group: 1,
+        block: 1,
         row,
     };
     // One entry for each head of each sequence; documents stay together.

@@ -1,0 +1,19 @@
+// Which keys a tile of rows visits: all that its positions leave. Place n of the walk is key n.
+alias List = u32;
+
+fn list_of(b: u32, h: u32, i: u32) -> List {
+    return 0u;
+}
+
+fn tiles_to_visit(list: List, first: Row, last: Row, one_document: bool, tile: u32) -> Tiles {
+    return tiles_of(first, last, one_document, tile);
+}
+
+fn key_at(list: List, place: u32) -> u32 {
+    return place;
+}
+
+// Whether every row from `first` to `last` sees the keys at all places from p0 to p1 − 1.
+fn whole_tile(list: List, clean: bool, first: Row, last: Row, one_document: bool, p0: u32, p1: u32) -> bool {
+    return !ELEMENT_MASK && one_document && sees_all(first, last, i32(p0), i32(p1));
+}
