@@ -8,20 +8,17 @@
 //   m_i, l_i   running maximum of row i, and the sum of 2^(t_ij − m_i) over the keys so far
 //   acc        the output rows, relative to m_i; divided by l_i once, at the end
 //
-// Work split. THREADS = ROW_GROUPS × LANES invocations; invocation (group g, lane c) owns the ROW_REGS rows
-// g + m·ROW_GROUPS, and of those
-//   - in the score product Q·Kᵀ the KEY_REGS keys 4·(c + n·LANES) + 0..3,
-//   - in the output product P·V the columns 4·(c + n·LANES) + 0..3,
-// so that statistics and output of a row never leave its row group, each workgroup-memory access of a row group's
-// lanes is to consecutive 16-byte words, and every loaded vector feeds ROW_REGS or KEY_REGS multiplications.
+// Work split. As in `dense/products.wgsl`, an invocation (group g, lane c) owns ROW_REGS rows and KEY_REGS keys in the
+// score product Q·Kᵀ; in the output product P·V it owns of the same rows the columns 4·(c + n·LANES) + 0..3, so that
+// statistics and output of a row never leave its row group.
 //
 // Workgroup memory (16-byte words), one array, three uses that alternate between barriers:
-//   scores   q chunk [ROWS][CHUNK + 1], k chunk [KEYS][CHUNK + 1]   (odd pitch: rows fall into different banks)
-//   weights  P [ROWS][KEYS/4 + 1]                                   over the same place
-//   values   v chunk [VALUE_CHUNK][VALUE_VECS·LANES]                behind P
+//   scores   a chunk of q and of k (`dense/products.wgsl`)
+//   weights  P [ROWS][KEYS/4 + 1]                 over the same place
+//   values   v chunk [VALUE_CHUNK][VALUE_VECS·LANES]   behind P
 // The head dimension is staged CHUNK vectors at a time and the values VALUE_CHUNK keys at a time, so any D and Dv
-// fit the 16 KiB every device has; larger chunks mean fewer barriers where there is more. QK_UNROLL and PV_UNROLL steps
-// of the products are written out, so that the loads of one overlap the arithmetic of the one before.
+// fit the 16 KiB every device has; larger chunks mean fewer barriers where there is more. PV_UNROLL steps of the output
+// product are written out, as QK_UNROLL are of the score product.
 //
 // A row that sees no key keeps l = 0 and gives o = 0, lse = −inf.
 
@@ -31,25 +28,18 @@
 #import dense/position
 #import dense/visibility
 #import dense/score
+#import dense/vectors
+#import dense/products
 
-const THREADS = ROW_GROUPS * LANES;
-const ROWS = ROW_GROUPS * ROW_REGS;
-const KEYS = LANES * KEY_REGS;
 const KEY_VECS = KEY_REGS / 4u;
-const HEAD_VECS = (HEAD_DIM + 3u) / 4u;
 const VALUE_VECS_ALL = (VALUE_DIM + 3u) / 4u;
 const VALUE_VECS = (VALUE_VECS_ALL + LANES - 1u) / LANES;
-const QK_PITCH = CHUNK + 1u;
 const P_PITCH = KEYS / 4u + 1u;
 const V_PITCH = VALUE_VECS * LANES;
-const K_AT = ROWS * QK_PITCH;
-const QK_WORDS = K_AT + KEYS * QK_PITCH;
 const P_WORDS = ROWS * P_PITCH;
 const V_AT = P_WORDS;
 const TILE_WORDS = max(QK_WORDS, P_WORDS + VALUE_CHUNK * V_PITCH);
-const CHUNKS = (HEAD_VECS + CHUNK - 1u) / CHUNK;
 
-const_assert KEY_REGS % 4u == 0u;
 const_assert KEYS % VALUE_CHUNK == 0u;
 const_assert VALUE_CHUNK % 4u == 0u;
 
@@ -58,70 +48,14 @@ var<workgroup> row_scratch: array<f32, ROWS * (LANES + 1u)>;
 var<workgroup> row_result: array<f32, ROWS>;
 var<workgroup> rows: array<Row, ROWS>;
 
-// A chunk of q, k or v on its way from storage to workgroup memory, in registers: all loads are issued before the first
-// store, and with PREFETCH a whole product earlier. Rows and keys past the end repeat the last one: their scores are
-// masked and their rows not written, and what lies behind `kv_len` in a cache is never read: it may
-// be anything, NaN included.
-const HEAD_EVEN = HEAD_VECS % CHUNK == 0u;
+fn q_row(base: u32, i: u32) -> u32 {
+    return base + (min(i, params.end_query - 1u) - params.first_query) * params.q_seq;
+}
+
+// A chunk of v on its way, as those of q and k; with PREFETCH all of them a product earlier.
 const VALUE_EVEN = VALUE_VECS_ALL % LANES == 0u;
-const Q_LOADS = (ROWS * CHUNK + THREADS - 1u) / THREADS;
-const K_LOADS = (KEYS * CHUNK + THREADS - 1u) / THREADS;
 const V_LOADS = (VALUE_CHUNK * V_PITCH + THREADS - 1u) / THREADS;
-const Q_EVEN = ROWS * CHUNK % THREADS == 0u;
-const K_EVEN = KEYS * CHUNK % THREADS == 0u;
 const V_EVEN = VALUE_CHUNK * V_PITCH % THREADS == 0u;
-
-fn load_q(base: u32, i0: u32, chunk: u32, thread: u32) -> array<vec4<f32>, Q_LOADS> {
-    var values: array<vec4<f32>, Q_LOADS>;
-    #unroll
-    for (var u = 0u; u < Q_LOADS; u++) {
-        let w = thread + u * THREADS;
-        let i = min(i0 + w / CHUNK, params.end_query - 1u) - params.first_query;
-        let vec = chunk * CHUNK + w % CHUNK;
-        if (HEAD_EVEN || vec < HEAD_VECS) {
-            values[u] = q4(base + i * params.q_seq + vec * 4u, HEAD_DIM - vec * 4u) * params.q_scale;
-        }
-    }
-    return values;
-}
-
-fn store_q(values: array<vec4<f32>, Q_LOADS>, thread: u32) {
-    #unroll
-    for (var u = 0u; u < Q_LOADS; u++) {
-        let w = thread + u * THREADS;
-        if (Q_EVEN || w < ROWS * CHUNK) {
-            tile[(w / CHUNK) * QK_PITCH + w % CHUNK] = values[u];
-        }
-    }
-}
-
-fn load_k(base: u32, list: List, p0: u32, last_key: u32, chunk: u32, thread: u32) -> array<vec4<f32>, K_LOADS> {
-    var values: array<vec4<f32>, K_LOADS>;
-    #unroll
-    for (var u = 0u; u < K_LOADS; u++) {
-        let w = thread + u * THREADS;
-        let j = min(key_at(list, p0 + w / CHUNK), last_key);
-        let vec = chunk * CHUNK + w % CHUNK;
-        if (HEAD_EVEN || vec < HEAD_VECS) {
-            values[u] = k4(base + j * params.k_seq + vec * 4u, HEAD_DIM - vec * 4u);
-        }
-    }
-    return values;
-}
-
-// Key j of the tile goes to the slot where the lanes that own neighbouring keys read neighbouring slots:
-// slot of 4·(c + n·LANES) + x is (4·n + x)·LANES + c.
-fn store_k(values: array<vec4<f32>, K_LOADS>, thread: u32) {
-    #unroll
-    for (var u = 0u; u < K_LOADS; u++) {
-        let w = thread + u * THREADS;
-        let key = w / CHUNK;
-        let slot = ((key / (4u * LANES)) * 4u + key % 4u) * LANES + (key / 4u) % LANES;
-        if (K_EVEN || w < KEYS * CHUNK) {
-            tile[K_AT + slot * QK_PITCH + w % CHUNK] = values[u];
-        }
-    }
-}
 
 fn load_v(base: u32, list: List, p0: u32, last_key: u32, thread: u32) -> array<vec4<f32>, V_LOADS> {
     var values: array<vec4<f32>, V_LOADS>;
@@ -227,29 +161,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
             if (PREFETCH && chunk + 1u == CHUNKS) {
                 v_values = load_v(v_from, list, p0, last_key, thread);
             }
-            for (var step = 0u; step < CHUNK / QK_UNROLL; step++) {
-                #unroll
-                for (var u = 0u; u < QK_UNROLL; u++) {
-                let d = step * QK_UNROLL + u;
-                var queries: array<vec4<f32>, ROW_REGS>;
-                #unroll
-                for (var r = 0u; r < ROW_REGS; r++) {
-                    queries[r] = tile[(group + r * ROW_GROUPS) * QK_PITCH + d];
-                }
-                #unroll
-                for (var n = 0u; n < KEY_REGS; n++) {
-                    let key = tile[K_AT + (n * LANES + lane) * QK_PITCH + d];
-                    #unroll
-                    for (var r = 0u; r < ROW_REGS; r++) {
-                        let e = r * KEY_REGS + n;
-                        s[e] = fma(queries[r].x, key.x, s[e]);
-                        s[e] = fma(queries[r].y, key.y, s[e]);
-                        s[e] = fma(queries[r].z, key.z, s[e]);
-                        s[e] = fma(queries[r].w, key.w, s[e]);
-                    }
-                }
-                }
-            }
+            add_products(&s, group, lane);
         }
 
         // Hooks and masks. A tile that every row sees whole takes no mask arithmetic.

@@ -1,6 +1,7 @@
-// From q·k to the score in base 2, t = s·log2 e, through the masks and the hooks that the variant has.
+// From q·k to the score t = s·SCORE_UNIT, through the masks and the hooks that the variant has. SCORE_UNIT is log2 e where
+// weights are powers of two.
 //
-// q is scaled when it is staged, by scale·log2 e, or by scale alone where a hook needs the natural score
+// q is scaled when it is staged, by scale·SCORE_UNIT, or by scale alone where a hook needs the natural score
 // (`NATURAL_SCORE`).
 
 // t, or MASKED where the row does not see key j. With `whole` the row sees every key of the tile. A kernel need not call
@@ -42,9 +43,9 @@ fn hooked_score(dot: f32, b: u32, h: u32, i: u32, j: u32, row: Row) -> f32 {
         extra = 0.0;
     }
     if (NATURAL_SCORE) {
-        return (s + extra) * LOG2_E;
+        return (s + extra) * SCORE_UNIT;
     }
-    return s + extra * LOG2_E;
+    return s + extra * SCORE_UNIT;
 }
 
 // tanh that stays finite where e^2x would not.

@@ -75,6 +75,11 @@ fn row_sees(row: Row, j: i32) -> bool {
     return seen && j >= row.lo && j < row.hi;
 }
 
+// Whether a row sees one of the keys from j0 to j1 − 1.
+fn row_sees_some(row: Row, j0: i32, j1: i32) -> bool {
+    return one_document_sees_some(row, row, j0, j1);
+}
+
 // The key tiles a range of rows has to visit: those of 0 .. head_end that hold sink tokens or the prefix, then
 // body_start .. body_end. Tiles are counted in units of `tile` keys from key 0.
 struct Tiles {
@@ -125,4 +130,14 @@ fn sees_all(first: Row, last: Row, j0: i32, j1: i32) -> bool {
         || j1 <= first.lo + params.sink_tokens;
     let seen = (window && j1 - 1 <= first.position + params.ahead) || j1 <= first.lo + params.prefix;
     return seen && j0 >= first.lo && j1 <= first.hi;
+}
+
+// Whether a row from `first` to `last`, of one document, may see one of the keys from j0 to j1 − 1.
+fn one_document_sees_some(first: Row, last: Row, j0: i32, j1: i32) -> bool {
+    let from = max(j0, first.lo);
+    let end = min(j1, first.hi);
+    let window = max(from, first.position - params.left) < min(end, last.position + min(params.right, params.ahead) + 1);
+    let sinks = from < min(end, min(first.lo + params.sink_tokens, last.position + params.ahead + 1));
+    let prefix = from < min(end, first.lo + params.prefix);
+    return window || sinks || prefix;
 }

@@ -2,6 +2,9 @@
 // the end (Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018).
 const NORMALIZED = true;
 
+// Scores are in base 2.
+const SCORE_UNIT = LOG2_E;
+
 // t is the score in base 2; m is at least t.
 fn weight(t: f32, m: f32) -> f32 {
     return exp2(t - m);

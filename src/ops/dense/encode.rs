@@ -1,15 +1,17 @@
 //! From a plan and a call's tensors to recorded dispatches.
 
-use crate::error::{Error, Result, check_limit};
-use crate::ops::call::{self, Dispatch, Need, Window};
-use crate::ops::dense::DensePlan;
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::ops::call::{self, Dispatch, Window};
 use crate::ops::dense::geometry::small_vectors;
 use crate::ops::dense::params::Params;
+use crate::ops::dense::plan::PackedSmall;
 use crate::ops::dense::tensors::DenseTensors;
 use crate::ops::dense::tile::KernelChoice;
 use crate::ops::dense::variant::{FIRST_CUSTOM_BINDING, LIST_BINDING};
+use crate::ops::dense::{Dense, DensePlan};
 use crate::ops::merge;
-use crate::ops::parts::Part;
+use crate::ops::parts::{Geometry, Part};
 use crate::tensor::Tensor;
 
 /// Unlimited reach of a window or of causality, in positions: more than lies between any two.
@@ -17,14 +19,129 @@ const UNLIMITED: u32 = 1 << 30;
 
 /// The buffer of short vectors for one call, and where each begins in it.
 #[derive(Default)]
-struct Small<'a> {
+pub(crate) struct Small<'a> {
     window: Option<Window<'a>>,
     at: Vec<(&'static str, u32)>,
 }
 
-impl Small<'_> {
+impl<'a> Small<'a> {
     fn at(&self, name: &str) -> u32 {
         self.at.iter().find(|(n, _)| *n == name).map_or(0, |(_, at)| *at)
+    }
+
+    /// The short vectors of a call: bound where they are if there is one, else brought together first.
+    pub(crate) fn gather(
+        gpu: &Gpu,
+        problem: &Dense,
+        packed: Option<&'a PackedSmall>,
+        tensors: &DenseTensors<'a>,
+        dispatches: &mut Vec<Dispatch<'a>>,
+    ) -> Self {
+        let mut small = Small::default();
+        let mut to = 0u32;
+        for (name, words) in small_vectors(problem) {
+            let Some(tensor) = tensors.named(name) else { continue };
+            let from = Window::over(gpu, tensor, (0, words), 4);
+            let Some(packed) = packed else {
+                small.window = Some(from);
+                small.at.push((name, from.base));
+                return small;
+            };
+            small.at.push((name, to));
+            let all = Window {
+                buffer: &packed.buffer,
+                offset: 0,
+                size: packed.buffer.size(),
+                base: 0,
+            };
+            small.window = Some(all);
+            dispatches.push(Dispatch {
+                pipeline: &packed.copy,
+                params: bytemuck::bytes_of(&[from.base, to, words as u32, 0]).to_vec(),
+                bindings: vec![(1, from), (4, all)],
+                grid: [words.div_ceil(64).min(1024) as u32, 1, 1],
+            });
+            to += words as u32;
+        }
+        small
+    }
+
+    /// Binds it, where there is one.
+    pub(crate) fn bind(&self, params: &mut Params, bindings: &mut Vec<(u32, Window<'a>)>) {
+        let Some(window) = self.window else { return };
+        bindings.push((8, window));
+        params.kv_len_at = self.at("kv_len");
+        params.cu_q_at = self.at("cu_seqlens_q");
+        params.cu_k_at = self.at("cu_seqlens_k");
+        params.alibi_at = self.at("alibi_slopes");
+        params.sinks_at = self.at("sinks");
+    }
+}
+
+/// The lists of a part: where they are, and how far apart in words.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lists<'a> {
+    pub window: Window<'a>,
+    pub strides: [u32; 3],
+}
+
+impl<'a> Lists<'a> {
+    /// Those in the tensor of a whole problem.
+    fn of_tensor(gpu: &Gpu, geometry: &[Geometry], part: &Part, tensor: Tensor<'a>) -> Self {
+        let mut binder = Binder::new(gpu, geometry, part);
+        let (_, strides) = binder.bind(LIST_BINDING, "selection", tensor);
+        Lists {
+            window: binder.bindings[0].1,
+            strides,
+        }
+    }
+}
+
+/// The bindings of one dispatch, as they come together.
+pub(crate) struct Binder<'a, 'p> {
+    gpu: &'p Gpu,
+    geometry: &'p [Geometry],
+    part: &'p Part,
+    pub bindings: Vec<(u32, Window<'a>)>,
+}
+
+impl<'a, 'p> Binder<'a, 'p> {
+    pub fn new(gpu: &'p Gpu, geometry: &'p [Geometry], part: &'p Part) -> Self {
+        Binder {
+            gpu,
+            geometry,
+            part,
+            bindings: Vec::with_capacity(10),
+        }
+    }
+
+    /// Binds a part's window of a tensor: its base and strides.
+    pub fn bind(&mut self, number: u32, name: &str, tensor: Tensor<'a>) -> (u32, [u32; 3]) {
+        let geometry = self.geometry.iter().find(|g| g.name == name);
+        let geometry = geometry.expect("every bound tensor has a geometry");
+        let window = Window::over(self.gpu, tensor, geometry.range(self.part), geometry.size);
+        self.bindings.push((number, window));
+        (window.base, geometry.strides_in(self.part))
+    }
+
+    /// Binds what decides about scores beside q and k: bias, mask, short vectors, custom data.
+    pub fn bind_hooks(&mut self, params: &mut Params, tensors: &DenseTensors<'a>, small: &Small<'a>) {
+        if let Some(bias) = tensors.bias {
+            let (base, strides) = self.bind(6, "bias", bias);
+            params.bias_base = base;
+            [params.bias_batch, params.bias_head, params.bias_query] = strides;
+        }
+        if let Some(mask) = tensors.mask {
+            let (base, strides) = self.bind(7, "mask", mask);
+            params.mask_base = base;
+            [params.mask_batch, params.mask_head, params.mask_query] = strides;
+        }
+        small.bind(params, &mut self.bindings);
+        for (n, data) in tensors.custom_data.iter().enumerate() {
+            let words = (data.buffer.size() - data.offset) / 4;
+            let window = Window::over(self.gpu, *data, (0, words), 4);
+            self.bindings.push((FIRST_CUSTOM_BINDING + n as u32, window));
+        }
     }
 }
 
@@ -53,14 +170,17 @@ impl DensePlan {
 
     fn record(&self, pass: &mut wgpu::ComputePass<'_>, tensors: &DenseTensors<'_>) -> Result<()> {
         let mut dispatches = Vec::with_capacity(self.parts.len() + 2);
-        let small = self.small(tensors, &mut dispatches);
+        let small = Small::gather(&self.gpu, &self.problem, self.small.as_ref(), tensors, &mut dispatches);
         let workspace = match &self.merge {
             Some(joiner) => Some((self.gpu.workspace(self.workspace_bytes)?, joiner)),
             None => None,
         };
         for part in &self.parts {
             let partial = workspace.as_ref().map(|(buffer, joiner)| (buffer, *joiner));
-            dispatches.push(self.attend(part, tensors, &small, partial));
+            let lists = tensors
+                .selection
+                .map(|t| Lists::of_tensor(&self.gpu, &self.geometry, part, t));
+            dispatches.push(self.attend(part, tensors, &small, lists, partial));
         }
         if let Some((buffer, joiner)) = &workspace {
             let (o, lse) = joiner.parts_tensors(buffer);
@@ -69,101 +189,41 @@ impl DensePlan {
         call::record(&self.gpu, &self.uniforms, pass, &dispatches)
     }
 
-    /// The short vectors: bound where they are if there is one, else brought together first.
-    fn small<'a>(&'a self, tensors: &DenseTensors<'a>, dispatches: &mut Vec<Dispatch<'a>>) -> Small<'a> {
-        let vectors = small_vectors(&self.problem);
-        let mut small = Small::default();
-        let mut to = 0u32;
-        for (name, words) in vectors {
-            let Some(tensor) = named(tensors, name) else { continue };
-            let from = Window::over(&self.gpu, tensor, (0, words), 4);
-            let Some(packed) = &self.small else {
-                small.window = Some(from);
-                small.at.push((name, from.base));
-                return small;
-            };
-            small.at.push((name, to));
-            let all = Window {
-                buffer: &packed.buffer,
-                offset: 0,
-                size: packed.buffer.size(),
-                base: 0,
-            };
-            small.window = Some(all);
-            dispatches.push(Dispatch {
-                pipeline: &packed.copy,
-                params: bytemuck::bytes_of(&[from.base, to, words as u32, 0]).to_vec(),
-                bindings: vec![(1, from), (4, all)],
-                grid: [words.div_ceil(64).min(1024) as u32, 1, 1],
-            });
-            to += words as u32;
-        }
-        small
-    }
-
-    fn attend<'a>(
+    /// The attention kernel over one part. `lists` are those of the part, where keys are listed.
+    pub(crate) fn attend<'a>(
         &'a self,
         part: &Part,
         tensors: &DenseTensors<'a>,
         small: &Small<'a>,
+        lists: Option<Lists<'a>>,
         partial: Option<(&'a wgpu::Buffer, &'a merge::plan::Joiner)>,
     ) -> Dispatch<'a> {
         let mut params = self.params(part);
-        let mut bindings = Vec::with_capacity(9 + tensors.custom_data.len());
-        let mut bind = |number: u32, name: &str, tensor: Tensor<'a>| {
-            let geometry = self.geometry.iter().find(|g| g.name == name);
-            let geometry = geometry.expect("every bound tensor has a geometry");
-            let window = Window::over(&self.gpu, tensor, geometry.range(part), geometry.size);
-            bindings.push((number, window));
-            (window.base, geometry.strides_in(part))
-        };
-        (params.q_base, [params.q_batch, params.q_head, params.q_seq]) = bind(1, "q", tensors.q);
-        (params.k_base, [params.k_batch, params.k_head, _]) = bind(2, "k", tensors.k);
-        (params.v_base, [params.v_batch, params.v_head, _]) = bind(3, "v", tensors.v);
-        if let Some(bias) = tensors.bias {
-            (
-                params.bias_base,
-                [params.bias_batch, params.bias_head, params.bias_query],
-            ) = bind(6, "bias", bias);
-        }
-        if let Some(mask) = tensors.mask {
-            (
-                params.mask_base,
-                [params.mask_batch, params.mask_head, params.mask_query],
-            ) = bind(7, "mask", mask);
-        }
-        if let Some(selection) = tensors.selection {
-            (params.list_base, [params.list_batch, params.list_head, params.list_row]) =
-                bind(LIST_BINDING, "selection", selection);
+        let mut binder = Binder::new(&self.gpu, &self.geometry, part);
+        (params.q_base, [params.q_batch, params.q_head, params.q_seq]) = binder.bind(1, "q", tensors.q);
+        (params.k_base, [params.k_batch, params.k_head, _]) = binder.bind(2, "k", tensors.k);
+        (params.v_base, [params.v_batch, params.v_head, _]) = binder.bind(3, "v", tensors.v);
+        binder.bind_hooks(&mut params, tensors, small);
+        if let Some(lists) = lists {
+            binder.bindings.push((LIST_BINDING, lists.window));
+            params.list_base = lists.window.base;
+            [params.list_batch, params.list_head, params.list_row] = lists.strides;
         }
         match partial {
             None => {
-                (params.o_base, [params.o_batch, params.o_head, params.o_seq]) = bind(4, "o", tensors.o);
+                (params.o_base, [params.o_batch, params.o_head, params.o_seq]) = binder.bind(4, "o", tensors.o);
                 if let Some(lse) = tensors.lse {
-                    params.lse_base = bind(5, "lse", lse).0;
+                    params.lse_base = binder.bind(5, "lse", lse).0;
                 }
             }
             Some((buffer, joiner)) => {
-                self.bind_partial(part, &mut params, &mut bindings, buffer, joiner);
+                self.bind_partial(part, &mut params, &mut binder.bindings, buffer, joiner);
             }
-        }
-        if let Some(window) = small.window {
-            bindings.push((8, window));
-            params.kv_len_at = small.at("kv_len");
-            params.cu_q_at = small.at("cu_seqlens_q");
-            params.cu_k_at = small.at("cu_seqlens_k");
-            params.alibi_at = small.at("alibi_slopes");
-            params.sinks_at = small.at("sinks");
-        }
-        for (n, data) in tensors.custom_data.iter().enumerate() {
-            let words = (data.buffer.size() - data.offset) / 4;
-            let window = Window::over(&self.gpu, *data, (0, words), 4);
-            bindings.push((FIRST_CUSTOM_BINDING + n as u32, window));
         }
         Dispatch {
             pipeline: &self.pipeline,
             params: bytemuck::bytes_of(&params).to_vec(),
-            bindings,
+            bindings: binder.bindings,
             grid: self.grid(part),
         }
     }
@@ -216,64 +276,20 @@ impl DensePlan {
 
     /// Everything but the bases and strides, which depend on the call.
     fn params(&self, part: &Part) -> Params {
-        let p = &self.problem;
-        let reach = |side: Option<u32>| side.map_or(UNLIMITED, |n| n.min(UNLIMITED)) as i32;
-        let base_2 = if p.softcap.is_some() || p.custom.as_ref().is_some_and(|c| c.score.is_some()) {
-            1.0
-        } else {
-            std::f32::consts::LOG2_E
-        };
-        Params {
-            first_batch: part.batch.0,
-            first_head: part.head.0,
-            first_query: part.query.0,
-            end_query: part.query.1,
-            queries: p.queries,
-            keys: p.keys,
-            heads: p.heads,
-            group: p.heads / p.kv_heads(),
-            k_seq: p.k_layout.strides(p.kv_heads(), p.keys, p.head_dim).seq as u32,
-            v_seq: p.v_layout.strides(p.kv_heads(), p.keys, p.value_dim()).seq as u32,
-            documents: p.documents.unwrap_or(0),
-            q_offset_given: p.q_offset.is_some().into(),
-            q_offset: p.q_offset.unwrap_or(0),
-            left: reach(p.window_left),
-            right: reach(p.window_right),
-            ahead: if p.causal { 0 } else { UNLIMITED as i32 },
-            sink_tokens: p.sink_tokens as i32,
-            prefix: p.prefix as i32,
-            q_scale: p.scale() * base_2,
-            softcap: p.softcap.unwrap_or(1.0),
-            weight_bias: p.sigmoid_bias().unwrap_or(0.0) * std::f32::consts::LOG2_E,
-            splits: self.splits,
-            // Fits wherever it is used, which is between splits; elsewhere it may not.
-            rows: p.batch.wrapping_mul(p.heads).wrapping_mul(p.queries),
-            list_group: p
-                .selection
-                .map_or(1, |s| if s.per_kv_head { p.heads / p.kv_heads() } else { 1 }),
-            list_capacity: p.selection.map_or(0, |s| s.capacity),
-            list_entries: p.selection.map_or(0, |s| s.entries(p)),
-            query_block: p.selection.map_or(1, |s| s.query_block),
-            ..Params::default()
-        }
+        params(&self.problem, part, self.splits)
     }
 
     /// Checks everything that wgpu would otherwise complain about.
     fn check_tensors(&self, t: &DenseTensors<'_>) -> Result<()> {
         let p = &self.problem;
         call::check_presence("lse", t.lse.is_some(), p.lse)?;
-        call::check_presence("bias", t.bias.is_some(), p.bias.is_some())?;
-        call::check_presence("mask", t.mask.is_some(), p.mask.is_some())?;
-        call::check_presence("kv_len", t.kv_len.is_some(), p.kv_len)?;
-        call::check_presence("cu_seqlens_q", t.cu_seqlens_q.is_some(), p.documents.is_some())?;
-        call::check_presence("cu_seqlens_k", t.cu_seqlens_k.is_some(), p.documents.is_some())?;
-        call::check_presence("alibi_slopes", t.alibi_slopes.is_some(), p.alibi)?;
+        t.check_hooks(p)?;
         call::check_presence("sinks", t.sinks.is_some(), p.sinks)?;
         call::check_presence("selection", t.selection.is_some(), p.selection.is_some())?;
         let mut inputs = vec![];
         let mut outputs = vec![];
         for need in &self.needs {
-            let Some(tensor) = named(t, need.name) else { continue };
+            let Some(tensor) = t.named(need.name) else { continue };
             call::check_tensor(need, &tensor)?;
             let list = if matches!(need.name, "o" | "lse") {
                 &mut outputs
@@ -282,55 +298,51 @@ impl DensePlan {
             };
             list.push((need.name, tensor));
         }
-        self.check_custom_data(t)?;
+        t.check_custom_data(p, &self.gpu)?;
         inputs.extend(t.custom_data.iter().map(|d| ("custom_data", *d)));
         call::check_aliasing(&outputs, &inputs)
     }
-
-    fn check_custom_data(&self, t: &DenseTensors<'_>) -> Result<()> {
-        let wanted = self.problem.custom.as_ref().map_or(0, |c| c.data.len());
-        if t.custom_data.len() != wanted {
-            return Err(Error::Tensor {
-                tensor: "custom_data",
-                found: format!("{} arrays are given", t.custom_data.len()),
-                needed: format!("{wanted}, as the problem's custom code declares"),
-            });
-        }
-        for data in t.custom_data {
-            // Bound at its very offset: the code counts from the array's first element.
-            let need = Need {
-                name: "custom_data",
-                bytes: 4,
-                alignment: self.gpu.limits().min_storage_buffer_offset_alignment.into(),
-            };
-            call::check_tensor(&need, data)?;
-            check_limit(
-                "an array of `custom_data`, from its offset to its buffer's end,",
-                data.buffer.size() - data.offset,
-                "max_storage_buffer_binding_size",
-                self.gpu.limits().max_storage_buffer_binding_size,
-            )?;
-        }
-        Ok(())
-    }
 }
 
-/// The tensor of that name, where the call has it.
-fn named<'a>(t: &DenseTensors<'a>, name: &str) -> Option<Tensor<'a>> {
-    match name {
-        "q" => Some(t.q),
-        "k" => Some(t.k),
-        "v" => Some(t.v),
-        "o" => Some(t.o),
-        "lse" => t.lse,
-        "bias" => t.bias,
-        "mask" => t.mask,
-        "kv_len" => t.kv_len,
-        "cu_seqlens_q" => t.cu_seqlens_q,
-        "cu_seqlens_k" => t.cu_seqlens_k,
-        "alibi_slopes" => t.alibi_slopes,
-        "sinks" => t.sinks,
-        "selection" => t.selection,
-        _ => None,
+/// Everything about a part but the bases and strides, which depend on the call.
+pub(crate) fn params(p: &Dense, part: &Part, splits: u32) -> Params {
+    let reach = |side: Option<u32>| side.map_or(UNLIMITED, |n| n.min(UNLIMITED)) as i32;
+    let base_2 = if p.softcap.is_some() || p.custom.as_ref().is_some_and(|c| c.score.is_some()) {
+        1.0
+    } else {
+        std::f32::consts::LOG2_E
+    };
+    Params {
+        first_batch: part.batch.0,
+        first_head: part.head.0,
+        first_query: part.query.0,
+        end_query: part.query.1,
+        queries: p.queries,
+        keys: p.keys,
+        heads: p.heads,
+        group: p.heads / p.kv_heads(),
+        k_seq: p.k_layout.strides(p.kv_heads(), p.keys, p.head_dim).seq as u32,
+        v_seq: p.v_layout.strides(p.kv_heads(), p.keys, p.value_dim()).seq as u32,
+        documents: p.documents.unwrap_or(0),
+        q_offset_given: p.q_offset.is_some().into(),
+        q_offset: p.q_offset.unwrap_or(0),
+        left: reach(p.window_left),
+        right: reach(p.window_right),
+        ahead: if p.causal { 0 } else { UNLIMITED as i32 },
+        sink_tokens: p.sink_tokens as i32,
+        prefix: p.prefix as i32,
+        q_scale: p.scale() * base_2,
+        softcap: p.softcap.unwrap_or(1.0),
+        weight_bias: p.sigmoid_bias().unwrap_or(0.0) * std::f32::consts::LOG2_E,
+        splits,
+        // Fits wherever it is used, which is between splits; elsewhere it may not.
+        rows: p.batch.wrapping_mul(p.heads).wrapping_mul(p.queries),
+        list_group: p
+            .selection
+            .map_or(1, |s| if s.per_kv_head { p.heads / p.kv_heads() } else { 1 }),
+        list_capacity: p.selection.map_or(0, |s| s.capacity),
+        list_entries: p.selection.map_or(0, |s| s.entries(p)),
+        query_block: p.selection.map_or(1, |s| s.query_block),
+        ..Params::default()
     }
 }

@@ -7,7 +7,7 @@ use crate::ops::selection::Selection;
 use crate::tensor::{DType, Strides};
 
 /// The problem as one part.
-pub(super) fn whole(p: &Dense) -> Part {
+pub(crate) fn whole(p: &Dense) -> Part {
     Part {
         batch: (0, p.batch),
         head: (0, p.heads),
@@ -16,7 +16,7 @@ pub(super) fn whole(p: &Dense) -> Part {
 }
 
 /// q, k, v, o, then lse, bias, mask and selection where the problem has them.
-pub(super) fn geometry(p: &Dense) -> Vec<Geometry> {
+pub(crate) fn geometry(p: &Dense) -> Vec<Geometry> {
     let (h, hkv, d, dv) = (p.heads, p.kv_heads(), p.head_dim, p.value_dim());
     let group = h / hkv;
     let rows = |name, dtype: DType, strides, dim: u32| Geometry {
@@ -102,18 +102,18 @@ fn broadcast_strides(p: &Dense, shape: Broadcast) -> Strides {
 }
 
 /// Whether q, k and v can be read four elements at a time.
-pub(super) fn vector_inputs(p: &Dense, geometry: &[Geometry]) -> bool {
+pub(crate) fn vector_inputs(p: &Dense, geometry: &[Geometry]) -> bool {
     let dims = p.head_dim.is_multiple_of(4) && p.value_dim().is_multiple_of(4);
     dims && !p.unaligned && geometry[..3].iter().all(|g| g.strides.in_fours())
 }
 
 /// Whether o can be written four elements at a time.
-pub(super) fn vector_output(p: &Dense, geometry: &[Geometry]) -> bool {
+pub(crate) fn vector_output(p: &Dense, geometry: &[Geometry]) -> bool {
     p.value_dim().is_multiple_of(4) && !p.unaligned && geometry[3].strides.in_fours()
 }
 
 /// The short vectors of a problem: name, number of words.
-pub(super) fn small_vectors(p: &Dense) -> Vec<(&'static str, u64)> {
+pub(crate) fn small_vectors(p: &Dense) -> Vec<(&'static str, u64)> {
     let documents = p.documents.map(|d| u64::from(d) + 1);
     let heads = u64::from(p.heads);
     [
@@ -129,7 +129,7 @@ pub(super) fn small_vectors(p: &Dense) -> Vec<(&'static str, u64)> {
 }
 
 /// What every tensor of a problem has to be, custom data left out.
-pub(super) fn needs(p: &Dense, geometry: &[Geometry]) -> Vec<Need> {
+pub(crate) fn needs(p: &Dense, geometry: &[Geometry]) -> Vec<Need> {
     let (inputs_x4, output_x4) = (vector_inputs(p, geometry), vector_output(p, geometry));
     let whole = whole(p);
     let mut needs: Vec<_> = geometry

@@ -39,13 +39,13 @@
 //! ```
 
 pub(crate) mod check;
-mod custom;
-mod encode;
-mod geometry;
+pub(crate) mod custom;
+pub(crate) mod encode;
+pub(crate) mod geometry;
 pub mod host;
 pub(crate) mod inputs;
 mod params;
-mod plan;
+pub(crate) mod plan;
 pub mod reference;
 mod tensors;
 pub mod tile;

@@ -40,9 +40,9 @@ pub struct DensePlan {
 
 /// Where several short vectors are brought together.
 #[derive(Debug)]
-pub(super) struct PackedSmall {
-    pub(super) copy: Arc<Pipeline>,
-    pub(super) buffer: wgpu::Buffer,
+pub(crate) struct PackedSmall {
+    pub copy: Arc<Pipeline>,
+    pub buffer: wgpu::Buffer,
 }
 
 impl Dense {
@@ -81,7 +81,7 @@ impl Dense {
         check_device(self, variant.spec(), gpu)?;
         let geometry = geometry(self);
         let parts = parts::split(whole(self), &geometry, &bounds(self, choice, splits, gpu))?;
-        let pipeline = pipeline(self, gpu, &variant)?;
+        let pipeline = prepared(self, gpu, &variant)?;
         let merge = if splits > 1 {
             Some(merge::plan::Joiner::new(gpu, &merge_of(self, splits))?)
         } else {
@@ -110,7 +110,7 @@ impl Dense {
 }
 
 /// The pipeline. Code of the caller's own is part of the cache's key, so that what is found there was checked before.
-fn pipeline(p: &Dense, gpu: &Gpu, variant: &Variant) -> Result<Arc<Pipeline>> {
+pub(crate) fn prepared(p: &Dense, gpu: &Gpu, variant: &Variant) -> Result<Arc<Pipeline>> {
     if let Some(found) = gpu.cached_pipeline(variant) {
         return Ok(found);
     }
@@ -123,23 +123,32 @@ fn pipeline(p: &Dense, gpu: &Gpu, variant: &Variant) -> Result<Arc<Pipeline>> {
 
 /// The variant that serves a problem with a given kernel. `partial` is one split of several.
 pub fn variant_of(p: &Dense, choice: KernelChoice, partial: bool) -> DenseVariant {
-    let softmax = matches!(p.weighting, Weighting::Softmax);
+    let mut attend = options_of(p);
+    if partial {
+        attend.output_dtype = DType::F32;
+        attend.vector_output = p.value_dim().is_multiple_of(4);
+        attend.lse = attend.weighting == WeightingKind::Softmax;
+    }
+    match choice {
+        KernelChoice::Prefill(tile) => DenseVariant::Prefill(attend.with_tile(tile)),
+        KernelChoice::Decode(tile) => DenseVariant::Decode(attend.with_tile(tile)),
+        KernelChoice::DecodeSerial(tile) => DenseVariant::DecodeSerial(attend.with_tile(tile)),
+    }
+}
+
+/// The options of a problem that change its kernels' code.
+pub(crate) fn options_of(p: &Dense) -> Attend<()> {
     let geometry = geometry(p);
-    let attend = Attend {
+    Attend {
         head_dim: p.head_dim,
         value_dim: p.value_dim(),
         dtype: p.dtype,
         vector_inputs: vector_inputs(p, &geometry),
-        output_dtype: if partial { DType::F32 } else { p.output_dtype() },
-        vector_output: if partial {
-            p.value_dim().is_multiple_of(4)
-        } else {
-            vector_output(p, &geometry)
-        },
-        weighting: if softmax {
-            WeightingKind::Softmax
-        } else {
-            WeightingKind::Sigmoid
+        output_dtype: p.output_dtype(),
+        vector_output: vector_output(p, &geometry),
+        weighting: match p.weighting {
+            Weighting::Softmax => WeightingKind::Softmax,
+            Weighting::Sigmoid { .. } => WeightingKind::Sigmoid,
         },
         softcap: p.softcap.is_some(),
         bias: p.bias.map(|b| b.dtype),
@@ -149,14 +158,9 @@ pub fn variant_of(p: &Dense, choice: KernelChoice, partial: bool) -> DenseVarian
         alibi: p.alibi,
         sinks: p.sinks,
         listed: p.selection.map(|s| s.block_size),
-        lse: if partial { softmax } else { p.lse },
+        lse: p.lse,
         custom: p.custom.clone(),
         tile: (),
-    };
-    match choice {
-        KernelChoice::Prefill(tile) => DenseVariant::Prefill(attend.with_tile(tile)),
-        KernelChoice::Decode(tile) => DenseVariant::Decode(attend.with_tile(tile)),
-        KernelChoice::DecodeSerial(tile) => DenseVariant::DecodeSerial(attend.with_tile(tile)),
     }
 }
 
@@ -255,7 +259,7 @@ fn merge_of(p: &Dense, splits: u32) -> merge::Merge {
 }
 
 /// The buffer that several short vectors share; `None` where one vector at most can be bound where it is.
-fn packed_small(p: &Dense, gpu: &Gpu) -> Result<Option<PackedSmall>> {
+pub(crate) fn packed_small(p: &Dense, gpu: &Gpu) -> Result<Option<PackedSmall>> {
     let vectors = small_vectors(p);
     let words: u64 = vectors.iter().map(|(_, n)| n).sum();
     let limits = gpu.limits();

@@ -272,7 +272,7 @@ impl<T> Attend<T> {
     }
 
     /// The options that tell this variant from others, for labels.
-    fn options(&self) -> String {
+    pub(crate) fn options(&self) -> String {
         let mut s = format!(
             "d{}x{} {}->{}",
             self.head_dim, self.value_dim, self.dtype, self.output_dtype
@@ -301,7 +301,8 @@ impl<T> Attend<T> {
         s
     }
 
-    fn option_constants(&self) -> Vec<(&'static str, Constant)> {
+    /// The header's constants that describe the options.
+    pub(crate) fn option_constants(&self) -> Vec<(&'static str, Constant)> {
         use Constant::{Count, Flag};
         let mut constants = vec![
             ("HEAD_DIM", Count(self.head_dim)),
@@ -330,18 +331,28 @@ impl<T> Attend<T> {
     /// The pieces for reading q, k, v, the optional tensors and the hooks.
     fn input_pieces(&self) -> Vec<&'static str> {
         let mut pieces = vec![element_piece(self.dtype, self.vector_inputs)];
-        pieces.push("dense/bindings");
-        pieces.push(if self.vector_inputs {
-            "shared/qkv_x4"
-        } else {
-            "shared/qkv_x1"
+        pieces.extend(row_pieces(self.vector_inputs));
+        pieces.extend(self.hook_pieces());
+        pieces.push(match self.weighting {
+            WeightingKind::Softmax => "dense/weighting_softmax",
+            WeightingKind::Sigmoid => "dense/weighting_sigmoid",
         });
-        pieces.push(match self.bias {
+        pieces.push(if self.listed.is_some() {
+            "dense/keys_listed"
+        } else {
+            "dense/keys_all"
+        });
+        pieces
+    }
+
+    /// The pieces for the optional tensors and the hooks.
+    pub(crate) fn hook_pieces(&self) -> Vec<&'static str> {
+        let mut pieces = vec![match self.bias {
             None => "dense/bias_none",
             Some(DType::F32) => "dense/bias_f32",
             Some(DType::F16) => "dense/bias_f16",
             Some(DType::BF16) => "dense/bias_bf16",
-        });
+        }];
         pieces.push(if self.mask {
             "dense/mask_bytes"
         } else {
@@ -351,15 +362,6 @@ impl<T> Attend<T> {
             "dense/small"
         } else {
             "dense/small_none"
-        });
-        pieces.push(match self.weighting {
-            WeightingKind::Softmax => "dense/weighting_softmax",
-            WeightingKind::Sigmoid => "dense/weighting_sigmoid",
-        });
-        pieces.push(if self.listed.is_some() {
-            "dense/keys_listed"
-        } else {
-            "dense/keys_all"
         });
         match (self.custom_score(), self.custom_mask()) {
             (false, false) => pieces.push("dense/custom_none"),
@@ -379,6 +381,21 @@ impl<T> Attend<T> {
     fn input_bindings(&self) -> Vec<Binding> {
         use BindingKind::{Read, Uniform};
         let mut bindings = vec![(0, Uniform), (1, Read), (2, Read), (3, Read)];
+        if self.listed.is_some() {
+            bindings.push((LIST_BINDING, Read));
+        }
+        let mut bindings: Vec<_> = bindings
+            .into_iter()
+            .map(|(number, kind)| Binding { number, kind })
+            .collect();
+        bindings.extend(self.hook_bindings());
+        bindings
+    }
+
+    /// Bindings of the optional tensors and custom data.
+    pub(crate) fn hook_bindings(&self) -> Vec<Binding> {
+        use BindingKind::Read;
+        let mut bindings = vec![];
         if self.bias.is_some() {
             bindings.push((6, Read));
         }
@@ -387,9 +404,6 @@ impl<T> Attend<T> {
         }
         if self.has_small() {
             bindings.push((8, Read));
-        }
-        if self.listed.is_some() {
-            bindings.push((LIST_BINDING, Read));
         }
         let data = self.custom.as_ref().map_or(0, |c| c.data.len());
         bindings.extend((0..data as u32).map(|n| (FIRST_CUSTOM_BINDING + n, Read)));
@@ -427,6 +441,14 @@ pub fn element_piece(dtype: DType, vector: bool) -> &'static str {
         (DType::F32, false) => "shared/element_f32_x1",
         (DType::F16, false) => "shared/element_f16_x1",
         (DType::BF16, false) => "shared/element_bf16_x1",
+    }
+}
+
+/// The pieces that read rows of q, k and v, four elements at a time or singly.
+pub fn row_pieces(vector: bool) -> [&'static str; 3] {
+    match vector {
+        true => ["shared/q_x4", "shared/k_x4", "shared/v_x4"],
+        false => ["shared/q_x1", "shared/k_x1", "shared/v_x1"],
     }
 }
 

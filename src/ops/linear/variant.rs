@@ -1,7 +1,7 @@
 //! Which shader a plan runs: the typed specs behind the files under `shaders/linear/`.
 
 use crate::ops::dense::tile::looped;
-use crate::ops::dense::variant::{element_piece, output_pieces, unroll};
+use crate::ops::dense::variant::{element_piece, output_pieces, row_pieces, unroll};
 use crate::ops::linear::{Decay, FeatureMap};
 use crate::shader::{Binding, BindingKind, Constant, Spec};
 use crate::tensor::DType;
@@ -329,14 +329,10 @@ impl Inputs {
             FeatureMap::Elu1 => "linear/feature_elu1",
             FeatureMap::Custom(_) => "linear/feature_custom",
         };
-        let rows = if self.vector { "shared/qkv_x4" } else { "shared/qkv_x1" };
-        vec![
-            element_piece(self.dtype, self.vector),
-            "linear/bindings",
-            rows,
-            "linear/channel",
-            feature,
-        ]
+        let mut pieces = vec![element_piece(self.dtype, self.vector)];
+        pieces.extend(row_pieces(self.vector));
+        pieces.extend(["linear/channel", feature]);
+        pieces
     }
 
     /// Bindings of parameters, q, k, v and the decays.

@@ -1,0 +1,203 @@
+//! Which kernel and tile score: pure functions of problem and device.
+
+use crate::error::Result;
+use crate::ops::dense::tile::{DeviceClass, looped, no_tile};
+use crate::ops::dense::variant::unroll;
+use crate::ops::topk::{Scoring, TopK};
+
+/// A kernel that scores, with its tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ScoreTile {
+    /// `topk/score.wgsl`
+    Tiled(TiledTile),
+    /// `topk/score_serial.wgsl`
+    Serial(SerialScoreTile),
+}
+
+/// Tile shape of `topk/score.wgsl`; `dense/products.wgsl` has the meaning of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TiledTile {
+    /// Row groups.
+    pub row_groups: u32,
+    /// Rows of an invocation.
+    pub row_regs: u32,
+    /// Invocations of a row group.
+    pub lanes: u32,
+    /// Places of an invocation, a multiple of 4.
+    pub key_regs: u32,
+    /// Vectors of the head dimension staged at once.
+    pub chunk: u32,
+    /// Steps of the product's inner loop that are written out.
+    pub unroll: u32,
+}
+
+/// Tile shape of `topk/score_serial.wgsl`; the file's header has the meaning of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SerialScoreTile {
+    /// Rows of an invocation.
+    pub rows: u32,
+    /// Invocations of a workgroup.
+    pub threads: u32,
+}
+
+impl TiledTile {
+    /// Rows of a tile.
+    pub const fn rows(&self) -> u32 {
+        self.row_groups * self.row_regs
+    }
+
+    /// Places of a tile.
+    pub const fn places(&self) -> u32 {
+        self.lanes * self.key_regs
+    }
+
+    /// Invocations of a workgroup.
+    pub const fn threads(&self) -> u32 {
+        self.row_groups * self.lanes
+    }
+
+    /// Entries of a workgroup, each of so many places.
+    pub(crate) fn entries(&self, entry_places: u32) -> u32 {
+        (self.places() / entry_places).max(1)
+    }
+
+    /// Workgroup memory in bytes.
+    pub(crate) fn workgroup_bytes(&self, row_lists: bool, entry_places: u32) -> u32 {
+        let (maxima, entries) = match row_lists {
+            true => (1, 1),
+            false => (self.row_groups * self.places(), self.entries(entry_places)),
+        };
+        let products = (self.rows() + self.places()) * (self.chunk + 1);
+        16 * products + 16 * self.rows() + maxima.div_ceil(4) * 16 + entries.div_ceil(4) * 16
+    }
+}
+
+/// What a problem is to the kernels that score.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Shape {
+    /// Every row is a list of its own.
+    pub row_lists: bool,
+    /// The query heads of a KV head take turns in the order of rows.
+    pub interleaved: bool,
+    /// Query heads that take turns: 1, or those of a KV head.
+    pub heads: u32,
+    /// Rows of a list, counted so.
+    pub list_rows: u32,
+    /// Places of an entry.
+    pub entry_places: u32,
+    /// Vectors of four that a product sums over.
+    pub vecs: u32,
+}
+
+impl Shape {
+    pub fn of(p: &TopK) -> Self {
+        let a = &p.attention;
+        let group = a.heads / a.kv_heads();
+        let entry_places = match p.scoring {
+            Scoring::Keys => p.block_size,
+            Scoring::Mean | Scoring::Bound => 1,
+        };
+        let vecs = a.head_dim.div_ceil(4) * if p.scoring == Scoring::Bound { 2 } else { 1 };
+        let single = p.query_block == 1 && (group == 1 || !p.per_kv_head);
+        let row_lists = single && entry_places == 1;
+        // Lists of single rows take what shares keys together.
+        let interleaved = group > 1 && (p.per_kv_head || row_lists);
+        let heads = if interleaved { group } else { 1 };
+        Shape {
+            row_lists,
+            interleaved,
+            heads,
+            list_rows: if row_lists { 1 } else { p.query_block.min(a.queries) * heads },
+            entry_places,
+            vecs,
+        }
+    }
+}
+
+/// Queries up to which a software GPU scores without barriers.
+const SERIAL_QUERIES: u32 = 16;
+
+/// Rows that an invocation of the serial kernel holds at most.
+const SERIAL_ROWS: u32 = 8;
+
+/// Row groups, rows, lanes and places of an invocation, steps written out.
+struct Candidate(u32, u32, u32, u32, u32);
+
+/// Tiles to try, best first, for many rows and for few.
+const GPU: &[Candidate] = &[Candidate(16, 4, 16, 4, 4), Candidate(8, 4, 8, 4, 4)];
+const GPU_FEW: &[Candidate] = &[Candidate(4, 2, 16, 8, 4), Candidate(4, 2, 16, 4, 4)];
+const SOFTWARE: &[Candidate] = &[Candidate(8, 8, 8, 8, 1), Candidate(8, 4, 8, 4, 1)];
+const SOFTWARE_FEW: &[Candidate] = &[Candidate(8, 1, 8, 8, 1), Candidate(8, 1, 8, 4, 1)];
+
+/// Rows up to which tiles of few rows serve.
+const FEW: u32 = 8;
+
+/// The kernel for a problem on a device.
+pub fn choose(p: &TopK, device: &DeviceClass) -> Result<ScoreTile> {
+    let shape = Shape::of(p);
+    let rows_together = match shape.row_lists {
+        true => p.attention.queries.saturating_mul(shape.heads),
+        false => shape.list_rows,
+    };
+    let holds = shape.row_lists || shape.list_rows <= SERIAL_ROWS;
+    // Registers hold the queries.
+    let short = shape.vecs * rows_together.min(SERIAL_ROWS) <= 512;
+    if device.software && p.attention.queries <= SERIAL_QUERIES && holds && short {
+        return Ok(ScoreTile::Serial(SerialScoreTile {
+            rows: rows_together.min(SERIAL_ROWS),
+            threads: 8,
+        }));
+    }
+    let candidates = match (device.software, rows_together <= FEW) {
+        (false, false) => GPU,
+        (false, true) => GPU_FEW,
+        (true, false) => SOFTWARE,
+        (true, true) => SOFTWARE_FEW,
+    };
+    let tiles = candidates.iter().flat_map(|c| {
+        [8, 4, 2].map(|most| TiledTile {
+            row_groups: c.0,
+            row_regs: c.1,
+            lanes: c.2,
+            key_regs: c.3,
+            chunk: shape.vecs.div_ceil(shape.vecs.div_ceil(most)),
+            unroll: c.4,
+        })
+    });
+    let bytes = |t: &TiledTile| t.workgroup_bytes(shape.row_lists, shape.entry_places);
+    let mut smallest = (u32::MAX, 0);
+    for tile in tiles {
+        if bytes(&tile) <= device.workgroup_memory && tile.threads() <= device.invocations {
+            return Ok(ScoreTile::Tiled(tile));
+        }
+        smallest = smallest.min((bytes(&tile), tile.threads()));
+    }
+    Err(no_tile(smallest.0, smallest.1, device))
+}
+
+/// Shares of the entries in the serial kernel.
+pub(crate) fn serial_splits(p: &TopK, entries: u32, device: &DeviceClass) -> u32 {
+    // An invocation's entries, and their keys, are one loop.
+    let places = u64::from(entries) * u64::from(Shape::of(p).entry_places + 2);
+    let least = places.div_ceil(device.loop_iterations() / 2) as u32;
+    entries.clamp(1, 512).max(least)
+}
+
+/// Iterations of all loops of an invocation, at most.
+pub(crate) fn loop_iterations(p: &TopK, tile: &ScoreTile, splits: u32) -> u64 {
+    let shape = Shape::of(p);
+    let entries = p.selection().entries(&p.attention);
+    match tile {
+        ScoreTile::Serial(_) => u64::from(entries.div_ceil(splits)) * u64::from(shape.entry_places + 2) + 1,
+        ScoreTile::Tiled(t) => {
+            let products = looped(shape.vecs.div_ceil(t.chunk), looped(t.chunk / unroll(t.chunk, t.unroll), 0));
+            let rows = looped(t.rows().div_ceil(t.threads()), 0);
+            let row_tiles = if shape.row_lists { 1 } else { shape.list_rows.div_ceil(t.rows()) };
+            let held = t.entries(shape.entry_places);
+            let steps = u64::from(held * shape.entry_places).div_ceil(t.places().into());
+            let maxima = u64::from(held.div_ceil(t.threads()))
+                * (2 + u64::from(t.places().min(shape.entry_places)) * u64::from(looped(t.row_groups, 0)));
+            steps * (2 + u64::from(row_tiles) * u64::from(products + rows + 2) + maxima) + 1
+        }
+    }
+}
