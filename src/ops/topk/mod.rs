@@ -21,6 +21,7 @@
 //! Attention" (Xu et al., 2024), "HiP Attention" (Lee et al., 2024).
 
 pub mod hierarchical;
+mod inputs;
 pub mod pool;
 pub mod reference;
 pub(crate) mod rules;

@@ -132,6 +132,21 @@ pub(crate) fn pool_of(p: &TopK) -> Option<Pool> {
     })
 }
 
+/// The selecting that makes a problem's lists from its scores.
+pub(crate) fn select_of(p: &TopK) -> Select {
+    let selection = p.selection();
+    let [batch, heads, lists, _] = selection.dims(&p.attention);
+    Select {
+        // The rules have it that this is no overflow.
+        rows: batch * heads * lists,
+        columns: selection.entries(&p.attention),
+        top_k: p.top_k,
+        first: p.first,
+        last: p.last,
+        capacity: Some(selection.capacity),
+    }
+}
+
 /// The most entries that hold the position of a row of one list.
 ///
 /// r rows in a row touch 1 + ⌈(r − 1)/block_size⌉ entries at most. Where they begin at the same place of an entry in
