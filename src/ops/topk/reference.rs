@@ -32,6 +32,7 @@ mod tests;
 
 pub use hierarchical::{hierarchical, recall};
 pub use pool::pool;
+pub(crate) use select::{candidates, is_forced};
 pub use select::{extend, select};
 
 use crate::error::Result;
@@ -67,6 +68,45 @@ pub fn attend(problem: &TopK, inputs: &TopKInputs<'_>, hooks: &Hooks<'_>, lists:
         ..inputs.attention
     };
     dense(&attention, &inputs, hooks)
+}
+
+/// The keys that each query row attends to by `lists`, `[B, H, Nq, Nk]`: 1 for those of its list's entries that it
+/// sees, 0 for the others.
+///
+/// # Errors
+/// As [`attend`].
+pub fn selected(problem: &TopK, inputs: &TopKInputs<'_>, hooks: &Hooks<'_>, lists: &[u32]) -> Result<Vec<u8>> {
+    inputs.check(problem)?;
+    hooks.check(&problem.attention)?;
+    let (p, selection) = (&problem.attention, problem.selection());
+    selection.check(p, lists)?;
+    let oracle = Oracle {
+        problem: p,
+        inputs: &inputs.attention,
+        hooks,
+    };
+    let mut selected = Vec::new();
+    for [batch, head, query] in every_row(p) {
+        let list = &lists[selection.list_of(p, batch, head, query)];
+        let mut keys = vec![0; p.keys as usize];
+        if let Some(span) = oracle.span(batch, query) {
+            let listed = selection.visible_entries(list, selection.entries(p)).into_iter();
+            let listed = listed.flat_map(|entry| selection.keys_of(p, entry));
+            for key in listed.filter(|key| span.keys.contains(key)) {
+                let at = oracle.position(&span, [batch, head, query, key]);
+                keys[key as usize] = oracle.visible(&at).into();
+            }
+        }
+        selected.extend(keys);
+    }
+    Ok(selected)
+}
+
+/// Every query row, `[batch, head, query]`.
+pub(crate) fn every_row(p: &Dense) -> impl Iterator<Item = [u32; 3]> {
+    let (heads, queries) = (p.heads, p.queries);
+    (0..p.batch)
+        .flat_map(move |batch| (0..heads).flat_map(move |head| (0..queries).map(move |query| [batch, head, query])))
 }
 
 /// The score of each entry for each list, `[B, H|Hkv, ⌈Nq/query_block⌉, ⌈Nk/block_size⌉]`: the greatest of those that
