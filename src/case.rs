@@ -26,6 +26,20 @@
 //!
 //! On the device and in [`LinearInputs`] the numbers of z lie behind each head's state, in the same tensor.
 //!
+//! # Op `topk`
+//!
+//! Params: `granularity` `token` or `block`, `top_k`, `block_size` (for blocks), and of this library's own `score`
+//! `keys`, `mean` or `bound` (`keys` for tokens, `mean` for blocks), `query_block` (1), `shared` (false; whether the query
+//! heads of a KV head share a list), `first` (0), `last` (0), `diagonal` (false) and `room` (0), as [`TopK`] has them.
+//! Params and tensors of `dense` may stand beside them, and:
+//!
+//! | tensor | shape | |
+//! |---|---|---|
+//! | `pooled` | `[B, Hkv, ⌈Nk/block_size⌉, P]` | what stands for each block ([`Pool`](crate::Pool)), optional |
+//! | `expected.o` | `[B, H, Nq, Dv]` | |
+//! | `expected.lse` | `[B, H, Nq]` | optional |
+//! | `expected.selected` | u8 `[B, H, Nq, Nk]` | 1 for the keys that a row attends to |
+//!
 //! # Example
 //!
 //! ```
@@ -44,6 +58,7 @@
 mod dense;
 mod linear;
 mod reader;
+mod topk;
 mod writer;
 
 #[cfg(test)]
@@ -52,10 +67,12 @@ mod tests;
 use std::path::Path;
 
 pub use linear::{LinearCase, LinearCaseInputs};
+pub use topk::TopKCase;
 
 use crate::error::{Error, Result};
 use crate::ops::dense::{Dense, DenseInputs, DenseOutput};
 use crate::ops::linear::{Linear, LinearInputs, LinearOutput};
+use crate::ops::topk::{TopK, TopKInputs, TopKOutput};
 use crate::tensor::DType;
 use reader::Reader;
 use writer::Writer;
@@ -89,8 +106,10 @@ pub enum Op {
     Dense(DenseCase),
     /// Op `linear`.
     Linear(LinearCase),
-    /// An op of the format that this version does not run (`topk`), by its name: to be reported as unsupported, never
-    /// as passed. Its params and tensors are not read.
+    /// Op `topk`.
+    TopK(TopKCase),
+    /// An op of the format that this version does not run (there is none now), by its name: to be reported as
+    /// unsupported, never as passed. Its params and tensors are not read.
     Unsupported(String),
 }
 
@@ -230,6 +249,30 @@ impl Case {
         }
     }
 
+    /// A top-k case, as [`Case::dense`] makes a dense one; the lists of the answer become the keys that each row
+    /// attends to, and [`TopK::keep`] is set.
+    ///
+    /// # Errors
+    /// [`Error::Case`], with `name` as the file, for a problem with custom code, inputs that are not the problem's, and
+    /// lists that are not well formed.
+    pub fn topk(
+        name: impl Into<String>,
+        source: impl Into<String>,
+        problem: &TopK,
+        inputs: &TopKInputs<'_>,
+        expected: &TopKOutput<f64>,
+    ) -> Result<Self> {
+        let name = name.into();
+        dense::check_no_code(&name, &problem.attention)?;
+        let case = TopKCase::new(problem, inputs, expected).or_else(|error| fail(&name, error.to_string()))?;
+        Ok(Case {
+            name,
+            op: Op::TopK(case),
+            dtype: problem.attention.dtype,
+            source: source.into(),
+        })
+    }
+
     /// Reads a case file.
     ///
     /// # Errors
@@ -257,12 +300,10 @@ impl Case {
         let op = match op.as_str() {
             "dense" => Op::Dense(dense::read(&mut reader, dtype)?),
             "linear" => Op::Linear(linear::read(&mut reader, dtype)?),
-            "topk" => Op::Unsupported(op),
+            "topk" => Op::TopK(topk::read(&mut reader, dtype)?),
             _ => return fail(file, format!("unknown op `{op}`; known: dense, linear, topk")),
         };
-        if !matches!(op, Op::Unsupported(_)) {
-            reader.finish()?;
-        }
+        reader.finish()?;
         Ok(Case {
             name: name.to_string(),
             op,
@@ -295,6 +336,7 @@ impl Case {
         let (op, dtype) = match &self.op {
             Op::Dense(case) => ("dense", case.problem.dtype),
             Op::Linear(case) => ("linear", case.problem.dtype),
+            Op::TopK(case) => ("topk", case.problem.attention.dtype),
             Op::Unsupported(op) => return fail(file, format!("op `{op}` cannot be written by this version")),
         };
         if dtype != self.dtype {
@@ -307,6 +349,7 @@ impl Case {
         match &self.op {
             Op::Dense(case) => dense::write(&mut writer, case)?,
             Op::Linear(case) => linear::write(&mut writer, case)?,
+            Op::TopK(case) => topk::write(&mut writer, case)?,
             Op::Unsupported(_) => (),
         }
         writer.finish(op, dtype, &self.source)

@@ -3,6 +3,7 @@
 //! An output passes if both RMS(result − expected)/RMS(expected) and max|result − expected|/max|expected| are within
 //! bounds. The first finds many small errors, the second a few large ones. A log-sum-exp is compared absolutely.
 //! States of linear attention are outputs too; S and z are each compared with their own kind.
+//! Of equally good choices of a top-k problem any passes, see [`topk()`].
 //! A value that is not finite passes only where exactly it was expected (−inf, for a row that sees nothing); NaN
 //! never does, and where the expected output is zero throughout, so must the result be.
 //!
@@ -24,8 +25,14 @@ use crate::ops::dense::DenseOutput;
 use crate::ops::linear::{Linear, LinearOutput, split_states};
 use crate::tensor::DType;
 
+mod topk;
+
 #[cfg(test)]
 mod tests;
+
+#[cfg(feature = "cases")]
+pub(crate) use topk::{Known, topk_case};
+pub use topk::{NEAR_TIE, TopKComparison, topk};
 
 /// Error bounds of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -81,7 +88,7 @@ pub enum Unit {
 /// The outcome of comparing one tensor; displays as one line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison {
-    /// `"o"`, `"lse"`, `"final_state"`, `"final_normalizer"` or `"total_decay"`.
+    /// `"o"`, `"lse"`, `"final_state"`, `"final_normalizer"`, `"total_decay"`, `"selection"` or `"selected"`.
     pub name: &'static str,
     /// Elements of the result.
     pub actual_len: usize,
@@ -136,20 +143,27 @@ impl Comparison {
     }
 
     /// Fills in the errors, each measured in `units(expected)`: what its maximum and what its RMS is relative to.
-    fn measure(mut self, actual: &[f32], expected: &[f64], units: impl Fn(f64) -> (f64, f64)) -> Self {
+    fn measure(self, actual: &[f32], expected: &[f64], units: impl Fn(f64) -> (f64, f64)) -> Self {
+        let errors = actual.iter().zip(expected).map(|(&actual, &expected)| {
+            let error = difference(f64::from(actual), expected);
+            let (max_unit, rms_unit) = units(expected);
+            (ratio(error, max_unit), ratio(error, rms_unit))
+        });
+        self.fill(actual, expected, errors)
+    }
+
+    /// Fills in the errors, one an element: by what its maximum and by what its RMS is relative to.
+    fn fill(mut self, actual: &[f32], expected: &[f64], errors: impl IntoIterator<Item = (f64, f64)>) -> Self {
         if actual.len() != expected.len() {
             return self;
         }
         let mut squares = 0.0;
-        for (index, (&actual, &expected)) in actual.iter().zip(expected).enumerate() {
-            let error = difference(f64::from(actual), expected);
-            let (max_unit, rms_unit) = units(expected);
-            squares += ratio(error, rms_unit).powi(2);
-            let error = ratio(error, max_unit);
+        for (index, (error, rms_error)) in errors.into_iter().enumerate() {
+            squares += rms_error.powi(2);
             let element = Element {
                 index,
-                actual,
-                expected,
+                actual: actual[index],
+                expected: expected[index],
             };
             if error > self.max {
                 self.max = error;

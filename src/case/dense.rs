@@ -9,18 +9,8 @@ use crate::tensor::DType;
 
 pub(super) fn read(reader: &mut Reader<'_>, dtype: DType) -> Result<DenseCase> {
     let mut tensors = DenseCaseInputs::default();
-    let mut problem = read_main(reader, dtype, &mut tensors)?;
-    read_params(reader, &mut problem)?;
-    read_optional(reader, &mut problem, &mut tensors)?;
-
-    let [b, h, nq] = [problem.batch, problem.heads, problem.queries];
-    let o = reader.floats_of("expected.o", DType::F32)?;
-    let expected_o = reader.shaped("expected.o", o, &[b, h, nq, problem.value_dim()])?;
-    let expected_lse = match reader.optional_floats_of("expected.lse", DType::F32)? {
-        Some(lse) => Some(reader.shaped("expected.lse", lse, &[b, h, nq])?),
-        None => None,
-    };
-    problem.lse = expected_lse.is_some();
+    let mut problem = read_attention(reader, dtype, &mut tensors)?;
+    let (expected_o, expected_lse) = read_expected(reader, &mut problem)?;
     let case = DenseCase {
         problem,
         tensors,
@@ -29,6 +19,27 @@ pub(super) fn read(reader: &mut Reader<'_>, dtype: DType) -> Result<DenseCase> {
     };
     check(reader.file, &case)?;
     Ok(case)
+}
+
+/// Everything about a problem but its answer.
+pub(super) fn read_attention(reader: &mut Reader<'_>, dtype: DType, tensors: &mut DenseCaseInputs) -> Result<Dense> {
+    let mut problem = read_main(reader, dtype, tensors)?;
+    read_params(reader, &mut problem)?;
+    read_optional(reader, &mut problem, tensors)?;
+    Ok(problem)
+}
+
+/// The expected o and lse; a problem asks for an lse where there is one.
+pub(super) fn read_expected(reader: &mut Reader<'_>, p: &mut Dense) -> Result<(Vec<f32>, Option<Vec<f32>>)> {
+    let [b, h, nq] = [p.batch, p.heads, p.queries];
+    let o = reader.floats_of("expected.o", DType::F32)?;
+    let o = reader.shaped("expected.o", o, &[b, h, nq, p.value_dim()])?;
+    let lse = match reader.optional_floats_of("expected.lse", DType::F32)? {
+        Some(lse) => Some(reader.shaped("expected.lse", lse, &[b, h, nq])?),
+        None => None,
+    };
+    p.lse = lse.is_some();
+    Ok((o, lse))
 }
 
 /// q, k and v, and from their shapes the sizes of the problem.
@@ -127,19 +138,21 @@ fn broadcast(reader: &Reader<'_>, name: &str, shape: &[usize], problem: &Dense) 
 
 /// That inputs and expected outputs fit the problem.
 fn check(file: &str, case: &DenseCase) -> Result<()> {
-    let problem = &case.problem;
-    case.inputs()
-        .check(problem)
+    let inputs = case.inputs();
+    inputs
+        .check(&case.problem)
         .or_else(|error| fail(file, error.to_string()))?;
+    check_expected(file, &case.problem, &case.expected_o, case.expected_lse.as_deref())
+}
+
+/// That the expected o and lse fit the problem.
+pub(super) fn check_expected(file: &str, problem: &Dense, o: &[f32], lse: Option<&[f32]>) -> Result<()> {
     let rows = u128::from(problem.batch) * u128::from(problem.heads) * u128::from(problem.queries);
     let outputs = rows * u128::from(problem.value_dim());
-    if case.expected_o.len() as u128 != outputs {
-        return fail(
-            file,
-            format!("the expected o has {} elements, not {outputs}", case.expected_o.len()),
-        );
+    if o.len() as u128 != outputs {
+        return fail(file, format!("the expected o has {} elements, not {outputs}", o.len()));
     }
-    match &case.expected_lse {
+    match lse {
         Some(lse) if lse.len() as u128 != rows => {
             fail(file, format!("the expected lse has {} elements, not {rows}", lse.len()))
         }
@@ -160,15 +173,24 @@ pub(super) fn given(there: bool) -> &'static str {
 }
 
 pub(super) fn write(writer: &mut Writer<'_>, case: &DenseCase) -> Result<()> {
-    let p = &case.problem;
-    if p.custom.is_some() {
-        return fail(writer.file, "a case file cannot hold custom code");
-    }
+    check_no_code(writer.file, &case.problem)?;
     check(writer.file, case)?;
+    write_attention(writer, &case.problem, &case.tensors)?;
+    write_expected(writer, &case.problem, &case.expected_o, case.expected_lse.as_deref())
+}
+
+pub(super) fn check_no_code(file: &str, p: &Dense) -> Result<()> {
+    match &p.custom {
+        Some(_) => fail(file, "a case file cannot hold custom code"),
+        None => Ok(()),
+    }
+}
+
+/// Everything about a problem but its answer.
+pub(super) fn write_attention(writer: &mut Writer<'_>, p: &Dense, tensors: &DenseCaseInputs) -> Result<()> {
     write_params(writer, p)?;
 
     let (b, h, hkv) = (p.batch, p.heads, p.kv_heads());
-    let tensors = &case.tensors;
     writer.floats("q", p.dtype, &[b, h, p.queries, p.head_dim], &tensors.q)?;
     writer.floats("k", p.dtype, &[b, hkv, p.keys, p.head_dim], &tensors.k)?;
     writer.floats("v", p.dtype, &[b, hkv, p.keys, p.value_dim()], &tensors.v)?;
@@ -193,16 +215,16 @@ pub(super) fn write(writer: &mut Writer<'_>, case: &DenseCase) -> Result<()> {
             writer.floats(name, DType::F32, &[h], values)?;
         }
     }
-    writer.floats(
-        "expected.o",
-        DType::F32,
-        &[b, h, p.queries, p.value_dim()],
-        &case.expected_o,
-    )?;
-    if let Some(lse) = &case.expected_lse {
-        writer.floats("expected.lse", DType::F32, &[b, h, p.queries], lse)?;
-    }
     Ok(())
+}
+
+pub(super) fn write_expected(writer: &mut Writer<'_>, p: &Dense, o: &[f32], lse: Option<&[f32]>) -> Result<()> {
+    let [b, h, nq] = [p.batch, p.heads, p.queries];
+    writer.floats("expected.o", DType::F32, &[b, h, nq, p.value_dim()], o)?;
+    match lse {
+        Some(lse) => writer.floats("expected.lse", DType::F32, &[b, h, nq], lse),
+        None => Ok(()),
+    }
 }
 
 /// Whatever differs from the format's defaults.

@@ -25,9 +25,14 @@
 //! # Ok::<(), wgpu_attention::Error>(())
 //! ```
 
+use std::ops::Range;
+
 use crate::error::{Error, Result};
 use crate::ops::dense::Dense;
 use crate::ops::dense::check::{MAX_POSITION, within};
+
+#[cfg(test)]
+mod tests;
 
 /// The shape of a selection: u32 `[B, H|Hkv, ⌈Nq/query_block⌉, 1 + capacity]`, contiguous. Each list is the number of
 /// its entries, then the entries, ascending; what lies behind them is not read.
@@ -35,8 +40,9 @@ use crate::ops::dense::check::{MAX_POSITION, within};
 /// An entry e stands for the keys e·block_size to (e + 1)·block_size − 1, as far as there are any. They are attended to
 /// as far as the problem's masks leave them visible; keys in no entry are not.
 ///
-/// Lists on the device are not trusted: an entry that is out of range or not greater than the one before it is skipped,
-/// and an entry count above `capacity` reads as `capacity`. Lists on the host are refused then ([`Selection::check`]).
+/// Lists on the device are not trusted: an entry that is out of range or not greater than the one before it, whether
+/// that was skipped or not, is skipped, and an entry count above `capacity` reads as `capacity`
+/// ([`Selection::visible_entries`]). Lists on the host are refused then ([`Selection::check`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Selection {
     /// Keys of an entry, at least 1: 1 for tokens.
@@ -70,6 +76,55 @@ impl Selection {
     /// 32-bit words of the tensor.
     pub fn words(&self, problem: &Dense) -> u64 {
         self.dims(problem).iter().fold(1u64, |n, &d| n.saturating_mul(d.into()))
+    }
+
+    /// Where in the tensor the list of a query row lies, entry count and room included; `head` is a query head.
+    ///
+    /// ```
+    /// use wgpu_attention::{Dense, Selection};
+    ///
+    /// let selection = Selection { block_size: 1, query_block: 2, per_kv_head: true, capacity: 9 };
+    /// let attention = Dense { heads: 4, kv_heads: Some(2), queries: 6, keys: 20, ..Default::default() };
+    /// // Heads 2 and 3 share KV head 1, rows 4 and 5 list 2.
+    /// assert_eq!(selection.list_of(&attention, 0, 3, 5), 50..60);
+    /// ```
+    pub fn list_of(&self, problem: &Dense, batch: u32, head: u32, query: u32) -> Range<usize> {
+        let [heads, lists] = self.lists(problem).map(|n| n as usize);
+        let head = if self.per_kv_head {
+            head / (problem.heads / problem.kv_heads())
+        } else {
+            head
+        };
+        let list = (batch as usize * heads + head as usize) * lists + (query / self.query_block) as usize;
+        let words = 1 + self.capacity as usize;
+        list * words..(list + 1) * words
+    }
+
+    /// The entries of one list that are not skipped, in its order; `list` is its entry count and what follows, and
+    /// `entries` how many there may be ([`Selection::entries`]). Of a list that [`Selection::check`] accepts, all.
+    ///
+    /// ```
+    /// use wgpu_attention::Selection;
+    ///
+    /// let selection = Selection { block_size: 1, query_block: 1, per_kv_head: false, capacity: 5 };
+    /// // 2 is not greater than 7, 99 out of range.
+    /// assert_eq!(selection.visible_entries(&[5, 1, 7, 2, 8, 99], 10), [1, 7, 8]);
+    /// ```
+    pub fn visible_entries(&self, list: &[u32], entries: u32) -> Vec<u32> {
+        let Some((&count, list)) = list.split_first() else {
+            return Vec::new();
+        };
+        let count = count.min(self.capacity) as usize;
+        let list = &list[..count.min(list.len())];
+        let ascends = |n: usize| n == 0 || list[n - 1] < list[n];
+        let is_read = |&n: &usize| list[n] < entries && ascends(n);
+        (0..list.len()).filter(is_read).map(|n| list[n]).collect()
+    }
+
+    /// The keys of an entry; none behind the last key.
+    pub fn keys_of(&self, problem: &Dense, entry: u32) -> Range<u32> {
+        let start = entry.saturating_mul(self.block_size).min(problem.keys);
+        start..start.saturating_add(self.block_size).min(problem.keys)
     }
 
     /// The rules of a selection by itself.

@@ -1,8 +1,8 @@
 //! What the dense kernels compute, in float64 and in the plainest form: one score at a time, straight from the
 //! formula, no tiles. The kernels are tested against it; read it to learn what they do.
 //!
-//! For each query row there are three steps, each a function below: which keys it may see (`visible`), their scores
-//! (`score`), and from scores to weights (`softmax`, `sigmoid`). The output row is the weighted sum of the values.
+//! For each query row there are three steps, each a function below: which keys it may see (`listed_keys`, `visible`),
+//! their scores (`score`), and from scores to weights (`softmax`, `sigmoid`). The output row is the weighted sum of the values.
 //!
 //! Softmax attention is "Attention Is All You Need" (Vaswani et al., 2017); sigmoid attention is "Theory, Analysis,
 //! and Best Practices for Sigmoid Self-Attention" (Ramapuram et al., 2024); ALiBi is "Train Short, Test Long" (Press
@@ -76,7 +76,7 @@ impl fmt::Debug for Hooks<'_> {
 
 impl Hooks<'_> {
     /// A twin missing, or without a counterpart, would compare two different problems.
-    fn check(&self, problem: &Dense) -> Result<()> {
+    pub(crate) fn check(&self, problem: &Dense) -> Result<()> {
         let custom = problem.custom.as_ref();
         let pairs = [
             (
@@ -142,15 +142,16 @@ pub fn dense(problem: &Dense, inputs: &DenseInputs<'_>, hooks: &Hooks<'_>) -> Re
 type Scored = (u32, f64);
 
 /// The keys that belong to a query row's document (or all of them), and the row's position in it.
-struct Span {
-    keys: Range<u32>,
-    query_pos: i64,
+pub(crate) struct Span {
+    pub(crate) keys: Range<u32>,
+    pub(crate) query_pos: i64,
 }
 
-struct Oracle<'a> {
-    problem: &'a Dense,
-    inputs: &'a DenseInputs<'a>,
-    hooks: &'a Hooks<'a>,
+/// A problem with what it is about: whether a row sees a key, and how it scores it.
+pub(crate) struct Oracle<'a> {
+    pub(crate) problem: &'a Dense,
+    pub(crate) inputs: &'a DenseInputs<'a>,
+    pub(crate) hooks: &'a Hooks<'a>,
 }
 
 impl Oracle<'_> {
@@ -160,19 +161,36 @@ impl Oracle<'_> {
         let Some(span) = self.span(batch, query) else {
             return;
         };
-        for key in span.keys.clone() {
-            let at = Position {
-                batch,
-                head,
-                kv_head: self.kv_head(head),
-                query,
-                key,
-                query_pos: span.query_pos as i32,
-                key_pos: (key - span.keys.start) as i32,
-            };
+        for key in self.listed_keys(&span, batch, head, query) {
+            let at = self.position(&span, [batch, head, query, key]);
             if self.visible(&at) {
                 scores.push((key, self.score(&at)));
             }
+        }
+    }
+
+    /// The keys of a row's span that are in its list; all of them in a problem without a selection.
+    fn listed_keys(&self, span: &Span, batch: u32, head: u32, query: u32) -> Vec<u32> {
+        let p = self.problem;
+        let (Some(selection), Some(lists)) = (p.selection, self.inputs.selection) else {
+            return span.keys.clone().collect();
+        };
+        let list = &lists[selection.list_of(p, batch, head, query)];
+        let entries = selection.visible_entries(list, selection.entries(p));
+        let keys = entries.into_iter().flat_map(|entry| selection.keys_of(p, entry));
+        keys.filter(|key| span.keys.contains(key)).collect()
+    }
+
+    /// Where the score of a query row for a key of its span stands.
+    pub(crate) fn position(&self, span: &Span, [batch, head, query, key]: [u32; 4]) -> Position {
+        Position {
+            batch,
+            head,
+            kv_head: self.kv_head(head),
+            query,
+            key,
+            query_pos: span.query_pos as i32,
+            key_pos: (key - span.keys.start) as i32,
         }
     }
 
@@ -182,7 +200,7 @@ impl Oracle<'_> {
     }
 
     /// The row's own document; `None` for a row outside every document.
-    fn span(&self, batch: u32, query: u32) -> Option<Span> {
+    pub(crate) fn span(&self, batch: u32, query: u32) -> Option<Span> {
         let (queries, keys, key_count) = match (self.inputs.cu_seqlens_q, self.inputs.cu_seqlens_k) {
             (Some(starts_q), Some(starts_k)) => {
                 let document = starts_q
@@ -210,9 +228,17 @@ impl Oracle<'_> {
         Some(Span { keys, query_pos })
     }
 
-    /// ((window ∪ sink tokens) ∩ causal ∪ prefix) ∩ mask ∩ `kv_len` ∩ the caller's own mask, for a key of the own
-    /// document; and a bias of −inf masks too.
-    fn visible(&self, at: &Position) -> bool {
+    /// Whether a row sees a key of its own document: one in its reach, as far as the mask tensor and the caller's own
+    /// mask let it; and a bias of −inf masks too.
+    pub(crate) fn visible(&self, at: &Position) -> bool {
+        self.in_reach(at)
+            && self.mask(at)
+            && self.bias(at) != f64::NEG_INFINITY
+            && self.hooks.mask.is_none_or(|mask| mask(at))
+    }
+
+    /// ((window ∪ sink tokens) ∩ causal ∪ prefix) ∩ `kv_len`: what the positions alone decide.
+    pub(crate) fn in_reach(&self, at: &Position) -> bool {
         let problem = self.problem;
         let (a, j) = (i64::from(at.query_pos), i64::from(at.key_pos));
         let in_window = problem.window_left.is_none_or(|left| a - j <= i64::from(left))
@@ -220,19 +246,16 @@ impl Oracle<'_> {
         let is_sink_token = j < i64::from(problem.sink_tokens);
         let is_causal = !problem.causal || j <= a;
         let is_prefix = j < i64::from(problem.prefix);
+        let is_there = self
+            .inputs
+            .kv_len
+            .is_none_or(|kv_len| i64::from(at.key) < i64::from(kv_len[at.batch as usize]));
 
-        ((in_window || is_sink_token) && is_causal || is_prefix)
-            && self.mask(at)
-            && self
-                .inputs
-                .kv_len
-                .is_none_or(|kv_len| i64::from(at.key) < i64::from(kv_len[at.batch as usize]))
-            && self.bias(at) != f64::NEG_INFINITY
-            && self.hooks.mask.is_none_or(|mask| mask(at))
+        ((in_window || is_sink_token) && is_causal || is_prefix) && is_there
     }
 
     /// Scale, softcap, bias and ALiBi, custom score, in this order.
-    fn score(&self, at: &Position) -> f64 {
+    pub(crate) fn score(&self, at: &Position) -> f64 {
         let mut s = f64::from(self.problem.scale()) * dot(self.q_row(at), self.k_row(at));
         if let Some(cap) = self.problem.softcap.map(f64::from) {
             s = cap * (s / cap).tanh();
@@ -278,7 +301,7 @@ impl Oracle<'_> {
         o
     }
 
-    fn q_row(&self, at: &Position) -> &[f32] {
+    pub(crate) fn q_row(&self, at: &Position) -> &[f32] {
         let p = self.problem;
         row(
             self.inputs.q,
@@ -332,7 +355,7 @@ fn row(tensor: &[f32], index: usize, dim: u32) -> &[f32] {
 }
 
 /// q·k, summed in eight strands, since one chain of dependent additions is what would take the time.
-fn dot(q: &[f32], k: &[f32]) -> f64 {
+pub(crate) fn dot(q: &[f32], k: &[f32]) -> f64 {
     let mut sums = [0.0; 8];
     for (q, k) in q.chunks(sums.len()).zip(k.chunks(sums.len())) {
         for (sum, (&q, &k)) in sums.iter_mut().zip(q.iter().zip(k)) {

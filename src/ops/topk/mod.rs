@@ -21,8 +21,10 @@
 //! Attention" (Xu et al., 2024), "HiP Attention" (Lee et al., 2024).
 
 pub mod hierarchical;
+mod inputs;
 pub mod pool;
 pub mod reference;
+pub(crate) mod rules;
 pub mod select;
 pub mod variant;
 
@@ -42,7 +44,8 @@ pub enum Scoring {
     Keys,
     /// scale · q · mean of the block's keys.
     Mean,
-    /// Σ_d max(q_d·min_d, q_d·max_d) · |scale| over the block's bounds, at least every scaled q·k in it (Quest).
+    /// Σ_d max(q'_d·max_d, q'_d·min_d) over the block's bounds, with q' = scale·q: at least every scaled q·k in it
+    /// (Quest).
     Bound,
 }
 

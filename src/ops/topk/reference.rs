@@ -1,1 +1,265 @@
-//! What the top-k kernels compute, in float64 and in the plainest form.
+//! What the top-k kernels compute, in float64 and in the plainest form: every score of every list, a sort, and dense
+//! attention over what is kept. The kernels are tested against it; read it to learn what they do.
+//!
+//! The steps are functions of their own: [`pool`] makes blocks small, [`scores`] scores entries, [`select`] keeps the
+//! best, [`attend`] attends to them, and [`top_k`] is all of it. [`extend`] adds tokens to lists, [`hierarchical`] finds
+//! lists another way, and [`recall`] says how much of the exact ones it found.
+//!
+//! Bounds of blocks are those of "Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference" (Tang et al.,
+//! 2024), the search that of "HiP Attention" (Lee et al., 2024).
+//!
+//! ```
+//! use wgpu_attention::dense::reference::Hooks;
+//! use wgpu_attention::topk::reference::top_k;
+//! use wgpu_attention::{Dense, DenseInputs, TopK, TopKInputs};
+//!
+//! // One query that attends to the two keys of four that score highest.
+//! let attention = Dense { keys: 4, head_dim: 1, ..Default::default() };
+//! let problem = TopK { attention, top_k: 2, ..Default::default() };
+//! let attention = DenseInputs { q: &[1.0], k: &[5.0, 0.0, 5.0, 4.0], v: &[1.0, 10.0, 3.0, 20.0], ..Default::default() };
+//! let output = top_k(&problem, &TopKInputs { attention, pooled: None }, &Hooks::default())?;
+//! assert_eq!(output.selection, [2, 0, 2]);
+//! assert_eq!(output.o, [2.0]);
+//! # Ok::<(), wgpu_attention::Error>(())
+//! ```
+
+mod hierarchical;
+mod pool;
+mod select;
+
+#[cfg(test)]
+mod tests;
+
+pub use hierarchical::{hierarchical, recall};
+pub use pool::pool;
+pub(crate) use select::{candidates, is_forced};
+pub use select::{extend, select};
+
+use crate::error::Result;
+use crate::ops::dense::reference::{Hooks, Oracle, Span, dense};
+use crate::ops::dense::{Dense, DenseInputs, DenseOutput};
+use crate::ops::topk::{Scoring, TopK, TopKInputs, TopKOutput, rules};
+
+/// Solves `problem` in float64: [`scores`], [`select`], [`attend`].
+///
+/// Inputs are taken as they are: rounding to the problem's storage types and its layouts play no part.
+///
+/// # Errors
+/// As [`TopKInputs::check`], and [`Error::Data`](crate::Error::Data) where custom WGSL and `hooks` do not pair up.
+pub fn top_k(problem: &TopK, inputs: &TopKInputs<'_>, hooks: &Hooks<'_>) -> Result<TopKOutput<f64>> {
+    let scores = scores(problem, inputs, hooks)?;
+    let selection = select(&rules::select_of(problem), &scores)?;
+    let DenseOutput { o, lse } = attend(problem, inputs, hooks, &selection)?;
+    Ok(TopKOutput { o, lse, selection })
+}
+
+/// The last step alone: dense attention over `lists`, which have the shape of [`TopK::selection`].
+///
+/// # Errors
+/// As [`top_k`], and as [`Selection::check`](crate::Selection::check) for `lists`.
+pub fn attend(problem: &TopK, inputs: &TopKInputs<'_>, hooks: &Hooks<'_>, lists: &[u32]) -> Result<DenseOutput<f64>> {
+    inputs.check(problem)?;
+    let attention = Dense {
+        selection: Some(problem.selection()),
+        ..problem.attention.clone()
+    };
+    let inputs = DenseInputs {
+        selection: Some(lists),
+        ..inputs.attention
+    };
+    dense(&attention, &inputs, hooks)
+}
+
+/// The keys that each query row attends to by `lists`, `[B, H, Nq, Nk]`: 1 for those of its list's entries that it
+/// sees, 0 for the others.
+///
+/// # Errors
+/// As [`attend`].
+pub fn selected(problem: &TopK, inputs: &TopKInputs<'_>, hooks: &Hooks<'_>, lists: &[u32]) -> Result<Vec<u8>> {
+    inputs.check(problem)?;
+    hooks.check(&problem.attention)?;
+    let (p, selection) = (&problem.attention, problem.selection());
+    selection.check(p, lists)?;
+    let oracle = Oracle {
+        problem: p,
+        inputs: &inputs.attention,
+        hooks,
+    };
+    let mut selected = Vec::new();
+    for [batch, head, query] in every_row(p) {
+        let list = &lists[selection.list_of(p, batch, head, query)];
+        let mut keys = vec![0; p.keys as usize];
+        if let Some(span) = oracle.span(batch, query) {
+            let listed = selection.visible_entries(list, selection.entries(p)).into_iter();
+            let listed = listed.flat_map(|entry| selection.keys_of(p, entry));
+            for key in listed.filter(|key| span.keys.contains(key)) {
+                let at = oracle.position(&span, [batch, head, query, key]);
+                keys[key as usize] = oracle.visible(&at).into();
+            }
+        }
+        selected.extend(keys);
+    }
+    Ok(selected)
+}
+
+/// Every query row, `[batch, head, query]`.
+pub(crate) fn every_row(p: &Dense) -> impl Iterator<Item = [u32; 3]> {
+    let (heads, queries) = (p.heads, p.queries);
+    (0..p.batch)
+        .flat_map(move |batch| (0..heads).flat_map(move |head| (0..queries).map(move |query| [batch, head, query])))
+}
+
+/// The score of each entry for each list, `[B, H|Hkv, ⌈Nq/query_block⌉, ⌈Nk/block_size⌉]`: the greatest of those that
+/// the list's rows give it, and −∞ where it is a candidate for none of them.
+///
+/// An entry is a candidate for a row that sees one of its keys as far as positions decide: causality, windows, sink
+/// tokens, prefix, `kv_len`, documents. With [`Scoring::Keys`] its score is the greatest of the keys that the row does
+/// see, the mask tensor and the custom mask included, and −∞ if those hide them all. With [`TopK::diagonal`], a
+/// candidate of the list that holds the position of one of its rows has +∞. A score that is NaN counts for nothing.
+///
+/// # Errors
+/// As [`top_k`].
+pub fn scores(problem: &TopK, inputs: &TopKInputs<'_>, hooks: &Hooks<'_>) -> Result<Vec<f64>> {
+    inputs.check(problem)?;
+    hooks.check(&problem.attention)?;
+    let scorer = Scorer {
+        problem,
+        oracle: Oracle {
+            problem: &problem.attention,
+            inputs: &inputs.attention,
+            hooks,
+        },
+        blocks: blocks(problem, inputs)?,
+    };
+    let [batches, heads, lists, _] = problem.selection().dims(&problem.attention);
+    let mut scores = Vec::new();
+    for batch in 0..batches {
+        for head in 0..heads {
+            for list in 0..lists {
+                scores.extend(scorer.list_scores(batch, head, list));
+            }
+        }
+    }
+    Ok(scores)
+}
+
+/// What stands for each block, if not its keys.
+fn blocks(problem: &TopK, inputs: &TopKInputs<'_>) -> Result<Vec<f64>> {
+    match (rules::pool_of(problem), inputs.pooled) {
+        (None, _) => Ok(Vec::new()),
+        (Some(_), Some(given)) => Ok(given.iter().map(|&x| x.into()).collect()),
+        (Some(pooling), None) => pool(&pooling, inputs.attention.k, inputs.attention.kv_len),
+    }
+}
+
+struct Scorer<'a> {
+    problem: &'a TopK,
+    oracle: Oracle<'a>,
+    /// `[B, Hkv, ⌈Nk/block_size⌉, P]`; empty with [`Scoring::Keys`].
+    blocks: Vec<f64>,
+}
+
+impl Scorer<'_> {
+    fn list_scores(&self, batch: u32, head: u32, list: u32) -> Vec<f64> {
+        let entries = self.problem.selection().entries(&self.problem.attention);
+        let mut scores = vec![f64::NEG_INFINITY; entries as usize];
+        let mut candidates = vec![false; entries as usize];
+        let rows = self.rows(batch, head, list);
+        for (row, span) in &rows {
+            for entry in 0..entries {
+                if self.is_candidate(*row, span, entry) {
+                    candidates[entry as usize] = true;
+                    let score = &mut scores[entry as usize];
+                    *score = score.max(self.score(*row, span, entry));
+                }
+            }
+        }
+        if self.problem.diagonal {
+            for (_, span) in &rows {
+                let entry = self.own_entry(span).filter(|&entry| candidates[entry]);
+                entry.into_iter().for_each(|entry| scores[entry] = f64::INFINITY);
+            }
+        }
+        scores
+    }
+
+    /// The rows that share a list, each as `[batch, query head, query]` with the keys it may see; rows outside every
+    /// document have none.
+    fn rows(&self, batch: u32, head: u32, list: u32) -> Vec<([u32; 3], Span)> {
+        let p = &self.problem.attention;
+        let heads = match self.problem.per_kv_head {
+            true => {
+                let group = p.heads / p.kv_heads();
+                head * group..(head + 1) * group
+            }
+            false => head..head + 1,
+        };
+        let first = list * self.problem.query_block;
+        let queries = first..first.saturating_add(self.problem.query_block).min(p.queries);
+        let rows = heads.flat_map(|head| queries.clone().map(move |query| [batch, head, query]));
+        rows.filter_map(|row| Some((row, self.oracle.span(batch, row[2])?)))
+            .collect()
+    }
+
+    /// The keys of an entry that belong to the row's document.
+    fn keys(&self, span: &Span, entry: u32) -> impl Iterator<Item = u32> {
+        let keys = self.problem.selection().keys_of(&self.problem.attention, entry);
+        keys.start.max(span.keys.start)..keys.end.min(span.keys.end)
+    }
+
+    fn is_candidate(&self, [batch, head, query]: [u32; 3], span: &Span, entry: u32) -> bool {
+        let oracle = &self.oracle;
+        self.keys(span, entry)
+            .any(|key| oracle.in_reach(&oracle.position(span, [batch, head, query, key])))
+    }
+
+    /// The entry that holds the row's own position among the keys, if there is a key at it.
+    fn own_entry(&self, span: &Span) -> Option<usize> {
+        let key = u32::try_from(i64::from(span.keys.start) + span.query_pos).ok()?;
+        let entry = key / self.problem.block_size;
+        span.keys.contains(&key).then_some(entry as usize)
+    }
+
+    fn score(&self, row: [u32; 3], span: &Span, entry: u32) -> f64 {
+        match self.problem.scoring {
+            Scoring::Keys => self.best_key(row, span, entry),
+            Scoring::Mean => self.pooled_score(row, span, entry, mean_score),
+            Scoring::Bound => self.pooled_score(row, span, entry, bound_score),
+        }
+    }
+
+    /// The greatest score of the keys that the row sees.
+    fn best_key(&self, [batch, head, query]: [u32; 3], span: &Span, entry: u32) -> f64 {
+        let at = self
+            .keys(span, entry)
+            .map(|key| self.oracle.position(span, [batch, head, query, key]));
+        let scores = at.filter(|at| self.oracle.visible(at)).map(|at| self.oracle.score(&at));
+        scores.fold(f64::NEG_INFINITY, f64::max)
+    }
+
+    /// The score of what stands for a block, by the scaled query row and the block's numbers.
+    fn pooled_score(&self, [batch, head, query]: [u32; 3], span: &Span, entry: u32, score: PooledScore) -> f64 {
+        let p = &self.problem.attention;
+        let at = self.oracle.position(span, [batch, head, query, span.keys.start]);
+        let scale = f64::from(p.scale());
+        let q: Vec<f64> = self.oracle.q_row(&at).iter().map(|&q| scale * f64::from(q)).collect();
+        let entries = self.problem.selection().entries(p) as usize;
+        let width = self.blocks.len() / (p.batch * p.kv_heads()) as usize / entries;
+        let block = (batch * p.kv_heads() + at.kv_head) as usize * entries + entry as usize;
+        score(&q, &self.blocks[block * width..][..width])
+    }
+}
+
+type PooledScore = fn(&[f64], &[f64]) -> f64;
+
+/// q'·mean
+fn mean_score(q: &[f64], mean: &[f64]) -> f64 {
+    q.iter().zip(mean).map(|(q, mean)| q * mean).sum()
+}
+
+/// Σ_d max(q'_d·max_d, q'_d·min_d); `bounds` are the maxima, then the minima.
+fn bound_score(q: &[f64], bounds: &[f64]) -> f64 {
+    let (max, min) = bounds.split_at(bounds.len() / 2);
+    let ends = max.iter().zip(min);
+    q.iter().zip(ends).map(|(q, (max, min))| (q * max).max(q * min)).sum()
+}
