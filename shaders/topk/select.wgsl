@@ -34,6 +34,7 @@ struct Params {
 
 const BINS = 1u << RADIX_BITS;
 const WORDS = BINS * REPLICAS;
+const DIGITS = (31u + RADIX_BITS) / RADIX_BITS;
 const BINS_EACH = (BINS + THREADS - 1u) / THREADS;
 
 // Words of one mask, and the quads of columns that it covers.
@@ -204,8 +205,10 @@ fn find_cut(row: Row, thread: u32) -> Cut {
     var wanted = params.top_k;
     var above = 0u;
     var prefix = 0u;
-    var shift = 32u - RADIX_BITS;
-    loop {
+    var shift = 32u;
+    for (var digit = 0u; digit < DIGITS; digit++) {
+        // The last digit may overlap the one before.
+        shift -= min(shift, RADIX_BITS);
         clear_words(thread);
         workgroupBarrier();
         count_digits(row, above, prefix, shift, thread);
@@ -215,17 +218,14 @@ fn find_cut(row: Row, thread: u32) -> Cut {
             return all;
         }
         prefix |= choice.x << shift;
+        above |= (BINS - 1u) << shift;
         wanted = choice.y;
         if (choice.y == choice.z) {
             // The whole bin, down to its least key.
             return Cut(max(prefix, 1u) - 1u, NO_TIE, 0u);
         }
-        if (shift == 0u) {
-            return Cut(prefix, prefix, wanted);
-        }
-        above |= (BINS - 1u) << shift;
-        shift -= min(shift, RADIX_BITS);
     }
+    return Cut(prefix, prefix, wanted);
 }
 
 fn set_bits(values: vec4<bool>) -> u32 {
