@@ -40,7 +40,17 @@ struct Inner {
     features: wgpu::Features,
     checked: bool,
     pipelines: Mutex<HashMap<Variant, Arc<Pipeline>>>,
-    workspace: Mutex<Option<wgpu::Buffer>>,
+    workspaces: Mutex<[Option<wgpu::Buffer>; 2]>,
+}
+
+/// Buffers that plans use between their own dispatches. A dispatch may not read and write one buffer, so an op of several
+/// steps goes from the one to the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Workspace {
+    /// Partial results, and scores.
+    Partials,
+    /// Lists, and what stands for blocks of keys.
+    Lists,
 }
 
 /// What to request, where the library requests the device. The default takes the fastest adapter there is, with the
@@ -117,7 +127,7 @@ impl Gpu {
                 queue: queue.clone(),
                 checked,
                 pipelines: Mutex::new(HashMap::new()),
-                workspace: Mutex::new(None),
+                workspaces: Mutex::new([None, None]),
             }),
         }
     }
@@ -201,8 +211,9 @@ impl Gpu {
 
     /// A buffer of at least `size` bytes that plans use between their own dispatches. Dispatches on one queue run
     /// in order, so plans can share it.
-    pub(crate) fn workspace(&self, size: u64) -> Result<wgpu::Buffer> {
-        let mut slot = lock(&self.inner.workspace);
+    pub(crate) fn workspace(&self, which: Workspace, size: u64) -> Result<wgpu::Buffer> {
+        let mut slots = lock(&self.inner.workspaces);
+        let slot = &mut slots[which as usize];
         if let Some(buffer) = slot.as_ref()
             && buffer.size() >= size
         {

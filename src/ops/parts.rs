@@ -25,6 +25,8 @@ pub(crate) struct Geometry {
     pub block: u32,
     /// Elements from the start of a (batch, head, query) row to the end of what belongs to it.
     pub row: u64,
+    /// Bytes of a part at most, where that is less than a binding holds.
+    pub most: u64,
 }
 
 impl Geometry {
@@ -67,6 +69,8 @@ pub(crate) struct Bounds {
     pub heads: u32,
     /// Workgroups for the same rows, each with a share of the keys.
     pub splits: u32,
+    /// Query rows that may not be cut further, so that parts begin where workgroups do.
+    pub unit: u32,
 }
 
 impl Bounds {
@@ -80,6 +84,7 @@ impl Bounds {
             rows,
             heads,
             splits,
+            unit: rows / gcd(rows, heads),
         }
     }
 
@@ -87,14 +92,10 @@ impl Bounds {
     fn row_workgroups(&self, queries: u32) -> u64 {
         (u64::from(queries) * u64::from(self.heads)).div_ceil(self.rows.into()) * u64::from(self.splits)
     }
-
-    /// Query rows that may not be cut further, so that parts begin where workgroups do.
-    fn row_unit(&self) -> u32 {
-        self.rows / gcd(self.rows, self.heads)
-    }
 }
 
-fn gcd(a: u32, b: u32) -> u32 {
+/// The greatest common divisor.
+pub(crate) fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
@@ -124,7 +125,7 @@ fn fits(part: &Part, tensors: &[Geometry], bounds: &Bounds) -> Result<()> {
             format_args!("tensor `{}`, already cut to one head of one batch entry,", tensor.name),
             (end - first) * tensor.size + bounds.alignment,
             "max_storage_buffer_binding_size",
-            bounds.binding,
+            bounds.binding.min(tensor.most),
         )?;
     }
     let workgroups = [
@@ -160,7 +161,7 @@ fn halve(part: &Part, bounds: &Bounds) -> Option<(Part, Part)> {
         (a.head.1, b.head.0) = (at, at);
         return Some((a, b));
     }
-    let at = cut(part.query, bounds.row_unit())?;
+    let at = cut(part.query, bounds.unit)?;
     let (mut a, mut b) = (*part, *part);
     (a.query.1, b.query.0) = (at, at);
     Some((a, b))
@@ -178,6 +179,7 @@ mod tests {
             group: 1,
             block: 1,
             row,
+            most: u64::MAX,
         }
     }
 
@@ -196,6 +198,7 @@ mod tests {
         rows: 64,
         heads: 1,
         splits: 1,
+        unit: 64,
     };
 
     #[test]
@@ -236,6 +239,7 @@ mod tests {
             rows: 8,
             heads: 4,
             splits: 3,
+            unit: 2,
             ..BOUNDS
         };
         let parts = split(whole(1, 8, 16), &[geometry(16, 16, 256, 2048)], &bounds).unwrap();

@@ -1,7 +1,7 @@
 //! From a plan and a call's tensors to recorded dispatches.
 
 use crate::error::Result;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Workspace};
 use crate::ops::call::{self, Dispatch, Window};
 use crate::ops::dense::geometry::small_vectors;
 use crate::ops::dense::params::Params;
@@ -77,6 +77,9 @@ impl<'a> Small<'a> {
         params.sinks_at = self.at("sinks");
     }
 }
+
+/// A tensor and its name.
+pub(crate) type Named<'a> = (&'static str, Tensor<'a>);
 
 /// The lists of a part: where they are, and how far apart in words.
 #[derive(Clone, Copy, Debug)]
@@ -172,7 +175,7 @@ impl DensePlan {
         let mut dispatches = Vec::with_capacity(self.parts.len() + 2);
         let small = Small::gather(&self.gpu, &self.problem, self.small.as_ref(), tensors, &mut dispatches);
         let workspace = match &self.merge {
-            Some(joiner) => Some((self.gpu.workspace(self.workspace_bytes)?, joiner)),
+            Some(joiner) => Some((self.gpu.workspace(Workspace::Partials, self.workspace_bytes)?, joiner)),
             None => None,
         };
         for part in &self.parts {
@@ -281,11 +284,17 @@ impl DensePlan {
 
     /// Checks everything that wgpu would otherwise complain about.
     fn check_tensors(&self, t: &DenseTensors<'_>) -> Result<()> {
+        call::check_presence("selection", t.selection.is_some(), self.problem.selection.is_some())?;
+        let (outputs, inputs) = self.checked(t)?;
+        call::check_aliasing(&outputs, &inputs)
+    }
+
+    /// Checks the tensors one by one; a selection only if there is one. Outputs and inputs by their names.
+    pub(crate) fn checked<'a>(&self, t: &DenseTensors<'a>) -> Result<(Vec<Named<'a>>, Vec<Named<'a>>)> {
         let p = &self.problem;
         call::check_presence("lse", t.lse.is_some(), p.lse)?;
         t.check_hooks(p)?;
         call::check_presence("sinks", t.sinks.is_some(), p.sinks)?;
-        call::check_presence("selection", t.selection.is_some(), p.selection.is_some())?;
         let mut inputs = vec![];
         let mut outputs = vec![];
         for need in &self.needs {
@@ -300,7 +309,7 @@ impl DensePlan {
         }
         t.check_custom_data(p, &self.gpu)?;
         inputs.extend(t.custom_data.iter().map(|d| ("custom_data", *d)));
-        call::check_aliasing(&outputs, &inputs)
+        Ok((outputs, inputs))
     }
 }
 

@@ -26,6 +26,7 @@ pub(crate) fn geometry(p: &Dense) -> Vec<Geometry> {
         group: 1,
         block: 1,
         row: dim.into(),
+        most: u64::MAX,
     };
     // Every query row needs all the keys of its head.
     let keys = |name, s: Strides, dim: u32| Geometry {
@@ -35,6 +36,7 @@ pub(crate) fn geometry(p: &Dense) -> Vec<Geometry> {
         group,
         block: 1,
         row: u64::from(p.keys - 1) * s.seq + u64::from(dim),
+        most: u64::MAX,
     };
     let mut all = vec![
         rows("q", p.dtype, p.q_layout.strides(h, p.queries, d), d),
@@ -57,6 +59,7 @@ pub(crate) fn geometry(p: &Dense) -> Vec<Geometry> {
         group: 1,
         block: 1,
         row: p.keys.into(),
+        most: u64::MAX,
     };
     all.extend(p.bias.map(|b| scores("bias", b.dtype.size(), b.shape)));
     all.extend(p.mask.map(|shape| scores("mask", 1, shape)));
@@ -78,6 +81,7 @@ fn lists(p: &Dense, selection: &Selection) -> Geometry {
         group: p.heads / heads as u32,
         block: selection.query_block,
         row: words,
+        most: u64::MAX,
     }
 }
 

@@ -109,16 +109,26 @@ impl DenseBuffers {
     /// # Errors
     /// [`crate::Error::Device`] if the device is lost.
     pub async fn submit_and_read(&self, gpu: &Gpu, encoder: wgpu::CommandEncoder) -> Result<DenseOutput<f32>> {
+        let (output, _) = self.submit_and_read_with(gpu, encoder, &[]).await?;
+        Ok(output)
+    }
+
+    /// As [`DenseBuffers::submit_and_read`], with the contents of other buffers too.
+    pub(crate) async fn submit_and_read_with(
+        &self,
+        gpu: &Gpu,
+        encoder: wgpu::CommandEncoder,
+        others: &[(&'static str, &wgpu::Buffer)],
+    ) -> Result<(DenseOutput<f32>, Vec<Vec<u8>>)> {
         let p = &self.problem;
         let lse = self.lse.as_ref().map(|lse| ("lse", lse));
-        let outputs: Vec<_> = std::iter::once(("o", &self.o)).chain(lse).collect();
-        let contents = submit_and_read(gpu, encoder, &outputs).await?;
-        let o = from_bytes(&contents[0], p.output_dtype());
-        let lse = contents.get(1).map(|bytes| from_bytes(bytes, DType::F32));
-        Ok(DenseOutput {
-            o: output_shape(p).gather(&o),
-            lse,
-        })
+        let outputs: Vec<_> = others.iter().copied().chain([("o", &self.o)]).chain(lse).collect();
+        let mut contents = submit_and_read(gpu, encoder, &outputs).await?;
+        let own = contents.split_off(others.len());
+        let o = from_bytes(&own[0], p.output_dtype());
+        let lse = own.get(1).map(|bytes| from_bytes(bytes, DType::F32));
+        let o = output_shape(p).gather(&o);
+        Ok((DenseOutput { o, lse }, contents))
     }
 }
 

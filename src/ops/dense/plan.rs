@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result, check_limit};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Workspace};
 use crate::ops::call::{self, Need, Uniforms};
 use crate::ops::dense::geometry::{geometry, needs, small_vectors, vector_inputs, vector_output, whole};
 use crate::ops::dense::tile::{self, DeviceClass, KernelChoice, Tuning};
@@ -23,19 +23,19 @@ const MAX_SPLITS: u32 = 65535;
 /// their pipelines, so that planning a problem that differs only in sizes compiles nothing.
 #[derive(Debug)]
 pub struct DensePlan {
-    pub(super) gpu: Gpu,
-    pub(super) problem: Dense,
-    pub(super) choice: KernelChoice,
-    pub(super) label: String,
-    pub(super) pipeline: Arc<Pipeline>,
-    pub(super) parts: Vec<Part>,
-    pub(super) geometry: Vec<Geometry>,
-    pub(super) needs: Vec<Need>,
-    pub(super) splits: u32,
-    pub(super) merge: Option<merge::plan::Joiner>,
-    pub(super) small: Option<PackedSmall>,
-    pub(super) workspace_bytes: u64,
-    pub(super) uniforms: Uniforms,
+    pub(crate) gpu: Gpu,
+    pub(crate) problem: Dense,
+    pub(crate) choice: KernelChoice,
+    pub(crate) label: String,
+    pub(crate) pipeline: Arc<Pipeline>,
+    pub(crate) parts: Vec<Part>,
+    pub(crate) geometry: Vec<Geometry>,
+    pub(crate) needs: Vec<Need>,
+    pub(crate) splits: u32,
+    pub(crate) merge: Option<merge::plan::Joiner>,
+    pub(crate) small: Option<PackedSmall>,
+    pub(crate) workspace_bytes: u64,
+    pub(crate) uniforms: Uniforms,
 }
 
 /// Where several short vectors are brought together.
@@ -89,7 +89,7 @@ impl Dense {
         };
         let workspace_bytes = merge.as_ref().map_or(0, |m| m.parts_bytes());
         if workspace_bytes > 0 {
-            gpu.workspace(workspace_bytes)?;
+            gpu.workspace(Workspace::Partials, workspace_bytes)?;
         }
         Ok(DensePlan {
             choice,
@@ -231,7 +231,8 @@ fn check_device(p: &Dense, spec: &dyn Spec, gpu: &Gpu) -> Result<()> {
     call::check_variant(spec, what, (p.head_dim, p.value_dim()), gpu)
 }
 
-fn bounds(p: &Dense, choice: KernelChoice, splits: u32, gpu: &Gpu) -> Bounds {
+/// What bounds a part.
+pub(crate) fn bounds(p: &Dense, choice: KernelChoice, splits: u32, gpu: &Gpu) -> Bounds {
     let group = p.heads / p.kv_heads();
     let (rows, heads) = match choice {
         KernelChoice::Prefill(t) => (t.rows(), 1),

@@ -1,6 +1,7 @@
 //! From a plan and a call's tensors to recorded dispatches.
 
 use crate::error::Result;
+use crate::gpu::Workspace;
 use crate::ops::call::{self, Dispatch, Window};
 use crate::ops::linear::Decay;
 use crate::ops::linear::geometry::{segments, workspace};
@@ -66,7 +67,7 @@ impl LinearPlan {
     fn record(&self, pass: &mut wgpu::ComputePass<'_>, tensors: &LinearTensors<'_>) -> Result<()> {
         let workspace = match self.workspace_bytes {
             0 => None,
-            bytes => Some(self.gpu.workspace(bytes)?),
+            bytes => Some(self.gpu.workspace(Workspace::Partials, bytes)?),
         };
         let mut dispatches = Vec::with_capacity(self.dispatches());
         for part in &self.parts {

@@ -41,6 +41,7 @@ pub(super) fn geometry(p: &Linear, form: Form) -> Vec<Geometry> {
             group,
             block: 1,
             row: u64::from(p.tokens - 1) * s.seq + u64::from(dim),
+            most: u64::MAX,
         }
     };
     let words = |name, [batch, head]: [u64; 2], row: u64| Geometry {
@@ -50,6 +51,7 @@ pub(super) fn geometry(p: &Linear, form: Form) -> Vec<Geometry> {
         group: 1,
         block: 1,
         row,
+        most: u64::MAX,
     };
     // One entry for each head of each sequence; documents stay together.
     let per_head = |name, len: u64| {

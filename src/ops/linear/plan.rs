@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result, check_limit};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Workspace};
 use crate::ops::call::{self, Need, Uniforms};
 use crate::ops::dense::tile::DeviceClass;
 use crate::ops::linear::geometry::{geometry, needs, segments, vector_access, whole, workspace};
@@ -84,7 +84,7 @@ impl Linear {
             .max()
             .unwrap_or(0);
         if workspace_bytes > 0 {
-            gpu.workspace(workspace_bytes)?;
+            gpu.workspace(Workspace::Partials, workspace_bytes)?;
         }
         let pipelines = pipelines(self, gpu, &variants)?;
         let totals = match self.total_decay {

@@ -13,25 +13,33 @@
 //! the list sees one of its keys as far as positions decide (causality, windows, prefix, lengths, documents); keys that
 //! a row does not see stay hidden inside a kept block.
 //!
-//! Each of the steps is an op of its own: [`Pool`] (means or bounds of blocks, which a cache can keep), [`Score`],
-//! [`Select`], and the gather, which is [`Dense`] with [`Dense::selection`]. [`TopK`] joins them. [`Extend`] adds tokens to
+//! Each of the steps is an op of its own: [`Pool`] (means or bounds of blocks, which a cache can keep), the scores
+//! ([`TopK::plan_scores`]), [`Select`], and the gather, which is [`Dense`] with [`Dense::selection`]. [`TopK`] joins them. [`Extend`] adds tokens to
 //! a selection, and [`Hierarchical`] finds one without scoring all blocks.
 //!
 //! Background: "Quest: Query-Aware Sparsity" (Tang et al., 2024), "TidalDecode" (Yang et al., 2024), "Recycled
 //! Attention" (Xu et al., 2024), "HiP Attention" (Lee et al., 2024).
 
+pub mod extend;
 pub mod hierarchical;
+pub mod host;
 mod inputs;
+mod plan;
 pub mod pool;
 pub mod reference;
 pub(crate) mod rules;
+pub(crate) mod rows;
+pub mod score;
 pub mod select;
 pub mod variant;
 
 pub use crate::ops::selection::{self, Selection};
+pub use extend::{Extend, ExtendPlan};
 pub use hierarchical::Hierarchical;
 pub use pool::{Pool, Pooling};
-pub use select::{Extend, Select};
+pub use plan::{TopKPlan, TopKTensors, TopKTuning};
+pub use score::{ScorePlan, ScoreTensors};
+pub use select::{Select, SelectPlan, SelectTensors};
 
 use crate::ops::dense::Dense;
 

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use self::tile::{ScoreTile, Shape};
 use self::variant::ScoreVariant;
-use crate::error::{Error, Result, check_limit};
+use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::ops::call::{self, Dispatch, Need, Uniforms};
 use crate::ops::dense::encode::{Binder, Small, params};
@@ -200,7 +200,13 @@ impl ScorePlan {
     fn record(&self, pass: &mut wgpu::ComputePass<'_>, tensors: &ScoreTensors<'_>) -> Result<()> {
         let dense = tensors.as_dense();
         let mut dispatches = Vec::with_capacity(self.parts.len() + 1);
-        let small = Small::gather(&self.gpu, &self.scorer.scored, self.small.as_ref(), &dense, &mut dispatches);
+        let small = Small::gather(
+            &self.gpu,
+            &self.scorer.scored,
+            self.small.as_ref(),
+            &dense,
+            &mut dispatches,
+        );
         for part in &self.parts {
             let mut binder = Binder::new(&self.gpu, &self.geometry, part);
             let (base, strides) = binder.bind(SCORES_BINDING, "scores", tensors.scores);
@@ -389,6 +395,7 @@ fn pooled_geometry(p: &TopK) -> Geometry {
         group: p.attention.heads / p.attention.kv_heads(),
         block: 1,
         row: head,
+        most: u64::MAX,
     }
 }
 
@@ -406,6 +413,7 @@ pub(crate) fn scores_geometry(p: &TopK) -> Geometry {
         group: p.attention.heads / heads as u32,
         block: p.query_block,
         row: entries,
+        most: u64::MAX,
     }
 }
 
@@ -427,15 +435,4 @@ fn score_needs(p: &TopK, scorer: &Scorer, geometry: &[Geometry]) -> Vec<Need> {
 
 fn is_short_vector(name: &str) -> bool {
     matches!(name, "kv_len" | "cu_seqlens_q" | "cu_seqlens_k" | "alibi_slopes" | "sinks")
-}
-
-/// That the caller's blocks have the shape that scoring reads.
-pub(crate) fn check_binding(p: &TopK, gpu: &Gpu) -> Result<()> {
-    let g = pooled_geometry(p);
-    check_limit(
-        "the means or bounds of a head's blocks",
-        g.row * 4 + u64::from(gpu.limits().min_storage_buffer_offset_alignment),
-        "max_storage_buffer_binding_size",
-        gpu.limits().max_storage_buffer_binding_size,
-    )
 }
