@@ -181,7 +181,7 @@ pub(crate) fn check_optional<const R: usize>(
     }
 }
 
-fn check_kv_len(kv_len: &[i32], keys: u32) -> Result<()> {
+pub(crate) fn check_kv_len(kv_len: &[i32], keys: u32) -> Result<()> {
     for (batch, &len) in kv_len.iter().enumerate() {
         if i64::from(len) < 0 || i64::from(len) > i64::from(keys) {
             return Err(Error::Data {

@@ -27,8 +27,8 @@ pub mod select;
 pub mod variant;
 
 pub use crate::ops::selection::{self, Selection};
-pub use hierarchical::Hierarchical;
-pub use pool::{Pool, Pooling};
+pub use hierarchical::{Hierarchical, HierarchicalInputs, HierarchicalPlan, HierarchicalTensors};
+pub use pool::{Pool, PoolInputs, PoolPlan, PoolTensors, Pooling};
 pub use select::{Extend, Select};
 
 use crate::ops::dense::Dense;
