@@ -198,8 +198,9 @@ pub use ops::linear::{
 };
 pub use ops::merge::{self, Merge, MergePlan, MergeTensors};
 pub use ops::topk::{
-    self, Extend, ExtendPlan, Hierarchical, Pool, Pooling, Scoring, Select, SelectPlan, SelectTensors, Selection, TopK,
-    TopKInputs, TopKOutput,
+    self, Extend, ExtendPlan, Hierarchical, HierarchicalInputs, HierarchicalPlan, HierarchicalTensors, Pool,
+    PoolInputs, PoolPlan, PoolTensors, Pooling, ScorePlan, ScoreTensors, Scoring, Select, SelectPlan, SelectTensors,
+    Selection, TopK, TopKInputs, TopKOutput, TopKPlan, TopKTensors,
 };
 pub use tensor::{DType, Layout, Strides, Tensor};
 /// The wgpu whose devices, buffers and encoders this crate takes.

@@ -1,14 +1,16 @@
 //! The ops that a case may hold, behind one face: what a command needs to plan, run, time and judge any of them.
 
 use serde_json::{Value, json};
-use wgpu_attention::case::{Case, DenseCase, LinearCase, Op};
+use wgpu_attention::case::{Case, DenseCase, LinearCase, Op, TopKCase};
 use wgpu_attention::compare::{self, Comparison, Tolerance};
 use wgpu_attention::dense::host::DenseBuffers;
 use wgpu_attention::linear::host::LinearBuffers;
 use wgpu_attention::linear::{FeatureMap, LinearPlan};
 use wgpu_attention::measure::{self, Effort, Times};
+use wgpu_attention::topk::host::TopKBuffers;
 use wgpu_attention::{
-    Decay, Dense, DenseInputs, DenseOutput, DensePlan, Error, Gpu, Linear, LinearInputs, LinearOutput, Weighting,
+    Decay, Dense, DenseInputs, DenseOutput, DensePlan, Error, Gpu, Linear, LinearInputs, LinearOutput, TopK,
+    TopKInputs, TopKOutput, TopKPlan, Weighting,
 };
 
 /// The problem in a case.
@@ -16,12 +18,14 @@ use wgpu_attention::{
 pub enum Problem<'a> {
     Dense(&'a DenseCase),
     Linear(&'a LinearCase),
+    TopK(&'a TopKCase),
 }
 
 /// A problem that was planned.
 pub enum Planned<'a> {
     Dense(&'a DenseCase, DensePlan),
     Linear(&'a LinearCase, LinearPlan),
+    TopK(&'a TopKCase, Box<TopKPlan>),
 }
 
 /// What a run gave.
@@ -40,6 +44,7 @@ impl<'a> Problem<'a> {
         match &case.op {
             Op::Dense(dense) => Ok(Problem::Dense(dense)),
             Op::Linear(linear) => Ok(Problem::Linear(linear)),
+            Op::TopK(topk) => Ok(Problem::TopK(topk)),
             Op::Unsupported(op) => Err(format!("op `{op}` has no kernels yet")),
             _ => Err("an op that this program does not know".into()),
         }
@@ -49,6 +54,7 @@ impl<'a> Problem<'a> {
         Ok(match self {
             Problem::Dense(case) => Planned::Dense(case, case.problem.plan(gpu)?),
             Problem::Linear(case) => Planned::Linear(case, case.problem.plan(gpu)?),
+            Problem::TopK(case) => Planned::TopK(case, Box::new(case.problem.plan(gpu)?)),
         })
     }
 
@@ -57,15 +63,17 @@ impl<'a> Problem<'a> {
         match self {
             Problem::Dense(case) => describe_dense(&case.problem),
             Problem::Linear(case) => describe_linear(&case.problem),
+            Problem::TopK(case) => describe_top_k(&case.problem),
         }
     }
 }
 
 impl Planned<'_> {
-    pub fn label(&self) -> &str {
+    pub fn label(&self) -> String {
         match self {
-            Planned::Dense(_, plan) => plan.label(),
-            Planned::Linear(_, plan) => plan.label(),
+            Planned::Dense(_, plan) => plan.label().into(),
+            Planned::Linear(_, plan) => plan.label().into(),
+            Planned::TopK(_, plan) => plan.label(),
         }
     }
 
@@ -73,6 +81,7 @@ impl Planned<'_> {
     pub fn division(&self) -> Option<String> {
         match self {
             Planned::Dense(_, plan) if plan.splits() > 1 => Some(format!("keys in {} shares, merged", plan.splits())),
+            Planned::TopK(_, plan) if plan.parts() > 1 => Some(format!("{} parts", plan.parts())),
             Planned::Linear(_, plan) if plan.dispatches() > 1 => Some(format!("{} dispatches", plan.dispatches())),
             _ => None,
         }
@@ -83,6 +92,7 @@ impl Planned<'_> {
         match self {
             Planned::Dense(_, plan) => json!({ "splits": plan.splits(), "dispatches": plan.parts() }),
             Planned::Linear(_, plan) => json!({ "dispatches": plan.dispatches() }),
+            Planned::TopK(_, plan) => json!({ "splits": plan.splits(), "parts": plan.parts() }),
         }
     }
 
@@ -105,6 +115,14 @@ impl Planned<'_> {
                     errors: Errors(errors),
                 }
             }
+            Planned::TopK(case, plan) => {
+                let output = plan.run_blocking(&case.inputs())?;
+                let errors = case.compare(&output, tolerance)?.all().cloned().collect();
+                Solution {
+                    outputs: top_k_outputs(&case.problem, output),
+                    errors: Errors(errors),
+                }
+            }
         })
     }
 
@@ -113,6 +131,7 @@ impl Planned<'_> {
         match self {
             Planned::Dense(case, plan) => time_dense(gpu, plan, &case.inputs()),
             Planned::Linear(case, plan) => time_linear(gpu, plan, &case.inputs()),
+            Planned::TopK(case, plan) => time_top_k(gpu, plan, &case.inputs()),
         }
     }
 }
@@ -128,6 +147,13 @@ fn time_linear(gpu: &Gpu, plan: &LinearPlan, inputs: &LinearInputs<'_>) -> Resul
     let buffers = LinearBuffers::upload(gpu, plan.problem(), inputs)?;
     measure::time(gpu, &Effort::default(), |pass, _| {
         plan.encode_in(pass, &buffers.tensors())
+    })
+}
+
+fn time_top_k(gpu: &Gpu, plan: &TopKPlan, inputs: &TopKInputs<'_>) -> Result<Times, Error> {
+    let buffers = TopKBuffers::upload(gpu, plan.problem(), inputs)?;
+    measure::time(gpu, &Effort::default(), |pass, _| {
+        buffers.with_tensors(|tensors| plan.encode_in(pass, tensors))
     })
 }
 
@@ -168,6 +194,12 @@ fn dense_outputs(p: &Dense, output: DenseOutput<f32>) -> Vec<(&'static str, Vec<
     let o = ("o", sizes([p.batch, p.heads, p.queries, p.value_dim()]), output.o);
     let lse = output.lse.map(|lse| ("lse", sizes([p.batch, p.heads, p.queries]), lse));
     std::iter::once(o).chain(lse).collect()
+}
+
+/// o and lse; the lists are judged, not kept.
+fn top_k_outputs(p: &TopK, output: TopKOutput<f32>) -> Vec<(&'static str, Vec<usize>, Vec<f32>)> {
+    let (o, lse) = (output.o, output.lse);
+    dense_outputs(&p.attention, DenseOutput { o, lse })
 }
 
 /// S and z of the final state apart, as in a case file.
@@ -235,6 +267,14 @@ fn describe_linear(p: &Linear) -> String {
     ];
     text.extend(marks.iter().filter(|(there, _)| *there).map(|(_, mark)| *mark));
     text
+}
+
+fn describe_top_k(p: &TopK) -> String {
+    let entries = match p.block_size {
+        1 => "keys".into(),
+        size => format!("blocks of {size} keys"),
+    };
+    format!("{}, top {} {entries}", describe_dense(&p.attention), p.top_k)
 }
 
 fn describe_heads(batch: u32, heads: u32, kv_heads: u32) -> String {

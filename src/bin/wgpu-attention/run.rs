@@ -54,7 +54,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<ExitCode, Failure> {
         let about = [
             ("case", case.name.clone()),
             ("adapter", device::describe(gpu.info())),
-            ("kernel", plan.label().to_string()),
+            ("kernel", plan.label()),
         ];
         save(file, outputs, &about)?;
     }

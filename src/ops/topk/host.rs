@@ -66,7 +66,9 @@ impl TopKBuffers {
         Ok(TopKOutput {
             o: output.o,
             lse: output.lse,
-            selection: lists.first().map_or_else(Vec::new, |bytes| bytemuck::pod_collect_to_vec(bytes)),
+            selection: lists
+                .first()
+                .map_or_else(Vec::new, |bytes| bytemuck::pod_collect_to_vec(bytes)),
         })
     }
 }

@@ -27,17 +27,17 @@ mod inputs;
 mod plan;
 pub mod pool;
 pub mod reference;
-pub(crate) mod rules;
 pub(crate) mod rows;
+pub(crate) mod rules;
 pub mod score;
 pub mod select;
 pub mod variant;
 
 pub use crate::ops::selection::{self, Selection};
 pub use extend::{Extend, ExtendPlan};
-pub use hierarchical::Hierarchical;
-pub use pool::{Pool, Pooling};
+pub use hierarchical::{Hierarchical, HierarchicalInputs, HierarchicalPlan, HierarchicalTensors};
 pub use plan::{TopKPlan, TopKTensors, TopKTuning};
+pub use pool::{Pool, PoolInputs, PoolPlan, PoolTensors, Pooling};
 pub use score::{ScorePlan, ScoreTensors};
 pub use select::{Select, SelectPlan, SelectTensors};
 

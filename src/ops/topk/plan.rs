@@ -9,7 +9,7 @@ use crate::ops::dense::plan::bounds;
 use crate::ops::dense::tile::{KernelChoice, Tuning};
 use crate::ops::dense::{Dense, DensePlan, DenseTensors};
 use crate::ops::parts::{self, Bounds, Geometry, Part, gcd};
-use crate::ops::topk::pool::Pooler;
+use crate::ops::topk::pool::plan::Pooler;
 use crate::ops::topk::score::{SCORES_BINDING, Scorer, scores_geometry};
 use crate::ops::topk::select::plan::Selector;
 use crate::ops::topk::{TopK, rules};
@@ -98,9 +98,13 @@ impl TopK {
 
         let score_geometry = scorer.geometry_with(scores_geometry(self));
         let (parts, widest) = self.parts(&gather, &scorer, &score_geometry, tuning, gpu)?;
-        let pooled_bytes = pool.filter(|_| pooler.is_some()).map_or(0, |p| p.bytes());
+        let pooled_bytes = pool.filter(|_| pooler.is_some()).map_or(0, |p| p.words() * 4);
         let lists_at = pooled_bytes.next_multiple_of(ALIGNMENT);
-        let list_bytes = if self.keep { 0 } else { widest * u64::from(1 + self.selection().capacity) * 4 };
+        let list_bytes = if self.keep {
+            0
+        } else {
+            widest * u64::from(1 + self.selection().capacity) * 4
+        };
         let score_bytes = widest * u64::from(self.selection().entries(&self.attention)) * 4;
         let partial_bytes = gather.workspace_bytes().max(score_bytes);
         gpu.workspace(Workspace::Partials, partial_bytes)?;

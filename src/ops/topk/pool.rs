@@ -1,6 +1,35 @@
 //! Blocks of keys made small: their means, or their bounds.
+//!
+//! ```text
+//! mean_e = Σ_j k_j / n        high_e = max_j k_j,  low_e = min_j k_j        over the n keys j of block e
+//! ```
+//!
+//! A query's product with the mean is the mean of its products with the block's keys; Σ_d max(q_d·high_d, q_d·low_d)
+//! is at least each of them ("Quest: Query-Aware Sparsity", Tang et al., 2024).
+//!
+//! ```no_run
+//! use wgpu_attention::topk::PoolTensors;
+//! use wgpu_attention::{Pool, Pooling};
+//! # use wgpu_attention::{Gpu, Result, wgpu};
+//! # fn f(gpu: &Gpu, encoder: &mut wgpu::CommandEncoder, k: &wgpu::Buffer, pooled: &wgpu::Buffer) -> Result<()> {
+//! // The bounds of pages of 16 keys of a cache that has grown to 1000 keys, the last of them new.
+//! let pages = Pool { kv_heads: 8, keys: 1000, block_size: 16, pooling: Pooling::Bounds, room: Some(256), from_key: 999, ..Default::default() };
+//! assert_eq!(pages.dims(), [1, 8, 256, 128]);
+//! let tensors = PoolTensors { k: k.into(), kv_len: None, pooled: pooled.into() };
+//! pages.plan(gpu)?.encode(encoder, &tensors)?;
+//! # Ok(())
+//! # }
+//! ```
 
+pub(crate) mod plan;
+pub mod variant;
+
+use crate::error::Result;
+use crate::ops::dense::check::{MAX_DIM, MAX_POSITION, extent, invalid, within};
+use crate::ops::dense::inputs::{check_kv_len, check_len, check_optional};
 use crate::tensor::{DType, Layout};
+
+pub use plan::{PoolPlan, PoolTensors};
 
 /// What stands for a block of keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -15,7 +44,8 @@ pub enum Pooling {
 /// Works out what stands for each block of keys: k `[B, Hkv, Nk, D]` to f32 `[B, Hkv, room, P]`, contiguous, with
 /// D4 = D rounded up to a multiple of 4 and P = D4 (means) or 2·D4 (maxima, then minima); components from D on are 0.
 ///
-/// The last block may be short; it stands for the keys it has. Blocks without keys (behind `kv_len`) are 0.
+/// The last block may be short; it stands for the keys it has. Blocks without keys (behind `kv_len`) are 0. What `room`
+/// leaves behind the blocks of Nk keys is not written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pool {
     /// B, at least 1.
@@ -79,4 +109,57 @@ impl Pool {
         let room = self.room.unwrap_or(self.keys.div_ceil(self.block_size.max(1)));
         [self.batch, self.kv_heads, room, self.width()]
     }
+
+    /// 32-bit words of the output.
+    pub(crate) fn words(&self) -> u64 {
+        self.dims().iter().fold(1u64, |n, &d| n.saturating_mul(d.into()))
+    }
+}
+
+/// The inputs of a pooling on the host, contiguous.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PoolInputs<'a> {
+    /// `[B, Hkv, Nk, D]`
+    pub k: &'a [f32],
+    /// `[B]`, each 0..=Nk.
+    pub kv_len: Option<&'a [i32]>,
+}
+
+impl PoolInputs<'_> {
+    /// Checks that these are the inputs of `problem`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] for a field of the problem, [`crate::Error::Data`] for an input.
+    pub fn check(&self, problem: &Pool) -> Result<()> {
+        let p = problem;
+        check_pool(p)?;
+        let dims = [p.batch, p.kv_heads, p.keys, p.head_dim];
+        check_len("k", "[B, Hkv, Nk, D]", &dims, self.k.len())?;
+        let kv_len = p.kv_len.then_some([p.batch]);
+        check_optional("kv_len", "kv_len", "[B]", kv_len, self.kv_len.map(<[i32]>::len))?;
+        self.kv_len.map_or(Ok(()), |kv_len| check_kv_len(kv_len, p.keys))
+    }
+}
+
+/// Every rule that concerns the problem alone.
+pub(crate) fn check_pool(p: &Pool) -> Result<()> {
+    within("batch", p.batch, 1, MAX_POSITION)?;
+    within("kv_heads", p.kv_heads, 1, MAX_POSITION)?;
+    within("keys", p.keys, 1, MAX_POSITION)?;
+    within("head_dim", p.head_dim, 1, MAX_DIM)?;
+    within("block_size", p.block_size, 1, MAX_POSITION)?;
+    within("from_key", p.from_key, 0, p.keys - 1)?;
+    if let Some(room) = p.room {
+        within("room", room, p.keys.div_ceil(p.block_size), MAX_POSITION)?;
+    }
+    let s = p.k_layout.strides(p.kv_heads, p.keys, p.head_dim);
+    if extent(s, p.batch, p.kv_heads, p.keys, p.head_dim).is_none() {
+        let allowed = "strides whose last element's index fits 48 bits";
+        return Err(invalid("k_layout", format!("{s:?}"), allowed));
+    }
+    if p.words() >= 1 << 48 {
+        let value = format!("an output of shape {:?}", p.dims());
+        return Err(invalid("room", value, "fewer than 2^48 elements"));
+    }
+    Ok(())
 }

@@ -1,6 +1,8 @@
 //! Which shader an op of this family runs: the typed specs behind the files under `shaders/topk/`.
 
 use crate::ops::topk::extend::ExtendVariant;
+use crate::ops::topk::hierarchical::variant::HierarchicalVariant;
+use crate::ops::topk::pool::variant::PoolVariant;
 use crate::ops::topk::score::variant::ScoreVariant;
 use crate::ops::topk::select::variant::SelectVariant;
 use crate::shader::Spec;
@@ -14,6 +16,10 @@ pub enum TopKVariant {
     Select(SelectVariant),
     /// `topk/extend.wgsl`
     Extend(ExtendVariant),
+    /// `topk/pool.wgsl`
+    Pool(PoolVariant),
+    /// `topk/hierarchical.wgsl`
+    Hierarchical(HierarchicalVariant),
 }
 
 impl TopKVariant {
@@ -23,6 +29,8 @@ impl TopKVariant {
             TopKVariant::Score(v) => v,
             TopKVariant::Select(v) => v,
             TopKVariant::Extend(v) => v,
+            TopKVariant::Pool(v) => v,
+            TopKVariant::Hierarchical(v) => v,
         }
     }
 }

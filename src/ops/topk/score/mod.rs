@@ -210,7 +210,10 @@ impl ScorePlan {
         for part in &self.parts {
             let mut binder = Binder::new(&self.gpu, &self.geometry, part);
             let (base, strides) = binder.bind(SCORES_BINDING, "scores", tensors.scores);
-            dispatches.push(self.scorer.dispatch(part, binder, base, strides, &dense, tensors.pooled, &small));
+            dispatches.push(
+                self.scorer
+                    .dispatch(part, binder, base, strides, &dense, tensors.pooled, &small),
+            );
         }
         call::record(&self.gpu, &self.uniforms, pass, &dispatches)
     }
@@ -233,7 +236,11 @@ impl ScorePlan {
             };
             let Some(tensor) = tensor else { continue };
             call::check_tensor(need, &tensor)?;
-            let list = if need.name == "scores" { &mut outputs } else { &mut inputs };
+            let list = if need.name == "scores" {
+                &mut outputs
+            } else {
+                &mut inputs
+            };
             list.push((need.name, tensor));
         }
         inputs.extend(t.custom_data.iter().map(|d| ("custom_data", *d)));
@@ -301,11 +308,19 @@ impl Scorer {
         let entries = self.problem.selection().entries(&self.problem.attention);
         let (rows, splits) = match self.tile {
             ScoreTile::Tiled(t) => {
-                let rows = if self.shape.row_lists { t.rows() } else { self.shape.list_rows };
+                let rows = if self.shape.row_lists {
+                    t.rows()
+                } else {
+                    self.shape.list_rows
+                };
                 (rows, entries.div_ceil(t.entries(self.shape.entry_places)))
             }
             ScoreTile::Serial(t) => {
-                let rows = if self.shape.row_lists { t.rows } else { self.shape.list_rows };
+                let rows = if self.shape.row_lists {
+                    t.rows
+                } else {
+                    self.shape.list_rows
+                };
                 (rows, self.splits)
             }
         };
@@ -434,5 +449,8 @@ fn score_needs(p: &TopK, scorer: &Scorer, geometry: &[Geometry]) -> Vec<Need> {
 }
 
 fn is_short_vector(name: &str) -> bool {
-    matches!(name, "kv_len" | "cu_seqlens_q" | "cu_seqlens_k" | "alibi_slopes" | "sinks")
+    matches!(
+        name,
+        "kv_len" | "cu_seqlens_q" | "cu_seqlens_k" | "alibi_slopes" | "sinks"
+    )
 }

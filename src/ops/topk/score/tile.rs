@@ -107,7 +107,11 @@ impl Shape {
             row_lists,
             interleaved,
             heads,
-            list_rows: if row_lists { 1 } else { p.query_block.min(a.queries) * heads },
+            list_rows: if row_lists {
+                1
+            } else {
+                p.query_block.min(a.queries) * heads
+            },
             entry_places,
             vecs,
         }
@@ -190,9 +194,16 @@ pub(crate) fn loop_iterations(p: &TopK, tile: &ScoreTile, splits: u32) -> u64 {
     match tile {
         ScoreTile::Serial(_) => u64::from(entries.div_ceil(splits)) * u64::from(shape.entry_places + 2) + 1,
         ScoreTile::Tiled(t) => {
-            let products = looped(shape.vecs.div_ceil(t.chunk), looped(t.chunk / unroll(t.chunk, t.unroll), 0));
+            let products = looped(
+                shape.vecs.div_ceil(t.chunk),
+                looped(t.chunk / unroll(t.chunk, t.unroll), 0),
+            );
             let rows = looped(t.rows().div_ceil(t.threads()), 0);
-            let row_tiles = if shape.row_lists { 1 } else { shape.list_rows.div_ceil(t.rows()) };
+            let row_tiles = if shape.row_lists {
+                1
+            } else {
+                shape.list_rows.div_ceil(t.rows())
+            };
             let held = t.entries(shape.entry_places);
             let steps = u64::from(held * shape.entry_places).div_ceil(t.places().into());
             let maxima = u64::from(held.div_ceil(t.threads()))

@@ -70,10 +70,7 @@ impl Spec for ScoreVariant {
                 ("CHUNK", Count(t.chunk)),
                 ("QK_UNROLL", Count(unroll(t.chunk, t.unroll))),
             ]),
-            ScoreTile::Serial(t) => constants.extend([
-                ("ROWS", Count(t.rows)),
-                ("THREADS", Count(t.threads)),
-            ]),
+            ScoreTile::Serial(t) => constants.extend([("ROWS", Count(t.rows)), ("THREADS", Count(t.threads))]),
         }
         constants
     }
