@@ -134,10 +134,10 @@ fn sees_all(first: Row, last: Row, j0: i32, j1: i32) -> bool {
 
 // Whether a row from `first` to `last`, of one document, may see one of the keys from j0 to j1 − 1.
 fn one_document_sees_some(first: Row, last: Row, j0: i32, j1: i32) -> bool {
-    let from = max(j0, first.lo);
+    let begin = max(j0, first.lo);
     let end = min(j1, first.hi);
-    let window = max(from, first.position - params.left) < min(end, last.position + min(params.right, params.ahead) + 1);
-    let sinks = from < min(end, min(first.lo + params.sink_tokens, last.position + params.ahead + 1));
-    let prefix = from < min(end, first.lo + params.prefix);
+    let window = max(begin, first.position - params.left) < min(end, last.position + min(params.right, params.ahead) + 1);
+    let sinks = begin < min(end, min(first.lo + params.sink_tokens, last.position + params.ahead + 1));
+    let prefix = begin < min(end, first.lo + params.prefix);
     return window || sinks || prefix;
 }

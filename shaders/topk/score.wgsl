@@ -101,12 +101,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             }
             workgroupBarrier();
 
-            let from = rows[0];
-            let to = rows[min(ROWS - 1u, last_row - r0)];
+            let top_row = rows[0];
+            let bottom_row = rows[min(ROWS - 1u, last_row - r0)];
             let j0 = i32(p0 * PLACE_KEYS);
             let j1 = i32((p0 + KEYS) * PLACE_KEYS);
-            let whole = one_document && !ELEMENT_MASK && sees_all(from, to, j0, j1);
-            let own = DIAGONAL && (!one_document || (to.position >= j0 - i32(BLOCK_SIZE) && from.position < j1 + i32(BLOCK_SIZE)));
+            let whole = one_document && !ELEMENT_MASK && sees_all(top_row, bottom_row, j0, j1);
+            let own = DIAGONAL && (!one_document || (bottom_row.position >= j0 - i32(BLOCK_SIZE) && top_row.position < j1 + i32(BLOCK_SIZE)));
             #unroll
             for (var r = 0u; r < ROW_REGS; r++) {
                 let row_index = min(r0 + group + r * ROW_GROUPS, last_row);

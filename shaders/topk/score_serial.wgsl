@@ -70,8 +70,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
                     s[r] = fma(query.w, key.w, s[r]);
                 }
             }
-            let from = i32(place * PLACE_KEYS);
-            let whole = one_document && !ELEMENT_MASK && sees_all(first, last, from, from + i32(PLACE_KEYS));
+            let begin = i32(place * PLACE_KEYS);
+            let whole = one_document && !ELEMENT_MASK && sees_all(first, last, begin, begin + i32(PLACE_KEYS));
             #unroll
             for (var r = 0u; r < ROWS; r++) {
                 let row_index = min(row0 + r, last_row);
