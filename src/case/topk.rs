@@ -142,12 +142,10 @@ fn read_pooled(reader: &mut Reader<'_>, problem: &mut TopK) -> Result<Option<Vec
         return Ok(None);
     };
     problem.pooled = true;
-    // Its shape is told by a problem that makes sense.
     rules::check(problem).or_else(|error| reader.fail(error.to_string()))?;
-    match rules::pool_of(problem) {
-        Some(pool) => Ok(Some(reader.shaped("pooled", pooled, &pool.dims())?)),
-        None => reader.fail("tensor `pooled` is given, but `score` is keys"),
-    }
+    // By the rules, there is a pooling that it comes from.
+    let dims = rules::pool_of(problem).map(|pool| pool.dims()).unwrap_or_default();
+    Ok(Some(reader.shaped("pooled", pooled, &dims)?))
 }
 
 fn read_selected(reader: &mut Reader<'_>, p: &Dense) -> Result<Vec<u8>> {
