@@ -191,42 +191,45 @@ fn rows_of(problem: &TopK, head: u32, list: u32) -> Vec<(u32, u32)> {
 
 /// The scores of all lists, from matrices.
 fn scores_by_matrices(problem: &TopK, t: &DenseCaseInputs) -> Vec<f64> {
+    let [batches, heads, lists, _] = problem.selection().dims(&problem.attention);
+    let mut all = Vec::new();
+    for b in 0..batches as usize {
+        for head in 0..heads {
+            for list in 0..lists {
+                all.extend(list_by_matrices(problem, t, b, &rows_of(problem, head, list)));
+            }
+        }
+    }
+    all
+}
+
+/// The scores of one list, whose rows are `(head, row)`.
+fn list_by_matrices(problem: &TopK, t: &DenseCaseInputs, b: usize, rows: &[(u32, u32)]) -> Vec<f64> {
     let p = &problem.attention;
     let by_position = Dense {
         mask: None,
         ..p.clone()
     };
-    let [batches, heads, lists, _] = problem.selection().dims(p);
-    let mut all = Vec::new();
-    for b in 0..batches {
-        for head in 0..heads {
-            for list in 0..lists {
-                let mut row = vec![f64::NEG_INFINITY; p.keys.div_ceil(problem.block_size) as usize];
-                let mut standing = Vec::new();
-                for (h, i) in rows_of(problem, head, list) {
-                    let (b, h, i) = (b as usize, h as usize, i as usize);
-                    let (seen, places) = (visibility(&by_position, t, b, h), pairs(p, t, b));
-                    let of_keys = pooled_or_keys(problem, t, b, h, i);
-                    for j in 0..p.keys as usize {
-                        let entry = j / problem.block_size as usize;
-                        if seen.at(i, j) {
-                            row[entry] = row[entry].max(of_keys[j]);
-                            standing.push((entry, false));
-                        }
-                        standing.extend(places.at(i, j).filter(|(a, j)| a == j).map(|_| (entry, true)));
-                    }
-                }
-                for entry in 0..row.len() {
-                    let [candidate, own] = [false, true].map(|own| standing.contains(&(entry, own)));
-                    if problem.diagonal && candidate && own {
-                        row[entry] = f64::INFINITY;
-                    }
-                }
-                all.extend(row);
+    let entries = p.keys.div_ceil(problem.block_size) as usize;
+    let mut scores = vec![f64::NEG_INFINITY; entries];
+    let (mut candidate, mut own) = (vec![false; entries], vec![false; entries]);
+    for &(h, i) in rows {
+        let (h, i) = (h as usize, i as usize);
+        let (seen, places) = (visibility(&by_position, t, b, h), pairs(p, t, b));
+        for (j, &score) in pooled_or_keys(problem, t, b, h, i).iter().enumerate() {
+            let entry = j / problem.block_size as usize;
+            if seen.at(i, j) {
+                scores[entry] = scores[entry].max(score);
+                candidate[entry] = true;
             }
+            own[entry] |= places.at(i, j).is_some_and(|(a, j)| a == j);
         }
     }
-    all
+    let is_on_diagonal = |entry: usize| problem.diagonal && candidate[entry] && own[entry];
+    let scores = scores.into_iter().enumerate();
+    scores
+        .map(|(entry, score)| if is_on_diagonal(entry) { f64::INFINITY } else { score })
+        .collect()
 }
 
 /// What each key says about its entry's score for one row: its own score, or what stands for its block.
@@ -267,7 +270,7 @@ fn pooled_or_keys(problem: &TopK, t: &DenseCaseInputs, b: usize, h: usize, i: us
         .chunks(size)
         .flat_map(|block| vec![of_block(block); size])
         .collect();
-    scores.resize(scores.len().max(p.keys as usize), f64::NEG_INFINITY);
+    scores.resize(p.keys as usize, f64::NEG_INFINITY);
     scores
 }
 
