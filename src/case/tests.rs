@@ -391,6 +391,8 @@ fn what_the_format_cannot_hold_is_not_written() {
     };
     let message = refused(|c| c.problem.custom = Some(Custom::default()));
     assert_eq!(message, "case file rich: a case file cannot hold custom code");
+    let message = refused(|c| c.problem.selection = Some(crate::Hierarchical::default().selection()));
+    assert_eq!(message, "case file rich: a case file cannot hold a selection");
     let message = refused(|c| c.tensors.q[5] = 0.1);
     assert_eq!(message, "case file rich: `q`[5] is 0.1, which is no f16 value");
     let message = refused(|c| c.problem.lse = false);

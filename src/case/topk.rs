@@ -1,6 +1,6 @@
 //! Op `topk` in a case file.
 
-use super::dense::{check_expected, check_no_code, read_attention, read_expected, write_attention, write_expected};
+use super::dense::{check_expected, check_expressible, read_attention, read_expected, write_attention, write_expected};
 use super::reader::Reader;
 use super::writer::Writer;
 use super::{DenseCaseInputs, fail};
@@ -186,7 +186,7 @@ fn check(file: &str, case: &TopKCase) -> Result<()> {
 }
 
 pub(super) fn write(writer: &mut Writer<'_>, case: &TopKCase) -> Result<()> {
-    check_no_code(writer.file, &case.problem.attention)?;
+    check_expressible(writer.file, &case.problem.attention)?;
     check(writer.file, case)?;
     let (p, a) = (&case.problem, &case.problem.attention);
     write_params(writer, p);
