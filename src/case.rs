@@ -176,7 +176,7 @@ impl DenseCaseInputs {
 }
 
 impl From<&DenseInputs<'_>> for DenseCaseInputs {
-    /// Copies everything but `custom_data`, which a case file cannot hold.
+    /// Copies everything but `selection` and `custom_data`, which a case file cannot hold.
     fn from(inputs: &DenseInputs<'_>) -> Self {
         DenseCaseInputs {
             q: inputs.q.to_vec(),
@@ -253,7 +253,7 @@ impl Case {
     /// attends to, and [`TopK::keep`] is set.
     ///
     /// # Errors
-    /// [`Error::Case`], with `name` as the file, for a problem with custom code, inputs that are not the problem's, and
+    /// [`Error::Case`], with `name` as the file, for a problem with custom code or a selection of its own, inputs that are not the problem's, and
     /// lists that are not well formed.
     pub fn topk(
         name: impl Into<String>,
@@ -263,7 +263,7 @@ impl Case {
         expected: &TopKOutput<f64>,
     ) -> Result<Self> {
         let name = name.into();
-        dense::check_no_code(&name, &problem.attention)?;
+        dense::check_expressible(&name, &problem.attention)?;
         let case = TopKCase::new(problem, inputs, expected).or_else(|error| fail(&name, error.to_string()))?;
         Ok(Case {
             name,
@@ -327,7 +327,8 @@ impl Case {
     ///
     /// # Errors
     /// [`Error::Case`], with [`name`](Self::name) as the file, where the format cannot express the case: an
-    /// unsupported op, custom code, a value that is not one of its storage type; or where it contradicts itself.
+    /// unsupported op, custom code, a selection, a value that is not one of its storage type; or where it contradicts
+    /// itself.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         self.write(&self.name)
     }

@@ -173,17 +173,21 @@ pub(super) fn given(there: bool) -> &'static str {
 }
 
 pub(super) fn write(writer: &mut Writer<'_>, case: &DenseCase) -> Result<()> {
-    check_no_code(writer.file, &case.problem)?;
+    check_expressible(writer.file, &case.problem)?;
     check(writer.file, case)?;
     write_attention(writer, &case.problem, &case.tensors)?;
     write_expected(writer, &case.problem, &case.expected_o, case.expected_lse.as_deref())
 }
 
-pub(super) fn check_no_code(file: &str, p: &Dense) -> Result<()> {
-    match &p.custom {
-        Some(_) => fail(file, "a case file cannot hold custom code"),
-        None => Ok(()),
+/// That the format has a place for everything that the problem asks for.
+pub(super) fn check_expressible(file: &str, p: &Dense) -> Result<()> {
+    if p.custom.is_some() {
+        return fail(file, "a case file cannot hold custom code");
     }
+    if p.selection.is_some() {
+        return fail(file, "a case file cannot hold a selection");
+    }
+    Ok(())
 }
 
 /// Everything about a problem but its answer.

@@ -1,6 +1,6 @@
 //! Op `topk` in a case file.
 
-use super::dense::{check_expected, check_no_code, read_attention, read_expected, write_attention, write_expected};
+use super::dense::{check_expected, check_expressible, read_attention, read_expected, write_attention, write_expected};
 use super::reader::Reader;
 use super::writer::Writer;
 use super::{DenseCaseInputs, fail};
@@ -142,12 +142,10 @@ fn read_pooled(reader: &mut Reader<'_>, problem: &mut TopK) -> Result<Option<Vec
         return Ok(None);
     };
     problem.pooled = true;
-    // Its shape is told by a problem that makes sense.
     rules::check(problem).or_else(|error| reader.fail(error.to_string()))?;
-    match rules::pool_of(problem) {
-        Some(pool) => Ok(Some(reader.shaped("pooled", pooled, &pool.dims())?)),
-        None => reader.fail("tensor `pooled` is given, but `score` is keys"),
-    }
+    // By the rules, there is a pooling that it comes from.
+    let dims = rules::pool_of(problem).map(|pool| pool.dims()).unwrap_or_default();
+    Ok(Some(reader.shaped("pooled", pooled, &dims)?))
 }
 
 fn read_selected(reader: &mut Reader<'_>, p: &Dense) -> Result<Vec<u8>> {
@@ -188,7 +186,7 @@ fn check(file: &str, case: &TopKCase) -> Result<()> {
 }
 
 pub(super) fn write(writer: &mut Writer<'_>, case: &TopKCase) -> Result<()> {
-    check_no_code(writer.file, &case.problem.attention)?;
+    check_expressible(writer.file, &case.problem.attention)?;
     check(writer.file, case)?;
     let (p, a) = (&case.problem, &case.problem.attention);
     write_params(writer, p);

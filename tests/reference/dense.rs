@@ -79,7 +79,7 @@ impl Random {
         }
     }
 
-    fn dense_problem(&mut self) -> Dense {
+    pub fn dense_problem(&mut self) -> Dense {
         let kv_heads = 1 + self.below(2);
         let documents = self.maybe(3, |r| 1 + r.below(4));
         let sigmoid = self.one_in(4);
@@ -127,7 +127,7 @@ impl Random {
         }
     }
 
-    fn dense_tensors(&mut self, p: &Dense) -> DenseCaseInputs {
+    pub fn dense_tensors(&mut self, p: &Dense) -> DenseCaseInputs {
         let bias = p.bias.map(|bias| {
             let mut values = self.numbers(&bias.shape.dims(p));
             values
@@ -157,7 +157,7 @@ impl Random {
     }
 }
 
-fn half_by_parity(s: f64, at: &Position) -> f64 {
+pub fn half_by_parity(s: f64, at: &Position) -> f64 {
     let parity = (at.batch + at.head + at.kv_head + at.query + at.key) % 2;
     if parity == 0 {
         s
@@ -166,14 +166,14 @@ fn half_by_parity(s: f64, at: &Position) -> f64 {
     }
 }
 
-fn two_of_three(at: &Position) -> bool {
+pub fn two_of_three(at: &Position) -> bool {
     (i64::from(at.query_pos) + i64::from(at.key_pos) + i64::from(at.head)).rem_euclid(3) != 0
 }
 
 /// A matrix of any element, by rows.
 #[derive(Clone)]
-struct Matrix<T> {
-    cols: usize,
+pub struct Matrix<T> {
+    pub cols: usize,
     cells: Vec<T>,
 }
 
@@ -183,11 +183,11 @@ impl<T: Copy> Matrix<T> {
         Matrix { cols, cells }
     }
 
-    fn at(&self, row: usize, col: usize) -> T {
+    pub fn at(&self, row: usize, col: usize) -> T {
         self.cells[row * self.cols + col]
     }
 
-    fn rows(&self) -> usize {
+    pub fn rows(&self) -> usize {
         self.cells.len() / self.cols
     }
 
@@ -198,7 +198,7 @@ impl<T: Copy> Matrix<T> {
 }
 
 /// Slice (b, h) of a contiguous tensor with `heads` heads.
-fn slice(tensor: &[f32], heads: u32, b: usize, h: usize, rows: u32, cols: u32) -> Matrix<f64> {
+pub fn slice(tensor: &[f32], heads: u32, b: usize, h: usize, rows: u32, cols: u32) -> Matrix<f64> {
     let (rows, cols) = (rows as usize, cols as usize);
     let start = (b * heads as usize + h) * rows * cols;
     Matrix::from_fn(rows, cols, |r, c| f64::from(tensor[start + r * cols + c]))
@@ -230,7 +230,7 @@ fn places(offsets: Option<&Vec<i32>>, len: u32) -> Vec<(i64, i64)> {
 }
 
 /// Positions (a, j) of every pair of row and key; `None` across documents.
-fn pairs(p: &Dense, t: &DenseCaseInputs, b: usize) -> Matrix<Option<(i64, i64)>> {
+pub fn pairs(p: &Dense, t: &DenseCaseInputs, b: usize) -> Matrix<Option<(i64, i64)>> {
     let queries = places(t.cu_seqlens_q.as_ref(), p.queries);
     let keys = places(t.cu_seqlens_k.as_ref(), p.keys);
     let count = |places: &[(i64, i64)], document| places.iter().filter(|place| place.0 == document).count() as i64;
@@ -246,7 +246,7 @@ fn pairs(p: &Dense, t: &DenseCaseInputs, b: usize) -> Matrix<Option<(i64, i64)>>
 }
 
 /// The whole visibility matrix, as a product of sets.
-fn visibility(p: &Dense, t: &DenseCaseInputs, b: usize, h: usize) -> Matrix<bool> {
+pub fn visibility(p: &Dense, t: &DenseCaseInputs, b: usize, h: usize) -> Matrix<bool> {
     let pairs = pairs(p, t, b);
     let set = |member: &dyn Fn(i64, i64) -> bool| {
         Matrix::from_fn(pairs.rows(), pairs.cols, |i, j| {
@@ -276,7 +276,7 @@ fn visibility(p: &Dense, t: &DenseCaseInputs, b: usize, h: usize) -> Matrix<bool
 }
 
 /// The whole matrix of scores, −inf where masked.
-fn scores(p: &Dense, t: &DenseCaseInputs, b: usize, h: usize) -> Matrix<f64> {
+pub fn scores(p: &Dense, t: &DenseCaseInputs, b: usize, h: usize) -> Matrix<f64> {
     let group = h * p.kv_heads() as usize / p.heads as usize;
     let q = slice(&t.q, p.heads, b, h, p.queries, p.head_dim);
     let k = slice(&t.k, p.kv_heads(), b, group, p.keys, p.head_dim);

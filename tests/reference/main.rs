@@ -2,10 +2,9 @@
 
 mod dense;
 mod linear;
+mod topk;
 
 use std::path::PathBuf;
-
-use wgpu_attention::case::{Case, Op};
 
 fn golden(op: &str) -> Vec<PathBuf> {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/cases").join(op);
@@ -13,15 +12,6 @@ fn golden(op: &str) -> Vec<PathBuf> {
     let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files
-}
-
-#[test]
-fn golden_cases_of_other_ops_are_unsupported() {
-    let files = golden("topk");
-    assert_eq!(files.len(), 10);
-    for path in files {
-        assert_eq!(Case::load(&path).unwrap().op, Op::Unsupported("topk".into()));
-    }
 }
 
 /// splitmix64.

@@ -139,7 +139,7 @@ pub fn dense(problem: &Dense, inputs: &DenseInputs<'_>, hooks: &Hooks<'_>) -> Re
 }
 
 /// A visible key and its score, later its weight.
-type Scored = (u32, f64);
+pub(crate) type Scored = (u32, f64);
 
 /// The keys that belong to a query row's document (or all of them), and the row's position in it.
 pub(crate) struct Span {
@@ -156,7 +156,7 @@ pub(crate) struct Oracle<'a> {
 
 impl Oracle<'_> {
     /// Collects the visible keys of a row, in order, each with its score.
-    fn row_scores(&self, batch: u32, head: u32, query: u32, scores: &mut Vec<Scored>) {
+    pub(crate) fn row_scores(&self, batch: u32, head: u32, query: u32, scores: &mut Vec<Scored>) {
         scores.clear();
         let Some(span) = self.span(batch, query) else {
             return;

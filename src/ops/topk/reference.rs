@@ -59,6 +59,12 @@ pub fn top_k(problem: &TopK, inputs: &TopKInputs<'_>, hooks: &Hooks<'_>) -> Resu
 /// As [`top_k`], and as [`Selection::check`](crate::Selection::check) for `lists`.
 pub fn attend(problem: &TopK, inputs: &TopKInputs<'_>, hooks: &Hooks<'_>, lists: &[u32]) -> Result<DenseOutput<f64>> {
     inputs.check(problem)?;
+    let (attention, inputs) = over_lists(problem, inputs, lists);
+    dense(&attention, &inputs, hooks)
+}
+
+/// The dense problem of the last step.
+fn over_lists<'a>(problem: &TopK, inputs: &TopKInputs<'a>, lists: &'a [u32]) -> (Dense, DenseInputs<'a>) {
     let attention = Dense {
         selection: Some(problem.selection()),
         ..problem.attention.clone()
@@ -67,7 +73,7 @@ pub fn attend(problem: &TopK, inputs: &TopKInputs<'_>, hooks: &Hooks<'_>, lists:
         selection: Some(lists),
         ..inputs.attention
     };
-    dense(&attention, &inputs, hooks)
+    (attention, inputs)
 }
 
 /// The keys that each query row attends to by `lists`, `[B, H, Nq, Nk]`: 1 for those of its list's entries that it
@@ -78,26 +84,20 @@ pub fn attend(problem: &TopK, inputs: &TopKInputs<'_>, hooks: &Hooks<'_>, lists:
 pub fn selected(problem: &TopK, inputs: &TopKInputs<'_>, hooks: &Hooks<'_>, lists: &[u32]) -> Result<Vec<u8>> {
     inputs.check(problem)?;
     hooks.check(&problem.attention)?;
-    let (p, selection) = (&problem.attention, problem.selection());
-    selection.check(p, lists)?;
+    let (attention, inputs) = over_lists(problem, inputs, lists);
+    inputs.check(&attention)?;
     let oracle = Oracle {
-        problem: p,
-        inputs: &inputs.attention,
+        problem: &attention,
+        inputs: &inputs,
         hooks,
     };
     let mut selected = Vec::new();
-    for [batch, head, query] in every_row(p) {
-        let list = &lists[selection.list_of(p, batch, head, query)];
-        let mut keys = vec![0; p.keys as usize];
-        if let Some(span) = oracle.span(batch, query) {
-            let listed = selection.visible_entries(list, selection.entries(p)).into_iter();
-            let listed = listed.flat_map(|entry| selection.keys_of(p, entry));
-            for key in listed.filter(|key| span.keys.contains(key)) {
-                let at = oracle.position(&span, [batch, head, query, key]);
-                keys[key as usize] = oracle.visible(&at).into();
-            }
-        }
-        selected.extend(keys);
+    let mut seen = Vec::new();
+    for [batch, head, query] in every_row(&attention) {
+        oracle.row_scores(batch, head, query, &mut seen);
+        let row = selected.len();
+        selected.resize(row + attention.keys as usize, 0);
+        seen.iter().for_each(|&(key, _)| selected[row + key as usize] = 1);
     }
     Ok(selected)
 }
