@@ -1,7 +1,7 @@
 //! Measures everything once and prints it as tables for the README, then the ratios that the library promises.
 //!
 //! ```text
-//! cargo bench --bench report -- [--quick] [--only prefill|decode|linear|ratios|host] [--causal-only] [--max-seconds S]
+//! cargo bench --bench report -- [--quick] [--only prefill|decode|linear|ratios|host] [--causal-only] [--max-seconds S] [--ratio TEXT]
 //! ```
 //! A kernel is checked against the reference before it is timed; a wrong one gets no number. Times are medians of
 //! repeated runs over the same buffers, so caches are warm. Exits with 1 if a kernel was wrong; a missed ratio is
@@ -22,6 +22,7 @@ use baseline::Baseline;
 use common::host_cost::{self, Loop};
 use common::linear::{self, Choice};
 use common::problems::{self, Side, mask_name, weighting_name};
+use common::topk;
 
 /// Lengths that `--quick` keeps.
 const QUICK_PREFILL: u32 = 1024;
@@ -39,6 +40,8 @@ struct Arguments {
     causal_only: bool,
     only: Option<String>,
     max_seconds: f64,
+    /// Part of the names of the ratios wanted.
+    ratio: String,
 }
 
 impl Arguments {
@@ -48,6 +51,7 @@ impl Arguments {
             causal_only: false,
             only: None,
             max_seconds: f64::INFINITY,
+            ratio: String::new(),
         };
         let mut all = std::env::args().skip(1);
         while let Some(argument) = all.next() {
@@ -61,6 +65,7 @@ impl Arguments {
                     }
                     parsed.only = Some(part);
                 }
+                "--ratio" => parsed.ratio = all.next().unwrap_or_default(),
                 "--max-seconds" => {
                     let text = all.next().unwrap_or_default();
                     parsed.max_seconds = text.parse().map_err(|_| format!("--max-seconds `{text}`: a number"))?;
@@ -69,7 +74,7 @@ impl Arguments {
                 "--bench" => {}
                 other => {
                     return Err(format!(
-                        "`{other}`: --quick, --only PART, --causal-only, --max-seconds S"
+                        "`{other}`: --quick, --only PART, --causal-only, --max-seconds S, --ratio TEXT"
                     ));
                 }
             }
@@ -275,9 +280,12 @@ impl Report {
             let long = [&ratio.first, &ratio.second].into_iter().any(|side| match side {
                 Side::Attention(p) => p.queries > QUICK_PREFILL * 2,
                 Side::Linear(p, _) | Side::LinearToken(p) => p.tokens > QUICK_PREFILL * 2,
+                Side::TopK(p, _) => p.attention.queries > QUICK_PREFILL * 2,
+                Side::Hierarchical(p) => p.attention.queries > QUICK_PREFILL * 2,
                 _ => false,
             });
-            if (self.arguments.quick && long) || !self.time_left() {
+            let unwanted = !ratio.name.contains(&self.arguments.ratio);
+            if unwanted || (self.arguments.quick && long) || !self.time_left() {
                 continue;
             }
             let line = ratio_line(&self.gpu, &ratio).map_err(|e| format!("{}: {e}", ratio.name));
@@ -370,6 +378,9 @@ enum Ready {
     Baseline(Baseline),
     PlainRead(ProbeRun),
     Linear(Box<LinearPlan>, linear::Buffers),
+    TopK(Box<topk::Run>, topk::Step),
+    Reuse(Box<topk::Reuse>),
+    Hierarchical(Box<topk::Hip>),
 }
 
 impl Runner {
@@ -390,6 +401,9 @@ impl Runner {
                 let scale = 1.0 / linear::tokens(p);
                 return Ok(Runner { what, scale });
             }
+            Side::TopK(p, step) => Ready::TopK(Box::new(topk::Run::new(gpu, p)?), *step),
+            Side::Reuse(p, tokens) => Ready::Reuse(Box::new(topk::Reuse::new(gpu, p, *tokens)?)),
+            Side::Hierarchical(p) => Ready::Hierarchical(Box::new(topk::Hip::new(gpu, p)?)),
             Side::Step { tokens } => {
                 let (plan, buffers) = linear::step_after(gpu, *tokens)?;
                 Ready::Linear(Box::new(plan), buffers)
@@ -408,6 +422,9 @@ impl Runner {
         match &self.what {
             Ready::Attention(plan, buffers) => return plan.encode_in(pass, &buffers.tensors()),
             Ready::Linear(plan, buffers) => return plan.encode_in(pass, &buffers.tensors()),
+            Ready::TopK(run, step) => return run.record(pass, *step),
+            Ready::Reuse(run) => return run.record(pass),
+            Ready::Hierarchical(run) => return run.record(pass),
             Ready::Baseline(baseline) => baseline.record(pass),
             Ready::PlainRead(read) => read.record(pass),
         }

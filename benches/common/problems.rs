@@ -1,8 +1,9 @@
 //! The problems that are measured, by name: one table for all who measure or check them.
 
-use wgpu_attention::{Decay, Dense, Linear, Weighting};
+use wgpu_attention::{Decay, Dense, Hierarchical, Linear, Scoring, TopK, Weighting};
 
 use super::linear::Choice;
+use super::topk::Step;
 
 /// A problem with its name.
 pub struct Named {
@@ -185,10 +186,64 @@ pub enum Side {
     Linear(Linear, Choice),
     /// The same, time for each token.
     LinearToken(Linear),
+    /// A top-k call, or a step of it.
+    TopK(TopK, Step),
+    /// Attention over so many tokens selected earlier.
+    Reuse(Dense, u32),
+    /// The hierarchical search.
+    Hierarchical(Hierarchical),
     /// A step of linear attention after so many tokens.
     Step {
         tokens: u32,
     },
+}
+
+/// A prompt whose tiles of 64 queries keep 8 blocks of 64 keys, their own among them.
+pub fn blocks(software: bool, n: u32, d: u32) -> TopK {
+    TopK {
+        attention: Dense {
+            causal: true,
+            ..square(software, n, d)
+        },
+        top_k: 8,
+        block_size: 64,
+        query_block: 64,
+        scoring: Scoring::Mean,
+        diagonal: true,
+        ..Default::default()
+    }
+}
+
+/// A decoding step that keeps so many tokens, shared by the heads of a group.
+pub fn tokens(software: bool, keys: u32, d: u32, group: u32, top_k: u32) -> TopK {
+    TopK {
+        attention: one_query(software, keys, d, group),
+        top_k,
+        per_kv_head: true,
+        ..Default::default()
+    }
+}
+
+/// The hierarchical search over a prompt, and the exact one for lists as long.
+pub fn searches(software: bool, n: u32, d: u32) -> (Hierarchical, TopK) {
+    let attention = Dense {
+        causal: true,
+        ..square(software, n, d)
+    };
+    let search = Hierarchical {
+        attention,
+        ..Default::default()
+    };
+    let exact = TopK {
+        attention: search.attention.clone(),
+        top_k: search.selection().capacity,
+        block_size: search.block_size,
+        query_block: search.query_block,
+        scoring: Scoring::Mean,
+        last: search.window / search.block_size,
+        ..Default::default()
+    };
+    (search, exact)
 }
 
 /// A ratio of two times, and how large it may be.
@@ -289,5 +344,40 @@ pub fn ratios(software: bool) -> Vec<Ratio> {
             1.0,
         );
     }
+    for d in HEAD_DIMS {
+        let p = blocks(software, 8192, d);
+        let name = format!("top-k, 8 blocks of 64 a tile / dense causal, N = 8192, D = {d}");
+        add(
+            name,
+            Side::TopK(p.clone(), Step::Whole),
+            Attention(p.attention),
+            1.0 / 5.0,
+        );
+    }
+    for d in HEAD_DIMS {
+        for group in GROUPS {
+            let p = one_query(software, 65536, d, group);
+            let name = format!("decode, 1 % of the tokens, selected before / dense, {group}:1, Nk = 65536, D = {d}");
+            add(name, Side::Reuse(p.clone(), 655), Attention(p), 1.0 / 10.0);
+        }
+    }
+    for group in GROUPS {
+        let p = tokens(software, 65536, 64, group, 2048);
+        let name = format!("selecting 2048 of 65536 / scoring them, {group}:1, D = 64");
+        add(
+            name,
+            Side::TopK(p.clone(), Step::Select),
+            Side::TopK(p, Step::Score),
+            1.0,
+        );
+    }
+    let (search, exact) = searches(software, 32768, 64);
+    let name = "hierarchical / exact selection of as many blocks of 2, N = 32768, D = 64".to_string();
+    add(
+        name,
+        Side::Hierarchical(search),
+        Side::TopK(exact, Step::Search),
+        1.0 / 5.0,
+    );
     all
 }

@@ -134,6 +134,16 @@ impl TopK {
             capacity: self.top_k.saturating_add(self.room),
         }
     }
+
+    /// The pooling whose result scores are made from; `None` where they are made from the keys.
+    pub fn pool(&self) -> Option<Pool> {
+        rules::pool_of(self)
+    }
+
+    /// The selecting that makes the lists from the scores.
+    pub fn select(&self) -> Select {
+        rules::select_of(self)
+    }
 }
 
 /// The inputs of a top-k problem on the host.
