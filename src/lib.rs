@@ -198,7 +198,8 @@ pub use ops::linear::{
 };
 pub use ops::merge::{self, Merge, MergePlan, MergeTensors};
 pub use ops::topk::{
-    self, Extend, Hierarchical, Pool, Pooling, Scoring, Select, Selection, TopK, TopKInputs, TopKOutput,
+    self, Extend, ExtendPlan, Hierarchical, Pool, Pooling, Scoring, Select, SelectPlan, SelectTensors, Selection, TopK,
+    TopKInputs, TopKOutput,
 };
 pub use tensor::{DType, Layout, Strides, Tensor};
 /// The wgpu whose devices, buffers and encoders this crate takes.

@@ -98,4 +98,8 @@ pub const SOURCES: &[(&str, &str)] = &[
     source!("shared/pack_f16"),
     source!("shared/qkv_x1"),
     source!("shared/qkv_x4"),
+    source!("topk/extend"),
+    source!("topk/row_x1"),
+    source!("topk/row_x4"),
+    source!("topk/select"),
 ];

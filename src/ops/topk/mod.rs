@@ -20,16 +20,19 @@
 //! Background: "Quest: Query-Aware Sparsity" (Tang et al., 2024), "TidalDecode" (Yang et al., 2024), "Recycled
 //! Attention" (Xu et al., 2024), "HiP Attention" (Lee et al., 2024).
 
+pub mod extend;
 pub mod hierarchical;
 pub mod pool;
 pub mod reference;
+pub(crate) mod rows;
 pub mod select;
 pub mod variant;
 
 pub use crate::ops::selection::{self, Selection};
+pub use extend::{Extend, ExtendPlan};
 pub use hierarchical::Hierarchical;
 pub use pool::{Pool, Pooling};
-pub use select::{Extend, Select};
+pub use select::{Select, SelectPlan, SelectTensors};
 
 use crate::ops::dense::Dense;
 
