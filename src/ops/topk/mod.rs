@@ -100,6 +100,8 @@ pub struct TopK {
     pub room: u32,
     /// A tensor of the blocks' means or bounds is given ([`Pool`]), instead of worked out in each call.
     pub pooled: bool,
+    /// Blocks that a head has room for in the tensor that is given, as in a cache that grows. `None`: ⌈Nk/block_size⌉.
+    pub pooled_room: Option<u32>,
     /// The selection is written to a tensor of the caller's, to be used again.
     pub keep: bool,
 }
@@ -119,6 +121,7 @@ impl Default for TopK {
             diagonal: false,
             room: 0,
             pooled: false,
+            pooled_room: None,
             keep: false,
         }
     }
