@@ -1,7 +1,7 @@
 //! Measures everything once and prints it as tables for the README, then the ratios that the library promises.
 //!
 //! ```text
-//! cargo bench --bench report -- [--quick] [--only prefill|decode|linear|ratios|host] [--causal-only] [--max-seconds S] [--ratio TEXT]
+//! cargo bench --bench report -- [--quick] [--only prefill|decode|linear|topk|ratios|host] [--causal-only] [--max-seconds S] [--ratio TEXT]
 //! ```
 //! A kernel is checked against the reference before it is timed; a wrong one gets no number. Times are medians of
 //! repeated runs over the same buffers, so caches are warm. Exits with 1 if a kernel was wrong; a missed ratio is
@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use wgpu_attention::dense::tile::Tuning;
 use wgpu_attention::measure::{Ceilings, Effort, ProbeRun, time, time_pairs};
-use wgpu_attention::{Dense, DensePlan, Gpu, Linear, LinearPlan};
+use wgpu_attention::{Dense, DensePlan, Gpu, Hierarchical, Linear, LinearPlan, TopK};
 
 mod baseline;
 #[path = "common/mod.rs"]
@@ -60,8 +60,10 @@ impl Arguments {
                 "--causal-only" => parsed.causal_only = true,
                 "--only" => {
                     let part = all.next().unwrap_or_default();
-                    if !["prefill", "decode", "linear", "ratios", "host"].contains(&part.as_str()) {
-                        return Err(format!("--only `{part}`: prefill, decode, linear, ratios or host"));
+                    if !["prefill", "decode", "linear", "topk", "ratios", "host"].contains(&part.as_str()) {
+                        return Err(format!(
+                            "--only `{part}`: prefill, decode, linear, topk, ratios or host"
+                        ));
                     }
                     parsed.only = Some(part);
                 }
@@ -141,6 +143,9 @@ impl Report {
         }
         if self.arguments.wants("linear") {
             self.linear();
+        }
+        if self.arguments.wants("topk") {
+            self.top_k();
         }
         if self.arguments.wants("ratios") {
             self.ratios();
@@ -255,6 +260,91 @@ impl Report {
             );
         }
         println!("\nOf the ceilings: what no form can do without, 4·D·Dv operations a token and q, k, v, o once.\n");
+    }
+
+    fn top_k(&mut self) {
+        println!("### Top-k attention, causal, f32: its steps apart, the whole call, and dense attention\n");
+        println!("| problem | N | D | pool | score | select | gather | whole | dense | whole / dense |");
+        println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
+        for problems::NamedTopK { name, problem: p } in problems::top_k(common::is_software(&self.gpu)) {
+            let wanted = !self.arguments.quick || p.attention.keys <= QUICK_DECODE;
+            if !wanted || !name.contains(&self.arguments.ratio) || !self.time_left() {
+                continue;
+            }
+            let (keys, dim) = (p.attention.keys, p.attention.head_dim);
+            let measured = self.steps(&p).map_err(|e| format!("{name}, N = {keys}: {e}"));
+            let Some((steps, dense)) = self.cell(measured) else {
+                continue;
+            };
+            let cells = steps.map(|s| s.map_or("–".into(), duration)).join(" | ");
+            let whole = steps[steps.len() - 1].unwrap_or(f64::NAN);
+            println!(
+                "| {name} | {keys} | {dim} | {cells} | {} | {:.3} |",
+                duration(dense),
+                whole / dense
+            );
+        }
+        println!("\n### Hierarchical selection\n");
+        println!("| N | D | heads | hierarchical | exact | ratio | recall |\n|--:|--:|--:|--:|--:|--:|--:|");
+        for (search, exact) in problems::top_k_searches(common::is_software(&self.gpu)) {
+            let keys = search.attention.keys;
+            let wanted = !self.arguments.quick && "hierarchical".contains(&self.arguments.ratio);
+            if !wanted || !self.time_left() {
+                continue;
+            }
+            let measured = self
+                .searches(&search, &exact)
+                .map_err(|e| format!("search, N = {keys}: {e}"));
+            let Some([found, all, recall]) = self.cell(measured) else {
+                continue;
+            };
+            println!(
+                "| {keys} | {} | {} | {} | {} | {:.3} | {:.2} |",
+                search.attention.head_dim,
+                search.attention.heads,
+                duration(found),
+                duration(all),
+                found / all,
+                recall
+            );
+        }
+        println!(
+            "\nExact: pool, score and select for lists as long. Recall: the share of the exact lists' blocks that the search \
+             finds in random data, window included; by means of blocks, which it does not score by.\n"
+        );
+    }
+
+    /// Seconds of each step and of the whole call, and of dense attention.
+    fn steps(&self, p: &TopK) -> Result<([Option<f64>; 5], f64), String> {
+        let run = topk::Run::new(&self.gpu, p)?;
+        let of = |step| {
+            let times = time(&self.gpu, &Effort::default(), |pass, _| run.record(pass, step));
+            times.map(|t| t.median()).map_err(|e| e.to_string())
+        };
+        let pool = match p.pool() {
+            Some(_) => Some(of(topk::Step::Pool)?),
+            None => None,
+        };
+        let steps = [
+            pool,
+            Some(of(topk::Step::Score)?),
+            Some(of(topk::Step::Select)?),
+            Some(of(topk::Step::Gather)?),
+            Some(of(topk::Step::Whole)?),
+        ];
+        Ok((steps, seconds(&self.gpu, &p.attention)?))
+    }
+
+    /// Seconds of the search and of the exact one, and the recall.
+    fn searches(&self, search: &Hierarchical, exact: &TopK) -> Result<[f64; 3], String> {
+        let hip = topk::Hip::new(&self.gpu, search)?;
+        let run = topk::Run::new(&self.gpu, exact)?;
+        let effort = Effort::default();
+        let found = time(&self.gpu, &effort, |pass, _| hip.record(pass)).map_err(|e| e.to_string())?;
+        let all = time(&self.gpu, &effort, |pass, _| run.record(pass, topk::Step::Search));
+        let all = all.map_err(|e| e.to_string())?;
+        let recall = topk::recall(&self.gpu, search, exact)?;
+        Ok([found.median(), all.median(), recall])
     }
 
     /// Seconds of a problem, and of a plain read of its K and V.

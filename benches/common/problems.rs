@@ -19,6 +19,8 @@ pub const DECODE_LENGTHS: [u32; 6] = [512, 1024, 2048, 4096, 8192, 16384];
 pub const LONG_DECODE_LENGTHS: [u32; 2] = [65536, 131072];
 /// Sequence lengths of linear attention.
 pub const LINEAR_LENGTHS: [u32; 4] = [1024, 4096, 16384, 65536];
+/// Lengths of top-k attention.
+pub const TOP_K_LENGTHS: [u32; 5] = [4096, 8192, 16384, 32768, 65536];
 pub const HEAD_DIMS: [u32; 2] = [64, 128];
 pub const WEIGHTINGS: [Weighting; 2] = [Weighting::Softmax, Weighting::Sigmoid { bias: None }];
 
@@ -222,6 +224,64 @@ pub fn tokens(software: bool, keys: u32, d: u32, group: u32, top_k: u32) -> TopK
         per_kv_head: true,
         ..Default::default()
     }
+}
+
+/// A top-k problem with its name.
+pub struct NamedTopK {
+    pub name: &'static str,
+    pub problem: TopK,
+}
+
+/// Prompts by blocks, exactly and by tokens, and decoding steps.
+pub fn top_k(software: bool) -> Vec<NamedTopK> {
+    let longest = if software { 16384 } else { 65536 };
+    let mut all = vec![];
+    for d in HEAD_DIMS {
+        for n in TOP_K_LENGTHS.into_iter().filter(|&n| n <= longest) {
+            all.push(("prefill, 8 blocks of 64 by means", blocks(software, n, d)));
+        }
+    }
+    for n in TOP_K_LENGTHS.into_iter().take(2) {
+        let p = TopK {
+            attention: blocks(software, n, 64).attention,
+            top_k: 256,
+            ..Default::default()
+        };
+        all.push(("prefill, 256 tokens", p));
+    }
+    for (group, n) in GROUPS.into_iter().flat_map(|g| TOP_K_LENGTHS.map(|n| (g, n))) {
+        let name = if group == 1 {
+            "decode, 1 % of the tokens"
+        } else {
+            "decode 8:1, 1 % of the tokens"
+        };
+        all.push((name, tokens(software, n, 128, group, n / 100)));
+        let pages = TopK {
+            block_size: 16,
+            scoring: Scoring::Bound,
+            diagonal: true,
+            ..tokens(software, n, 128, group, n / 1600)
+        };
+        let name = if group == 1 {
+            "decode, pages of 16 by bounds"
+        } else {
+            "decode 8:1, pages of 16 by bounds"
+        };
+        all.push((name, pages));
+    }
+    all.into_iter()
+        .map(|(name, problem)| NamedTopK { name, problem })
+        .collect()
+}
+
+/// Searches to compare.
+pub fn top_k_searches(software: bool) -> Vec<(Hierarchical, TopK)> {
+    let lengths: &[u32] = if software {
+        &[8192, 32768]
+    } else {
+        &[8192, 16384, 32768]
+    };
+    lengths.iter().map(|&n| searches(software, n, 64)).collect()
 }
 
 /// The hierarchical search over a prompt, and the exact one for lists as long.

@@ -281,6 +281,66 @@ impl Hip {
     }
 }
 
+/// The share of the exact lists' entries that the search finds, over one head of random numbers.
+pub fn recall(gpu: &Gpu, search: &Hierarchical, exact: &TopK) -> Result<f64, String> {
+    let attention = Dense {
+        heads: 1,
+        kv_heads: None,
+        ..search.attention.clone()
+    };
+    let search = Hierarchical {
+        attention: attention.clone(),
+        ..search.clone()
+    };
+    let exact = TopK {
+        attention,
+        ..exact.clone()
+    };
+    let run = Run::new(gpu, &exact)?;
+    let hip = Hip::new(gpu, &search)?;
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    let mut pass = encoder.begin_compute_pass(&Default::default());
+    run.record(&mut pass, Step::Search).map_err(|e| e.to_string())?;
+    hip.record(&mut pass).map_err(|e| e.to_string())?;
+    drop(pass);
+    let lists = read(gpu, encoder, &[&hip.lists, &run.lists]);
+    let [found, exact_lists] = <[Vec<u32>; 2]>::try_from(lists).map_err(|_| "two buffers")?;
+    let selections = (search.selection(), exact.selection());
+    reference::recall(
+        &search.attention,
+        (&selections.0, &found),
+        (&selections.1, &exact_lists),
+    )
+    .map_err(|e| e.to_string())
+}
+
+/// Submits, and brings buffers back.
+fn read(gpu: &Gpu, mut encoder: wgpu::CommandEncoder, buffers: &[&wgpu::Buffer]) -> Vec<Vec<u32>> {
+    let staged: Vec<_> = buffers
+        .iter()
+        .map(|buffer| {
+            let staging = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+                label: Some("bench read back"),
+                size: buffer.size(),
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            });
+            encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, buffer.size());
+            staging
+        })
+        .collect();
+    gpu.queue().submit([encoder.finish()]);
+    let contents = |staging: &wgpu::Buffer| {
+        staging.map_async(wgpu::MapMode::Read, .., |_| {});
+        gpu.device()
+            .poll(wgpu::PollType::wait_indefinitely())
+            .expect("the device");
+        let range = staging.get_mapped_range(..).expect("mapped");
+        bytemuck::pod_collect_to_vec(&range)
+    };
+    staged.iter().map(contents).collect()
+}
+
 /// Small whole numbers have exact scores, so that the lists must be the reference's.
 fn check_hierarchical(gpu: &Gpu, p: &Hierarchical) -> Result<(), String> {
     let small = Hierarchical {
