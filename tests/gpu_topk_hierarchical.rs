@@ -108,8 +108,8 @@ const CHANGES: &[(&str, Change)] = &[
     ("D of one", |p| p.attention.head_dim = 1),
     ("D of seven", |p| p.attention.head_dim = 7),
     ("D of 64", |p| p.attention.head_dim = 64),
-    ("D of 100", |p| p.attention.head_dim = 100),
-    ("D of 256", |p| (p.attention.head_dim, p.query_block) = (256, 32)),
+    ("D of 100", |p| (p.attention.head_dim, p.query_block) = (100, 5)),
+    ("D of 256", |p| (p.attention.head_dim, p.query_block) = (256, 3)),
     ("f16", |p| p.attention.dtype = DType::F16),
     ("bf16", |p| p.attention.dtype = DType::BF16),
     ("f16 of odd rows", |p| {
