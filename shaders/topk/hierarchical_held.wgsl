@@ -22,14 +22,19 @@ fn best_score(tile: Tile, first: u32, block: u32) -> f32 {
         }
         #unroll
         for (var x = 0u; x < VECS; x++) {
+            var keys: array<vec4<f32>, KEYS>;
             #unroll
             for (var y = 0u; y < KEYS; y++) {
                 // The block's last key again, where there are no more.
                 let j = block * BLOCK_SIZE + min(step * KEYS + y, BLOCK_SIZE - 1u);
-                let key = k4(tile.k_from + j * params.k_seq + x * 4u, HEAD_DIM - x * 4u);
+                keys[y] = k4(tile.k_from + j * params.k_seq + x * 4u, HEAD_DIM - x * 4u);
+            }
+            #unroll
+            for (var r = 0u; r < ROWS; r++) {
+                let query = held[r * VECS + x];
                 #unroll
-                for (var r = 0u; r < ROWS; r++) {
-                    let query = held[r * VECS + x];
+                for (var y = 0u; y < KEYS; y++) {
+                    let key = keys[y];
                     s[r * KEYS + y] = fma(query.x, key.x, s[r * KEYS + y]);
                     s[r * KEYS + y] = fma(query.y, key.y, s[r * KEYS + y]);
                     s[r * KEYS + y] = fma(query.z, key.z, s[r * KEYS + y]);
