@@ -176,6 +176,38 @@ fn finds_the_same_on_the_smallest_device() {
     check("the largest", &gpu, &largest);
 }
 
+/// Everything at once, at random.
+#[test]
+fn random_problems_find_what_the_definition_does() {
+    let Some(gpu) = gpu() else { return };
+    let mut r = Random::new(17);
+    for n in 0..24 {
+        let kv_heads = r.range(1, 2) as u32;
+        let attention = Dense {
+            batch: r.range(1, 2) as u32,
+            heads: kv_heads * r.range(1, 3) as u32,
+            kv_heads: Some(kv_heads),
+            queries: r.range(1, 90) as u32,
+            keys: r.range(1, 700) as u32,
+            head_dim: r.range(1, 12) as u32,
+            scale: Some(r.pick(&[1.0, 0.25, -0.5])),
+            causal: !r.one_in(4),
+            q_offset: r.one_in(3).then(|| r.range(-50, 700)),
+            dtype: r.pick(&[DType::F32, DType::F16, DType::BF16]),
+            ..Dense::default()
+        };
+        let p = Hierarchical {
+            attention,
+            query_block: r.range(1, 40) as u32,
+            block_size: r.range(1, 5) as u32,
+            top_k: r.range(1, 40) as u32,
+            window: r.below(40),
+            sink_tokens: r.below(20),
+        };
+        check(&format!("problem {n}"), &gpu, &p);
+    }
+}
+
 #[test]
 fn rows_that_see_nothing_have_empty_lists() {
     let Some(gpu) = gpu() else { return };
