@@ -169,7 +169,7 @@ fn finds_the_same_on_the_smallest_device() {
             head_dim: 256,
             ..problem().attention
         },
-        query_block: 16,
+        query_block: 5,
         top_k: 512,
         ..problem()
     };
@@ -273,6 +273,8 @@ fn recall_on_random_numbers() {
     let attention = Dense {
         queries: 128,
         keys: 4096,
+        // Half of the usual: OpenGL drivers compile while they hold a lock for which wgpu waits six seconds.
+        head_dim: 32,
         causal: true,
         ..Dense::default()
     };
