@@ -311,6 +311,7 @@ pub fn other(gpu: &Gpu, p: &Dense) -> Tuning {
     Tuning {
         kernel: Some(kernel),
         splits: None,
+        live: None,
     }
 }
 
@@ -319,5 +320,6 @@ pub fn forced(kernel: KernelChoice) -> Tuning {
     Tuning {
         kernel: Some(kernel),
         splits: None,
+        live: None,
     }
 }
