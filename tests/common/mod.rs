@@ -1,7 +1,6 @@
 //! What the tests on a device share: the device, random problems' inputs, and one checked run.
 #![allow(dead_code)]
 
-pub mod hierarchical;
 pub mod linear;
 pub mod mistakes;
 pub mod packed;
