@@ -50,6 +50,7 @@ fn same_kernel(plan: &DensePlan) -> Tuning {
     Tuning {
         kernel: Some(plan.kernel()),
         splits: Some(plan.splits()),
+        live: Some(plan.skips_masked_tiles()),
     }
 }
 

@@ -1,5 +1,5 @@
 // No boolean mask.
-fn mask_four(index: u32, last: u32) -> u32 {
+fn mask_word(word: u32) -> u32 {
     return 0x01010101u;
 }
 

@@ -148,10 +148,11 @@ impl LiveLists {
     fn loop_iterations(&self, p: &Dense) -> u64 {
         // The search for a row's document.
         let row = if p.documents.is_some() { 30 } else { 0 };
-        let scan = self.keys / 4;
-        let tiles = self.threads / scan;
-        let round = looped(self.rows, 0) + looped(scan, 0) + looped(tiles, 0);
-        let rounds = u64::from(p.keys.div_ceil(self.keys).div_ceil(tiles));
+        let scan = self.variant(p);
+        let mask = if p.mask.is_some() { looped(self.rows, 0) } else { 0 };
+        let elements = looped(self.rows, looped(scan.strip() / 4, 0));
+        let round = mask + elements + looped(scan.strips(), 0) + looped(scan.tiles(), 0);
+        let rounds = u64::from(p.keys.div_ceil(self.keys).div_ceil(scan.tiles()));
         u64::from(looped(self.rows.div_ceil(self.threads), row) + 2 * row) + rounds * u64::from(1 + round) + 1
     }
 
@@ -174,7 +175,7 @@ impl LiveLists {
         } else if buffers > limits.max_storage_buffers_per_shader_stage {
             Some("not where the problem's tensors leave no storage buffer for the lists")
         } else if !self.keys.is_multiple_of(4) || self.keys > 4 * self.threads {
-            Some("not with such a tile: its keys must be a multiple of 4, at most 256")
+            Some("not with such a tile: its keys must be a multiple of 4, and one invocation of 64 for each 4 of them")
         } else if self.variant(p).workgroup_bytes() > device.workgroup_memory {
             Some("not with such a tile: its rows must fit workgroup memory")
         } else if self.bytes.next_power_of_two() > limits.max_buffer_size || self.bytes + alignment > binding {

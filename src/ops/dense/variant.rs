@@ -456,7 +456,7 @@ pub struct LiveVariant {
     pub interleaved: bool,
     /// Keys of a tile, a multiple of 4.
     pub keys: u32,
-    /// Invocations of a workgroup, at least one for 4 keys of a tile.
+    /// Invocations of a workgroup, at least one for each strip of a tile.
     pub threads: u32,
 }
 
@@ -468,7 +468,12 @@ impl LiveVariant {
 
     /// Invocations that share a tile.
     pub(crate) const fn strips(&self) -> u32 {
-        self.keys / 4
+        self.keys / self.strip()
+    }
+
+    /// Keys of an invocation.
+    pub(crate) const fn strip(&self) -> u32 {
+        if self.keys.is_multiple_of(16) { 16 } else { 4 }
     }
 }
 
@@ -492,6 +497,7 @@ impl Spec for LiveVariant {
         let mut constants = self.options.option_constants();
         constants.extend([
             ("BLOCK_SIZE", Count(self.keys)),
+            ("STRIP", Count(self.strip())),
             ("ROWS", Count(self.rows)),
             ("INTERLEAVED", Flag(self.interleaved)),
             ("THREADS", Count(self.threads)),
