@@ -194,8 +194,19 @@ fn may_mask(p: &Dense) -> bool {
     p.mask.is_some() || p.bias.is_some() || custom
 }
 
-/// Key tiles from which looking for empty ones pays.
-const WORTH_TILES: u32 = 3;
+/// Keys from which looking for empty tiles pays in decode, where little else is done: by measurements on a software GPU,
+/// where a mask that hides nothing makes one query over 64 keys a fifth slower, over 256 an eighth and over 16384 a
+/// twentieth, and one that hides half of 256 keys makes it a fifth faster.
+const DECODE_KEYS: u32 = 256;
+
+/// Whether looking for empty tiles may be expected to pay. In prefill, where it costs a fiftieth at most, wherever one of
+/// several tiles can be left out.
+fn pays(p: &Dense, choice: &KernelChoice) -> bool {
+    match choice {
+        KernelChoice::Prefill(t) => p.keys > t.keys(),
+        KernelChoice::Decode(_) | KernelChoice::DecodeSerial(_) => p.keys >= DECODE_KEYS,
+    }
+}
 
 /// Whether a problem's attention walks lists of live tiles, and which. `attend` is the kernel without them.
 ///
@@ -216,7 +227,7 @@ pub(crate) fn choose(
     let lists = LiveLists::of(p, choice, parts, device);
     match (lists.obstacle(p, attend.spec(), device, limits), wanted) {
         (None, Some(true)) => Ok(Some(lists)),
-        (None, _) => Ok((p.keys.div_ceil(lists.keys) >= WORTH_TILES).then_some(lists)),
+        (None, _) => Ok(pays(p, choice).then_some(lists)),
         (Some(why), Some(true)) => Err(Error::Invalid {
             field: "tuning.live",
             value: "Some(true)".into(),
@@ -250,4 +261,129 @@ pub fn live_variants_of(
     let lists = LiveLists::of(p, choice, &[], device);
     let attend = attend.clone().visiting(Visits::Live(lists.keys));
     [DenseVariant::Live(lists.variant(p)), attend]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::dense::geometry::whole;
+    use crate::ops::dense::plan::variant_of;
+    use crate::ops::dense::tile;
+    use crate::ops::dense::{Bias, Broadcast, Custom};
+
+    const SOFTWARE_GPU: DeviceClass = DeviceClass {
+        workgroup_memory: 32 << 10,
+        invocations: 1024,
+        software: true,
+        processors: 2,
+    };
+
+    fn masked(queries: u32, keys: u32) -> Dense {
+        Dense {
+            heads: 4,
+            kv_heads: Some(2),
+            queries,
+            keys,
+            mask: Some(Broadcast::FULL),
+            lse: true,
+            ..Dense::default()
+        }
+    }
+
+    fn chosen(p: &Dense, limits: &wgpu::Limits, wanted: Option<bool>) -> Result<Option<LiveLists>> {
+        let kernel = tile::choose(p, &SOFTWARE_GPU).unwrap();
+        let attend = variant_of(p, kernel, false);
+        choose(p, &kernel, &attend, &[whole(p)], &SOFTWARE_GPU, limits, wanted)
+    }
+
+    fn has_lists(p: &Dense) -> bool {
+        chosen(p, &wgpu::Limits::default(), None).unwrap().is_some()
+    }
+
+    #[test]
+    fn lists_are_made_where_masks_may_empty_tiles_and_there_are_several() {
+        assert!(has_lists(&masked(1000, 1000)));
+        assert!(has_lists(&masked(1, 256)));
+        assert!(!has_lists(&masked(1, 255)));
+        assert!(!has_lists(&masked(1000, 60)));
+        let positions_only = Dense {
+            mask: None,
+            causal: true,
+            alibi: true,
+            ..masked(1000, 1000)
+        };
+        assert!(!has_lists(&positions_only));
+        let biased = Dense {
+            mask: None,
+            bias: Some(Bias {
+                dtype: DType::F16,
+                shape: Broadcast::FULL,
+            }),
+            ..masked(1000, 1000)
+        };
+        assert!(has_lists(&biased));
+    }
+
+    #[test]
+    fn limits_of_the_device_leave_attention_without_lists() {
+        let limits = wgpu::Limits::default();
+        // q, k, v, o, lse, mask and the lists.
+        let seven = wgpu::Limits {
+            max_storage_buffers_per_shader_stage: 7,
+            ..limits.clone()
+        };
+        assert!(chosen(&masked(1000, 1000), &seven, None).unwrap().is_some());
+        let six = wgpu::Limits {
+            max_storage_buffers_per_shader_stage: 6,
+            ..limits.clone()
+        };
+        assert!(chosen(&masked(1000, 1000), &six, None).unwrap().is_none());
+        let small = wgpu::Limits {
+            max_storage_buffer_binding_size: 4 << 10,
+            ..limits.clone()
+        };
+        assert!(chosen(&masked(1000, 1000), &small, None).unwrap().is_none());
+        // Loops that a software GPU would leave.
+        assert!(!has_lists(&masked(1000, 1 << 20)));
+        let error = chosen(&masked(1000, 1 << 20), &limits, Some(true)).unwrap_err();
+        assert!(error.to_string().contains("iterations"), "{error}");
+        assert!(chosen(&masked(1000, 1000), &limits, Some(false)).unwrap().is_none());
+    }
+
+    #[test]
+    fn lists_are_shared_where_masks_are() {
+        let lists = |p: &Dense| chosen(p, &wgpu::Limits::default(), Some(true)).unwrap().unwrap();
+        let shared = Dense {
+            batch: 3,
+            mask: Some(Broadcast {
+                per_batch: false,
+                per_head: false,
+                per_query: true,
+            }),
+            ..masked(1000, 1000)
+        };
+        let row_tiles = 1000u32.div_ceil(lists(&shared).rows);
+        assert_eq!(lists(&shared).dims(&whole(&shared)), [row_tiles, 1, 1]);
+        assert_eq!(lists(&shared).bytes, u64::from(row_tiles * lists(&shared).words * 4));
+        let with_lengths = Dense {
+            kv_len: true,
+            ..shared.clone()
+        };
+        assert_eq!(lists(&with_lengths).dims(&whole(&shared)), [row_tiles, 1, 3]);
+        let with_code = Dense {
+            custom: Some(Custom {
+                mask: Some(String::new()),
+                ..Default::default()
+            }),
+            ..shared.clone()
+        };
+        assert_eq!(lists(&with_code).dims(&whole(&shared)), [row_tiles, 4, 3]);
+        // A KV head's query heads take turns in the rows of one list.
+        let decode = Dense {
+            queries: 3,
+            mask: Some(Broadcast::FULL),
+            ..shared
+        };
+        assert_eq!(lists(&decode).dims(&whole(&decode)), [1, 2, 3]);
+    }
 }

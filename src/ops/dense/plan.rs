@@ -35,7 +35,7 @@ pub struct DensePlan {
     pub(crate) splits: u32,
     pub(crate) merge: Option<merge::plan::Joiner>,
     pub(crate) small: Option<PackedSmall>,
-    pub(crate) live: Option<Live>,
+    pub(crate) live: Option<Box<Live>>,
     pub(crate) partial_bytes: u64,
     pub(crate) uniforms: Uniforms,
 }
@@ -89,7 +89,9 @@ impl Dense {
             None => attend,
         });
         let pipeline = prepared(self, gpu, &variant)?;
-        let live = lists.map(|lists| Live::new(self, gpu, lists)).transpose()?;
+        let live = lists
+            .map(|lists| Live::new(self, gpu, lists).map(Box::new))
+            .transpose()?;
         let merge = if splits > 1 {
             Some(merge::plan::Joiner::new(gpu, &merge_of(self, splits))?)
         } else {
@@ -327,7 +329,9 @@ impl DensePlan {
         self.parts.len()
     }
 
-    /// Whether each call looks first for the key tiles that a boolean mask, a bias or a custom mask empties, to skip them.
+    /// Whether each call looks first for the key tiles that a boolean mask, a bias or a custom mask empties, to skip them,
+    /// and for those they leave whole, to do without mask arithmetic there. So it is, unless the device has no storage
+    /// buffer to spare for the lists, software GPUs would leave the scan's loops, or there are too few keys for it to pay.
     pub fn skips_masked_tiles(&self) -> bool {
         self.live.is_some()
     }
