@@ -142,7 +142,7 @@ fn state_of_strip(tile: RowTile, j0: u32) -> u32 {
     let end = j0 + STRIP;
     let in_reach = tile.one_document && sees_all(tile.first, tile.last, i32(j0), i32(min(end, params.keys)));
     let decides = HAS_MASK && !HAS_BIAS && !CUSTOM_MASK && in_reach && end <= params.keys;
-    // Loops that end before they begin, rather than branches: software GPUs run what both sides of a branch say.
+    // Keys that do not exist are hidden, and with a bias no tile is whole.
     var state = select(0u, HIDDEN, end > params.keys || HAS_BIAS);
     var left = j0 < params.keys;
     if (HAS_MASK && end <= params.keys) {
