@@ -150,8 +150,9 @@
 //!   [`Error::Limit`].
 //! - An output must not share its buffer with an input or another output, even in different places: wgpu tracks
 //!   whole buffers.
-//! - Causality, windows, prefix, lengths and documents skip the key tiles they empty. A boolean mask tensor, a bias of
-//!   −∞ and a custom mask do not: what they hide is still computed.
+//! - Causality, windows, prefix, lengths and documents skip the key tiles they empty. So do boolean mask tensors, biases
+//!   of −∞ and custom masks, which one more dispatch looks at first, unless the problem's tensors leave the device no
+//!   storage buffer for its lists, or there are few keys ([`DensePlan::skips_masked_tiles`]).
 //! - In a bias tensor everything below −5·10²⁹ masks.
 //! - A device with eight storage buffers (the default limit) can not take every combination of tensors and
 //!   [`Custom::data`]; the planner says so.

@@ -310,6 +310,7 @@ pub fn other(gpu: &Gpu, p: &Dense) -> Tuning {
     Tuning {
         kernel: Some(kernel),
         splits: None,
+        live: None,
     }
 }
 
@@ -318,5 +319,6 @@ pub fn forced(kernel: KernelChoice) -> Tuning {
     Tuning {
         kernel: Some(kernel),
         splits: None,
+        live: None,
     }
 }
