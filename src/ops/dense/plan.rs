@@ -157,7 +157,8 @@ pub(crate) fn options_of(p: &Dense) -> Attend<()> {
         documents: p.documents.is_some(),
         alibi: p.alibi,
         sinks: p.sinks,
-        listed: p.selection.map(|s| s.block_size),
+        // A block that is longer than all keys ends where they do.
+        listed: p.selection.map(|s| s.block_size.min(p.keys)),
         lse: p.lse,
         custom: p.custom.clone(),
         tile: (),

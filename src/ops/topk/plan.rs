@@ -10,6 +10,7 @@ use crate::ops::dense::tile::{KernelChoice, Tuning};
 use crate::ops::dense::{Dense, DensePlan, DenseTensors};
 use crate::ops::parts::{self, Bounds, Geometry, Part, gcd};
 use crate::ops::topk::pool::plan::Pooler;
+use crate::ops::topk::score::tile::ScoreTile;
 use crate::ops::topk::score::{SCORES_BINDING, Scorer, scores_geometry};
 use crate::ops::topk::select::plan::Selector;
 use crate::ops::topk::{TopK, rules};
@@ -26,6 +27,8 @@ const ALIGNMENT: u64 = 256;
 pub struct TopKTuning {
     /// Kernel, tile and splits of the gather.
     pub gather: Tuning,
+    /// Kernel and tile of the scoring.
+    pub score: Option<ScoreTile>,
     /// Bytes of scores that are held at a time.
     pub score_bytes: Option<u64>,
 }
@@ -91,7 +94,7 @@ impl TopK {
     pub fn plan_with(&self, gpu: &Gpu, tuning: &TopKTuning) -> Result<TopKPlan> {
         rules::check(self)?;
         let gather = self.gathered().plan_with(gpu, &tuning.gather)?;
-        let scorer = Scorer::new(gpu, self)?;
+        let scorer = Scorer::new(gpu, self, tuning.score)?;
         let selector = Selector::new(gpu, &rules::select_of(self))?;
         let pool = rules::pool_of(self).filter(|_| !self.pooled);
         let pooler = pool.as_ref().map(|pool| Pooler::new(gpu, pool)).transpose()?;
