@@ -1,7 +1,7 @@
 //! Measures everything once and prints it as tables for the README, then the ratios that the library promises.
 //!
 //! ```text
-//! cargo bench --bench report -- [--quick] [--only prefill|decode|linear|ratios|host] [--causal-only] [--max-seconds S]
+//! cargo bench --bench report -- [--quick] [--only prefill|decode|linear|topk|ratios|host] [--causal-only] [--max-seconds S] [--ratio TEXT]
 //! ```
 //! A kernel is checked against the reference before it is timed; a wrong one gets no number. Times are medians of
 //! repeated runs over the same buffers, so caches are warm. Exits with 1 if a kernel was wrong; a missed ratio is
@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use wgpu_attention::dense::tile::Tuning;
 use wgpu_attention::measure::{Ceilings, Effort, ProbeRun, time, time_pairs};
-use wgpu_attention::{Dense, DensePlan, Gpu, Linear, LinearPlan};
+use wgpu_attention::{Dense, DensePlan, Gpu, Hierarchical, Linear, LinearPlan, TopK};
 
 mod baseline;
 #[path = "common/mod.rs"]
@@ -22,6 +22,7 @@ use baseline::Baseline;
 use common::host_cost::{self, Loop};
 use common::linear::{self, Choice};
 use common::problems::{self, Side, mask_name, weighting_name};
+use common::topk;
 
 /// Lengths that `--quick` keeps.
 const QUICK_PREFILL: u32 = 1024;
@@ -39,6 +40,8 @@ struct Arguments {
     causal_only: bool,
     only: Option<String>,
     max_seconds: f64,
+    /// Part of the names of the ratios wanted.
+    ratio: String,
 }
 
 impl Arguments {
@@ -48,6 +51,7 @@ impl Arguments {
             causal_only: false,
             only: None,
             max_seconds: f64::INFINITY,
+            ratio: String::new(),
         };
         let mut all = std::env::args().skip(1);
         while let Some(argument) = all.next() {
@@ -56,11 +60,14 @@ impl Arguments {
                 "--causal-only" => parsed.causal_only = true,
                 "--only" => {
                     let part = all.next().unwrap_or_default();
-                    if !["prefill", "decode", "linear", "ratios", "host"].contains(&part.as_str()) {
-                        return Err(format!("--only `{part}`: prefill, decode, linear, ratios or host"));
+                    if !["prefill", "decode", "linear", "topk", "ratios", "host"].contains(&part.as_str()) {
+                        return Err(format!(
+                            "--only `{part}`: prefill, decode, linear, topk, ratios or host"
+                        ));
                     }
                     parsed.only = Some(part);
                 }
+                "--ratio" => parsed.ratio = all.next().unwrap_or_default(),
                 "--max-seconds" => {
                     let text = all.next().unwrap_or_default();
                     parsed.max_seconds = text.parse().map_err(|_| format!("--max-seconds `{text}`: a number"))?;
@@ -69,7 +76,7 @@ impl Arguments {
                 "--bench" => {}
                 other => {
                     return Err(format!(
-                        "`{other}`: --quick, --only PART, --causal-only, --max-seconds S"
+                        "`{other}`: --quick, --only PART, --causal-only, --max-seconds S, --ratio TEXT"
                     ));
                 }
             }
@@ -136,6 +143,9 @@ impl Report {
         }
         if self.arguments.wants("linear") {
             self.linear();
+        }
+        if self.arguments.wants("topk") {
+            self.top_k();
         }
         if self.arguments.wants("ratios") {
             self.ratios();
@@ -252,6 +262,91 @@ impl Report {
         println!("\nOf the ceilings: what no form can do without, 4·D·Dv operations a token and q, k, v, o once.\n");
     }
 
+    fn top_k(&mut self) {
+        println!("### Top-k attention, causal, f32: its steps apart, the whole call, and dense attention\n");
+        println!("| problem | N | D | pool | score | select | gather | whole | dense | whole / dense |");
+        println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
+        for problems::NamedTopK { name, problem: p } in problems::top_k(common::is_software(&self.gpu)) {
+            let wanted = !self.arguments.quick || p.attention.keys <= QUICK_DECODE;
+            if !wanted || !name.contains(&self.arguments.ratio) || !self.time_left() {
+                continue;
+            }
+            let (keys, dim) = (p.attention.keys, p.attention.head_dim);
+            let measured = self.steps(&p).map_err(|e| format!("{name}, N = {keys}: {e}"));
+            let Some((steps, dense)) = self.cell(measured) else {
+                continue;
+            };
+            let cells = steps.map(|s| s.map_or("–".into(), duration)).join(" | ");
+            let whole = steps[steps.len() - 1].unwrap_or(f64::NAN);
+            println!(
+                "| {name} | {keys} | {dim} | {cells} | {} | {:.3} |",
+                duration(dense),
+                whole / dense
+            );
+        }
+        println!("\n### Hierarchical selection\n");
+        println!("| N | D | heads | hierarchical | exact | ratio | recall |\n|--:|--:|--:|--:|--:|--:|--:|");
+        for (search, exact) in problems::top_k_searches(common::is_software(&self.gpu)) {
+            let keys = search.attention.keys;
+            let wanted = !self.arguments.quick && "hierarchical".contains(&self.arguments.ratio);
+            if !wanted || !self.time_left() {
+                continue;
+            }
+            let measured = self
+                .searches(&search, &exact)
+                .map_err(|e| format!("search, N = {keys}: {e}"));
+            let Some([found, all, recall]) = self.cell(measured) else {
+                continue;
+            };
+            println!(
+                "| {keys} | {} | {} | {} | {} | {:.3} | {:.2} |",
+                search.attention.head_dim,
+                search.attention.heads,
+                duration(found),
+                duration(all),
+                found / all,
+                recall
+            );
+        }
+        println!(
+            "\nExact: pool, score and select for lists as long. Recall: the share of the exact lists' blocks that the search \
+             finds in random data, window included; by means of blocks, which it does not score by.\n"
+        );
+    }
+
+    /// Seconds of each step and of the whole call, and of dense attention.
+    fn steps(&self, p: &TopK) -> Result<([Option<f64>; 5], f64), String> {
+        let run = topk::Run::new(&self.gpu, p)?;
+        let of = |step| {
+            let times = time(&self.gpu, &Effort::default(), |pass, _| run.record(pass, step));
+            times.map(|t| t.median()).map_err(|e| e.to_string())
+        };
+        let pool = match p.pool() {
+            Some(_) => Some(of(topk::Step::Pool)?),
+            None => None,
+        };
+        let steps = [
+            pool,
+            Some(of(topk::Step::Score)?),
+            Some(of(topk::Step::Select)?),
+            Some(of(topk::Step::Gather)?),
+            Some(of(topk::Step::Whole)?),
+        ];
+        Ok((steps, seconds(&self.gpu, &p.attention)?))
+    }
+
+    /// Seconds of the search and of the exact one, and the recall.
+    fn searches(&self, search: &Hierarchical, exact: &TopK) -> Result<[f64; 3], String> {
+        let hip = topk::Hip::new(&self.gpu, search)?;
+        let run = topk::Run::new(&self.gpu, exact)?;
+        let effort = Effort::default();
+        let found = time(&self.gpu, &effort, |pass, _| hip.record(pass)).map_err(|e| e.to_string())?;
+        let all = time(&self.gpu, &effort, |pass, _| run.record(pass, topk::Step::Search));
+        let all = all.map_err(|e| e.to_string())?;
+        let recall = topk::recall(&self.gpu, search, exact)?;
+        Ok([found.median(), all.median(), recall])
+    }
+
     /// Seconds of a problem, and of a plain read of its K and V.
     fn beside_read(&self, p: &Dense) -> Result<(f64, f64), String> {
         let mut first = Runner::new(&self.gpu, &Side::Attention(p.clone()))?;
@@ -275,9 +370,12 @@ impl Report {
             let long = [&ratio.first, &ratio.second].into_iter().any(|side| match side {
                 Side::Attention(p) => p.queries > QUICK_PREFILL * 2,
                 Side::Linear(p, _) | Side::LinearToken(p) => p.tokens > QUICK_PREFILL * 2,
+                Side::TopK(p, _) => p.attention.queries > QUICK_PREFILL * 2,
+                Side::Hierarchical(p) => p.attention.queries > QUICK_PREFILL * 2,
                 _ => false,
             });
-            if (self.arguments.quick && long) || !self.time_left() {
+            let unwanted = !ratio.name.contains(&self.arguments.ratio);
+            if unwanted || (self.arguments.quick && long) || !self.time_left() {
                 continue;
             }
             let line = ratio_line(&self.gpu, &ratio).map_err(|e| format!("{}: {e}", ratio.name));
@@ -370,6 +468,9 @@ enum Ready {
     Baseline(Baseline),
     PlainRead(ProbeRun),
     Linear(Box<LinearPlan>, linear::Buffers),
+    TopK(Box<topk::Run>, topk::Step),
+    Reuse(Box<topk::Reuse>),
+    Hierarchical(Box<topk::Hip>),
 }
 
 impl Runner {
@@ -390,6 +491,9 @@ impl Runner {
                 let scale = 1.0 / linear::tokens(p);
                 return Ok(Runner { what, scale });
             }
+            Side::TopK(p, step) => Ready::TopK(Box::new(topk::Run::new(gpu, p)?), *step),
+            Side::Reuse(p, tokens) => Ready::Reuse(Box::new(topk::Reuse::new(gpu, p, *tokens)?)),
+            Side::Hierarchical(p) => Ready::Hierarchical(Box::new(topk::Hip::new(gpu, p)?)),
             Side::Step { tokens } => {
                 let (plan, buffers) = linear::step_after(gpu, *tokens)?;
                 Ready::Linear(Box::new(plan), buffers)
@@ -408,6 +512,9 @@ impl Runner {
         match &self.what {
             Ready::Attention(plan, buffers) => return plan.encode_in(pass, &buffers.tensors()),
             Ready::Linear(plan, buffers) => return plan.encode_in(pass, &buffers.tensors()),
+            Ready::TopK(run, step) => return run.record(pass, *step),
+            Ready::Reuse(run) => return run.record(pass),
+            Ready::Hierarchical(run) => return run.record(pass),
             Ready::Baseline(baseline) => baseline.record(pass),
             Ready::PlainRead(read) => read.record(pass),
         }

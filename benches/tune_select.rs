@@ -20,9 +20,10 @@ fn main() {
     println!("{}", common::device_line(&gpu));
     let select = problem(std::env::args().skip(1).find(|a| !a.starts_with("--")));
     println!("{select:?}");
+    let inputs = Inputs::new(&gpu, select.clone());
     let mut results = vec![];
     for (name, tuning) in candidates(&gpu) {
-        match measure(&gpu, &select, &tuning) {
+        match inputs.measure(&gpu, &tuning) {
             Ok(seconds) => results.push((seconds, name)),
             Err(message) => println!("{name}: {message}"),
         }
@@ -61,61 +62,82 @@ fn problem(sizes: Option<String>) -> Select {
 /// Every tile that is sensible on the device, and the planner's.
 fn candidates(gpu: &Gpu) -> Vec<(String, SelectTuning)> {
     let wanted = std::env::var("TILE").unwrap_or_default();
-    let threads: &[u32] = if common::is_software(gpu) {
-        &[8, 16, 32, 64, 256]
-    } else {
-        &[32, 64, 128, 256, 512, 1024]
+    // A software GPU runs a workgroup on one processor: nothing meets in a bin, and barriers are dear.
+    let (threads, replicas): (&[u32], &[u32]) = match common::is_software(gpu) {
+        true => (&[8, 16, 32], &[1]),
+        false => (&[32, 64, 128, 256, 512, 1024], &[1, 2, 4, 8]),
     };
-    let mut found = vec![("planner".to_string(), SelectTuning::default())];
-    for &threads in threads {
-        for radix_bits in [4, 6, 8, 11] {
-            for replicas in [1, 2, 4, 8] {
-                for (mask_quads, unroll) in [(1, 1), (1, 2), (1, 4), (1, 8), (2, 2), (8, 1), (8, 2)] {
-                    let tile = SelectTile {
-                        threads,
-                        radix_bits,
-                        replicas,
-                        mask_quads,
-                        unroll,
-                    };
-                    let name = format!(
-                        "threads {threads:4} bits {radix_bits:2} replicas {replicas} mask {mask_quads} unroll {unroll}"
-                    );
-                    found.push((name, SelectTuning { tile: Some(tile) }));
-                }
+    let mut tiles = vec![];
+    for (&threads, &replicas) in threads.iter().flat_map(|t| replicas.iter().map(move |r| (t, r))) {
+        for radix_bits in [6, 8, 11] {
+            for (mask_quads, unroll) in [(1, 1), (1, 2), (1, 4), (1, 8), (2, 2), (8, 1)] {
+                tiles.push(SelectTile {
+                    threads,
+                    radix_bits,
+                    replicas,
+                    mask_quads,
+                    unroll,
+                });
             }
         }
     }
-    found.retain(|(name, tuning)| {
-        wanted.split('|').any(|part| name.contains(part))
-            && tuning
-                .tile
-                .is_none_or(|t| t.workgroup_bytes() <= gpu.limits().max_compute_workgroup_storage_size)
-    });
-    found
+    tiles.retain(|t| t.workgroup_bytes() <= gpu.limits().max_compute_workgroup_storage_size);
+    let named = |t: SelectTile| {
+        let name = format!(
+            "threads {:4} bits {:2} replicas {} mask {} unroll {}",
+            t.threads, t.radix_bits, t.replicas, t.mask_quads, t.unroll
+        );
+        (name, SelectTuning { tile: Some(t) })
+    };
+    let all = std::iter::once(("planner".to_string(), SelectTuning::default())).chain(tiles.into_iter().map(named));
+    all.filter(|(name, _)| wanted.split('|').any(|part| name.contains(part)))
+        .collect()
 }
 
-/// Seconds, or why there are none; a wrong result gets no time.
-fn measure(gpu: &Gpu, select: &Select, tuning: &SelectTuning) -> Result<f64, String> {
-    let rows = select.rows.min(3);
-    let small = Select { rows, ..select.clone() };
-    let scores = normal(rows as usize * select.columns as usize);
-    let plan = small.plan_with(gpu, tuning).map_err(|e| e.to_string())?;
-    if plan.run_blocking(&scores).map_err(|e| e.to_string())? != expected(&small, &scores) {
-        return Err("WRONG".into());
+/// Up to three rows with their lists, to check a tile on, and all rows with room for theirs, to time it.
+struct Inputs {
+    small: Select,
+    small_scores: Vec<f32>,
+    small_lists: Vec<u32>,
+    select: Select,
+    scores: wgpu::Buffer,
+    lists: wgpu::Buffer,
+}
+
+impl Inputs {
+    fn new(gpu: &Gpu, select: Select) -> Self {
+        let small = Select {
+            rows: select.rows.min(3),
+            ..select.clone()
+        };
+        let small_scores = normal(small.rows as usize * small.columns as usize);
+        let scores = u64::from(select.rows) * u64::from(select.columns);
+        let block = normal(scores.min(1 << 20) as usize);
+        let lists = u64::from(select.rows) * u64::from(1 + select.capacity());
+        Inputs {
+            small_lists: expected(&small, &small_scores),
+            small,
+            small_scores,
+            scores: common::filled(gpu, scores, &block, DType::F32),
+            lists: common::filled(gpu, lists, &[0.0; 1024], DType::F32),
+            select,
+        }
     }
-    let plan = select.plan_with(gpu, tuning).map_err(|e| e.to_string())?;
-    let elements = u64::from(select.rows) * u64::from(select.columns);
-    let block = normal(elements.min(1 << 20).next_multiple_of(4) as usize);
-    let scores = common::filled(gpu, elements, &block, DType::F32);
-    let lists = u64::from(select.rows) * u64::from(1 + select.capacity());
-    let lists = common::filled(gpu, lists, &[0.0; 1024], DType::F32);
-    let tensors = SelectTensors {
-        scores: (&scores).into(),
-        lists: (&lists).into(),
-    };
-    let times = time(gpu, &Effort::default(), |pass, _| plan.encode_in(pass, &tensors));
-    times.map(|t| t.median()).map_err(|e| e.to_string())
+
+    /// Seconds, or why there are none; a wrong result gets no time.
+    fn measure(&self, gpu: &Gpu, tuning: &SelectTuning) -> Result<f64, String> {
+        let plan = self.small.plan_with(gpu, tuning).map_err(|e| e.to_string())?;
+        if plan.run_blocking(&self.small_scores).map_err(|e| e.to_string())? != self.small_lists {
+            return Err("WRONG".into());
+        }
+        let plan = self.select.plan_with(gpu, tuning).map_err(|e| e.to_string())?;
+        let tensors = SelectTensors {
+            scores: (&self.scores).into(),
+            lists: (&self.lists).into(),
+        };
+        let times = time(gpu, &Effort::default(), |pass, _| plan.encode_in(pass, &tensors));
+        times.map(|t| t.median()).map_err(|e| e.to_string())
+    }
 }
 
 /// Sums of uniform numbers, close to normally distributed.

@@ -3,7 +3,8 @@
 mod common;
 
 use common::{Random, gpu, gpu_with};
-use wgpu_attention::topk::select::tile::SelectTuning;
+use wgpu_attention::dense::tile::DeviceClass;
+use wgpu_attention::topk::select::tile::{self, SelectTuning};
 use wgpu_attention::topk::select::variant::SelectTile;
 use wgpu_attention::{Error, Extend, Gpu, Select, SelectTensors, Tensor};
 
@@ -163,7 +164,7 @@ fn peculiar(columns: usize) -> Vec<(&'static str, Vec<f32>)> {
         ),
         (
             "denormals",
-            bits(&|c| (c % 2) << 31 | c.wrapping_mul(2_654_435_761) % 100),
+            bits(&|c| ((c % 2) << 31) | (c.wrapping_mul(2_654_435_761) % 100)),
         ),
         ("all negative", row(&|c| -1.0 - ((c * 37) % 101) as f32)),
         (
@@ -266,6 +267,49 @@ fn other_tiles() {
         }
     }
     assert_eq!(tiles, 125);
+}
+
+#[test]
+fn tiles_that_other_devices_get() {
+    let Some(gpu) = gpu() else { return };
+    let class = common::class(&gpu);
+    let mut r = Random::new(12);
+    for software in [false, true] {
+        let class = DeviceClass { software, ..class };
+        for columns in [300, 900, 3000, 9001] {
+            for rows in [1, 1000] {
+                let tile = tile::choose(columns, rows, &class).unwrap();
+                let select = Select {
+                    first: 1,
+                    last: 2,
+                    ..select(3, columns, columns / 20)
+                };
+                let tuning = SelectTuning { tile: Some(tile) };
+                let scores = drawn(&mut r, 3 * columns as usize);
+                check_with(&format!("{tile:?}"), &gpu, &select, &tuning, &scores);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_longest_rows_that_a_tile_takes() {
+    let Some(gpu) = gpu() else { return };
+    // Ties cost most. A software GPU would leave the shader, with a list half written, if its loops were longer than
+    // the planner thinks.
+    let plan = |columns: u32| select(1, columns, columns - 1).plan(&gpu).unwrap();
+    let tile = plan(1 << 16).tile();
+    let lengths = (16..100).map(|n| n * 4096);
+    let columns = lengths.take_while(|&n| plan(n).tile() == tile).last().unwrap();
+    println!("{columns} columns with {} invocations", tile.threads);
+    check(
+        "ties",
+        &gpu,
+        &select(1, columns, columns - 1),
+        &vec![1.0; columns as usize],
+    );
+    let scores = drawn(&mut Random::new(13), columns as usize);
+    check("drawn", &gpu, &select(1, columns, columns - 1), &scores);
 }
 
 #[test]

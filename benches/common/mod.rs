@@ -9,6 +9,7 @@ pub mod host_cost;
 pub mod linear;
 pub mod problems;
 mod random;
+pub mod topk;
 
 pub use random::random;
 
@@ -157,7 +158,7 @@ pub fn filled(gpu: &Gpu, elements: u64, block: &[f32], dtype: DType) -> wgpu::Bu
     let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
         label: Some("bench"),
         size: (elements * dtype.size()).next_multiple_of(4),
-        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
+        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
         mapped_at_creation: false,
     });
     let mut bytes: Vec<u8> = match dtype {

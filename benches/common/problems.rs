@@ -1,8 +1,9 @@
 //! The problems that are measured, by name: one table for all who measure or check them.
 
-use wgpu_attention::{Decay, Dense, Linear, Weighting};
+use wgpu_attention::{Decay, Dense, Hierarchical, Linear, Scoring, TopK, Weighting};
 
 use super::linear::Choice;
+use super::topk::Step;
 
 /// A problem with its name.
 pub struct Named {
@@ -18,6 +19,8 @@ pub const DECODE_LENGTHS: [u32; 6] = [512, 1024, 2048, 4096, 8192, 16384];
 pub const LONG_DECODE_LENGTHS: [u32; 2] = [65536, 131072];
 /// Sequence lengths of linear attention.
 pub const LINEAR_LENGTHS: [u32; 4] = [1024, 4096, 16384, 65536];
+/// Lengths of top-k attention.
+pub const TOP_K_LENGTHS: [u32; 5] = [4096, 8192, 16384, 32768, 65536];
 pub const HEAD_DIMS: [u32; 2] = [64, 128];
 pub const WEIGHTINGS: [Weighting; 2] = [Weighting::Softmax, Weighting::Sigmoid { bias: None }];
 
@@ -185,10 +188,122 @@ pub enum Side {
     Linear(Linear, Choice),
     /// The same, time for each token.
     LinearToken(Linear),
+    /// A top-k call, or a step of it.
+    TopK(TopK, Step),
+    /// Attention over so many tokens selected earlier.
+    Reuse(Dense, u32),
+    /// The hierarchical search.
+    Hierarchical(Hierarchical),
     /// A step of linear attention after so many tokens.
     Step {
         tokens: u32,
     },
+}
+
+/// A prompt whose tiles of 64 queries keep 8 blocks of 64 keys, their own among them.
+pub fn blocks(software: bool, n: u32, d: u32) -> TopK {
+    TopK {
+        attention: Dense {
+            causal: true,
+            ..square(software, n, d)
+        },
+        top_k: 8,
+        block_size: 64,
+        query_block: 64,
+        scoring: Scoring::Mean,
+        diagonal: true,
+        ..Default::default()
+    }
+}
+
+/// A decoding step that keeps so many tokens, shared by the heads of a group.
+pub fn tokens(software: bool, keys: u32, d: u32, group: u32, top_k: u32) -> TopK {
+    TopK {
+        attention: one_query(software, keys, d, group),
+        top_k,
+        per_kv_head: true,
+        ..Default::default()
+    }
+}
+
+/// A top-k problem with its name.
+pub struct NamedTopK {
+    pub name: &'static str,
+    pub problem: TopK,
+}
+
+/// Prompts by blocks, exactly and by tokens, and decoding steps.
+pub fn top_k(software: bool) -> Vec<NamedTopK> {
+    let longest = if software { 16384 } else { 65536 };
+    let mut all = vec![];
+    for d in HEAD_DIMS {
+        for n in TOP_K_LENGTHS.into_iter().filter(|&n| n <= longest) {
+            all.push(("prefill, 8 blocks of 64 by means", blocks(software, n, d)));
+        }
+    }
+    for n in TOP_K_LENGTHS.into_iter().take(2) {
+        let p = TopK {
+            attention: blocks(software, n, 64).attention,
+            top_k: 256,
+            ..Default::default()
+        };
+        all.push(("prefill, 256 tokens", p));
+    }
+    for (group, n) in GROUPS.into_iter().flat_map(|g| TOP_K_LENGTHS.map(|n| (g, n))) {
+        let name = if group == 1 {
+            "decode, 1 % of the tokens"
+        } else {
+            "decode 8:1, 1 % of the tokens"
+        };
+        all.push((name, tokens(software, n, 128, group, n / 100)));
+        let pages = TopK {
+            block_size: 16,
+            scoring: Scoring::Bound,
+            diagonal: true,
+            ..tokens(software, n, 128, group, n / 1600)
+        };
+        let name = if group == 1 {
+            "decode, pages of 16 by bounds"
+        } else {
+            "decode 8:1, pages of 16 by bounds"
+        };
+        all.push((name, pages));
+    }
+    all.into_iter()
+        .map(|(name, problem)| NamedTopK { name, problem })
+        .collect()
+}
+
+/// Searches to compare.
+pub fn top_k_searches(software: bool) -> Vec<(Hierarchical, TopK)> {
+    let lengths: &[u32] = if software {
+        &[8192, 32768]
+    } else {
+        &[8192, 16384, 32768]
+    };
+    lengths.iter().map(|&n| searches(software, n, 64)).collect()
+}
+
+/// The hierarchical search over a prompt, and the exact one for lists as long.
+pub fn searches(software: bool, n: u32, d: u32) -> (Hierarchical, TopK) {
+    let attention = Dense {
+        causal: true,
+        ..square(software, n, d)
+    };
+    let search = Hierarchical {
+        attention,
+        ..Default::default()
+    };
+    let exact = TopK {
+        attention: search.attention.clone(),
+        top_k: search.selection().capacity,
+        block_size: search.block_size,
+        query_block: search.query_block,
+        scoring: Scoring::Mean,
+        last: search.window / search.block_size,
+        ..Default::default()
+    };
+    (search, exact)
 }
 
 /// A ratio of two times, and how large it may be.
@@ -289,5 +404,40 @@ pub fn ratios(software: bool) -> Vec<Ratio> {
             1.0,
         );
     }
+    for d in HEAD_DIMS {
+        let p = blocks(software, 8192, d);
+        let name = format!("top-k, 8 blocks of 64 a tile / dense causal, N = 8192, D = {d}");
+        add(
+            name,
+            Side::TopK(p.clone(), Step::Whole),
+            Attention(p.attention),
+            1.0 / 5.0,
+        );
+    }
+    for d in HEAD_DIMS {
+        for group in GROUPS {
+            let p = one_query(software, 65536, d, group);
+            let name = format!("decode, 1 % of the tokens, selected before / dense, {group}:1, Nk = 65536, D = {d}");
+            add(name, Side::Reuse(p.clone(), 655), Attention(p), 1.0 / 10.0);
+        }
+    }
+    for group in GROUPS {
+        let p = tokens(software, 65536, 64, group, 2048);
+        let name = format!("selecting 2048 of 65536 / scoring them, {group}:1, D = 64");
+        add(
+            name,
+            Side::TopK(p.clone(), Step::Select),
+            Side::TopK(p, Step::Score),
+            1.0,
+        );
+    }
+    let (search, exact) = searches(software, 32768, 64);
+    let name = "hierarchical / exact selection of as many blocks of 2, N = 32768, D = 64".to_string();
+    add(
+        name,
+        Side::Hierarchical(search),
+        Side::TopK(exact, Step::Search),
+        1.0 / 5.0,
+    );
     all
 }

@@ -125,19 +125,22 @@ fn sort_key(score: f32) -> u32 {
     return max(select(~bits, bits | 0x80000000u, (bits >> 31u) == 0u), 1u);
 }
 
+// Groups that an invocation owns.
+fn groups_of(thread: u32) -> u32 {
+    return min(OWN, TOP_K - min(thread * OWN, TOP_K));
+}
+
 // Scores the invocation's groups: their first blocks, or those of their right halves where they have two.
 fn score_groups(tile: Tile, halves: bool, thread: u32) {
     let turns = (samples(tile) + ROWS - 1u) / ROWS;
     for (var turn = 0u; turn < turns; turn++) {
         take_rows(tile, turn * ROWS, thread);
-        for (var n = 0u; n < OWN; n++) {
+        for (var n = 0u; n < groups_of(thread); n++) {
             let g = thread * OWN + n;
-            if (g < TOP_K) {
-                let size = ends[g] - starts[g];
-                if (!halves || size > 1u) {
-                    let best = best_score(tile, turn * ROWS, starts[g] + select(0u, size / 2u, halves));
-                    found[g] = select(best, max(best, found[g]), turn > 0u);
-                }
+            let size = ends[g] - starts[g];
+            if (!halves || size > 1u) {
+                let best = best_score(tile, turn * ROWS, starts[g] + select(0u, size / 2u, halves));
+                found[g] = select(best, max(best, found[g]), turn > 0u);
             }
         }
     }
@@ -145,25 +148,17 @@ fn score_groups(tile: Tile, halves: bool, thread: u32) {
 
 // Of the halves of all groups, the TOP_K of the greatest scores become the groups, in ascending order.
 fn keep_best(thread: u32) {
+    let groups = groups_of(thread);
     var start: array<u32, OWN>;
     var end: array<u32, OWN>;
     var left: array<u32, OWN>;
     var right: array<u32, OWN>;
-    #unroll
-    for (var n = 0u; n < OWN; n++) {
+    for (var n = 0u; n < groups; n++) {
         let g = thread * OWN + n;
-        start[n] = 0u;
-        end[n] = 0u;
-        left[n] = 0u;
-        right[n] = 0u;
-        if (g < TOP_K) {
-            start[n] = starts[g];
-            end[n] = ends[g];
-            left[n] = scores[g];
-            if (end[n] - start[n] > 1u) {
-                right[n] = sort_key(found[g]);
-            }
-        }
+        start[n] = starts[g];
+        end[n] = ends[g];
+        left[n] = scores[g];
+        right[n] = select(0u, sort_key(found[g]), end[n] - start[n] > 1u);
     }
 
     // The greatest score that TOP_K halves reach, bit by bit.
@@ -171,8 +166,7 @@ fn keep_best(thread: u32) {
     for (var bit = 0u; bit < 32u; bit++) {
         let tried = least | (0x80000000u >> bit);
         var count = 0u;
-        #unroll
-        for (var n = 0u; n < OWN; n++) {
+        for (var n = 0u; n < groups; n++) {
             count += select(0u, 1u, left[n] >= tried) + select(0u, 1u, right[n] >= tried);
         }
         atomicAdd(&counts[bit], count);
@@ -181,8 +175,7 @@ fn keep_best(thread: u32) {
     }
 
     var own = 0u;
-    #unroll
-    for (var n = 0u; n < OWN; n++) {
+    for (var n = 0u; n < groups; n++) {
         own += compared(left[n], least) + compared(right[n], least);
     }
     totals[thread] = own;
@@ -197,8 +190,7 @@ fn keep_best(thread: u32) {
     // Every count of this round has been read.
     clear_counts(thread);
     let ties = TOP_K - (all & 0xffffu);
-    #unroll
-    for (var n = 0u; n < OWN; n++) {
+    for (var n = 0u; n < groups; n++) {
         let half = (end[n] - start[n]) / 2u;
         let middle = start[n] + half;
         before = keep(before, ties, least, left[n], start[n], select(middle, end[n], half == 0u));
@@ -236,12 +228,10 @@ fn first_block(tile: Tile, g: u32) -> u32 {
 }
 
 fn search(tile: Tile, thread: u32) {
-    for (var n = 0u; n < OWN; n++) {
+    for (var n = 0u; n < groups_of(thread); n++) {
         let g = thread * OWN + n;
-        if (g < TOP_K) {
-            starts[g] = first_block(tile, g);
-            ends[g] = first_block(tile, g + 1u);
-        }
+        starts[g] = first_block(tile, g);
+        ends[g] = first_block(tile, g + 1u);
     }
     clear_counts(thread);
     // Blocks of the largest group, at most: halving that leads to the same end in every invocation.
@@ -253,11 +243,9 @@ fn search(tile: Tile, thread: u32) {
             keep_best(thread);
             largest = (largest + 1u) / 2u;
         } else {
-            for (var n = 0u; n < OWN; n++) {
+            for (var n = 0u; n < groups_of(thread); n++) {
                 let g = thread * OWN + n;
-                if (g < TOP_K) {
-                    scores[g] = sort_key(found[g]);
-                }
+                scores[g] = sort_key(found[g]);
             }
             workgroupBarrier();
             halves = true;

@@ -6,8 +6,8 @@ fn take_rows(tile: Tile, first: u32, thread: u32) {
     workgroupBarrier();
     for (var n = thread; n < ROWS * VECS; n += THREADS) {
         let x = n % VECS;
-        let from = tile.q_from + sampled_row(tile, first + n / VECS) * params.q_seq;
-        staged[n] = q4(from + x * 4u, HEAD_DIM - x * 4u);
+        let base = tile.q_from + sampled_row(tile, first + n / VECS) * params.q_seq;
+        staged[n] = q4(base + x * 4u, HEAD_DIM - x * 4u);
     }
     workgroupBarrier();
 }

@@ -93,7 +93,7 @@ fn keys_of(row: Row, bits: vec4<u32>, quad: u32) -> vec4<u32> {
     return select(keys, vec4<u32>(FORCED_KEY), forced & (keys != vec4<u32>(0u)));
 }
 
-// Sum of `value` over the invocations before this one, and over all. A barrier must lie between two calls' ends.
+// Sums of `value` over the invocations before this one, and over all. Before the next call there must be a barrier.
 fn scan(value: u32, thread: u32) -> vec2<u32> {
     var sum = value;
     var half = 0u;

@@ -133,6 +133,7 @@ fn read_params(reader: &mut Reader<'_>, attention: Dense) -> Result<TopK> {
         diagonal: reader.param_bool("diagonal")?.unwrap_or(false),
         room: reader.param_u32("room")?.unwrap_or(0),
         pooled: false,
+        pooled_room: None,
         keep: true,
     })
 }
@@ -142,6 +143,10 @@ fn read_pooled(reader: &mut Reader<'_>, problem: &mut TopK) -> Result<Option<Vec
         return Ok(None);
     };
     problem.pooled = true;
+    // A tensor may have room for more blocks than there are keys for.
+    let entries = problem.selection().entries(&problem.attention);
+    let room = pooled.shape.get(2).and_then(|&n| u32::try_from(n).ok());
+    problem.pooled_room = room.filter(|&room| room != entries);
     rules::check(problem).or_else(|error| reader.fail(error.to_string()))?;
     // By the rules, there is a pooling that it comes from.
     let dims = rules::pool_of(problem).map(|pool| pool.dims()).unwrap_or_default();

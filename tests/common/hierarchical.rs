@@ -91,7 +91,7 @@ fn kept(searched: u64, top_k: u64, score: impl Fn(u64) -> f64) -> Vec<u64> {
             .map(|(start, end)| group(start, end))
             .collect();
         // Stable: equal scores stay in the order of their starts.
-        children.sort_by(|x, y| y.score.total_cmp(&x.score));
+        children.sort_by(|x, y| y.score.partial_cmp(&x.score).expect("numbers"));
         children.truncate(top_k as usize);
         children.sort_by_key(|g| g.start);
         groups = children;

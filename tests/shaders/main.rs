@@ -2,6 +2,7 @@
 
 mod dense;
 mod linear;
+mod topk;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -70,7 +71,7 @@ fn others() -> BTreeMap<String, Variant> {
 
 /// Everything the planners can reach.
 fn reachable() -> BTreeMap<String, Variant> {
-    [dense::reachable(), linear::reachable(), others()]
+    [dense::reachable(), linear::reachable(), topk::reachable(), others()]
         .into_iter()
         .flatten()
         .collect()

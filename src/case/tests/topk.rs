@@ -31,6 +31,7 @@ fn rich() -> Case {
         diagonal: true,
         room: 2,
         pooled: true,
+        pooled_room: None,
         keep: true,
     };
     let tensors = DenseCaseInputs {
@@ -251,7 +252,7 @@ fn mistaken_params_are_refused() {
         ),
         (
             r#"{"granularity": "block", "top_k": 3, "block_size": 3}"#,
-            "tensor `pooled` has shape [1, 2, 3, 8], expected [1, 2, 2, 4]",
+            "tensor `pooled` has shape [1, 2, 3, 8], expected [1, 2, 3, 4]",
         ),
         (
             r#"{"granularity": "block", "top_k": 3, "block_size": 2, "score": "bound", "k": 3}"#,

@@ -18,9 +18,9 @@ use bytemuck::{Pod, Zeroable};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::ops::call::{self, Dispatch, Need, Uniforms, Window};
-use crate::ops::dense::check::{MAX_POSITION, invalid, within};
 use crate::ops::dense::tile::{DeviceClass, looped};
 use crate::ops::topk::rows::Cut;
+use crate::ops::topk::rules;
 use crate::ops::topk::variant::TopKVariant;
 use crate::shader::{Binding, BindingKind, Constant, Pipeline, Spec, Variant};
 use crate::tensor::Tensor;
@@ -42,25 +42,6 @@ pub struct Extend {
     pub from: u32,
     /// One past the last.
     pub to: u32,
-}
-
-/// Every rule of an extension by itself.
-pub(crate) fn check_extend(e: &Extend) -> Result<()> {
-    within("lists", e.lists, 1, MAX_POSITION)?;
-    within("capacity", e.capacity, 1, MAX_POSITION)?;
-    within("to", e.to, 1, MAX_POSITION)?;
-    if e.from >= e.to {
-        return Err(invalid("from", e.from, format!("below `to`, {}", e.to)));
-    }
-    let added = e.to - e.from;
-    if e.held > e.capacity.saturating_sub(added) || added > e.capacity {
-        let allowed = format!(
-            "at most `capacity` − (`to` − `from`), {} − {added}, where that is not negative",
-            e.capacity
-        );
-        return Err(invalid("held", e.held, allowed));
-    }
-    Ok(())
 }
 
 /// Twin of `struct Params` in `shaders/topk/extend.wgsl`.
@@ -134,7 +115,7 @@ impl Extend {
     /// [`crate::Error::Invalid`] names a field that is wrong, [`crate::Error::Limit`] a limit of the device that even one
     /// list exceeds, [`crate::Error::Unsupported`] more entries at once than a software GPU can add.
     pub fn plan(&self, gpu: &Gpu) -> Result<ExtendPlan> {
-        check_extend(self)?;
+        rules::check_extend(self)?;
         let device = DeviceClass::of(gpu.limits(), gpu.info().device_type);
         device.check_loops("adding so many entries at once", looped(self.to - self.from, 0).into())?;
         Ok(ExtendPlan {

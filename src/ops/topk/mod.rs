@@ -101,6 +101,8 @@ pub struct TopK {
     pub room: u32,
     /// A tensor of the blocks' means or bounds is given ([`Pool`]), instead of worked out in each call.
     pub pooled: bool,
+    /// Blocks that a head has room for in the tensor that is given, as in a cache that grows. `None`: ⌈Nk/block_size⌉.
+    pub pooled_room: Option<u32>,
     /// The selection is written to a tensor of the caller's, to be used again.
     pub keep: bool,
 }
@@ -120,6 +122,7 @@ impl Default for TopK {
             diagonal: false,
             room: 0,
             pooled: false,
+            pooled_room: None,
             keep: false,
         }
     }
@@ -134,6 +137,16 @@ impl TopK {
             per_kv_head: self.per_kv_head,
             capacity: self.top_k.saturating_add(self.room),
         }
+    }
+
+    /// The pooling whose result scores are made from; `None` where they are made from the keys.
+    pub fn pool(&self) -> Option<Pool> {
+        rules::pool_of(self)
+    }
+
+    /// The selecting that makes the lists from the scores.
+    pub fn select(&self) -> Select {
+        rules::select_of(self)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::ops::topk::pool::plan::Pooler;
 use crate::ops::topk::score::tile::ScoreTile;
 use crate::ops::topk::score::{SCORES_BINDING, Scorer, scores_geometry};
 use crate::ops::topk::select::plan::Selector;
-use crate::ops::topk::{TopK, rules};
+use crate::ops::topk::{Select, TopK, rules};
 use crate::tensor::Tensor;
 
 /// Bytes of scores that are held at a time, unless one list's are more: longer calls run in parts.
@@ -95,12 +95,16 @@ impl TopK {
         rules::check(self)?;
         let gather = self.gathered().plan_with(gpu, &tuning.gather)?;
         let scorer = Scorer::new(gpu, self, tuning.score)?;
-        let selector = Selector::new(gpu, &rules::select_of(self))?;
         let pool = rules::pool_of(self).filter(|_| !self.pooled);
         let pooler = pool.as_ref().map(|pool| Pooler::new(gpu, pool)).transpose()?;
 
         let score_geometry = scorer.geometry_with(scores_geometry(self));
         let (parts, widest) = self.parts(&gather, &scorer, &score_geometry, tuning, gpu)?;
+        let select = Select {
+            rows: widest as u32,
+            ..self.select()
+        };
+        let selector = Selector::new(gpu, &select)?;
         let pooled_bytes = pool.filter(|_| pooler.is_some()).map_or(0, |p| p.words() * 4);
         let lists_at = pooled_bytes.next_multiple_of(ALIGNMENT);
         let list_bytes = if self.keep {

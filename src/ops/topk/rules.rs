@@ -33,6 +33,13 @@ pub(crate) fn check(p: &TopK) -> Result<()> {
         let allowed = "false with `Scoring::Keys`, which reads the keys themselves";
         return Err(invalid("pooled", true, allowed));
     }
+    if let (Some(room), false) = (p.pooled_room, p.pooled) {
+        return Err(invalid(
+            "pooled_room",
+            room,
+            "`None` unless blocks are given, with `pooled`",
+        ));
+    }
     p.selection().check_shape(&p.attention)?;
     check_lists(p)?;
     pool_of(p).map_or(Ok(()), |pool| check_pool(&pool))
@@ -58,34 +65,40 @@ pub(crate) fn check_pool(p: &Pool) -> Result<()> {
 }
 
 /// Every rule that concerns the selecting alone.
-pub(crate) fn check_select(p: &Select) -> Result<()> {
-    within("rows", p.rows, 1, u32::MAX)?;
-    within("columns", p.columns, 1, MAX_POSITION)?;
-    within("top_k", p.top_k, 1, MAX_POSITION)?;
-    if u64::from(p.first) + u64::from(p.last) > p.top_k.into() {
-        let allowed = format!("at least `first` + `last`, {} + {}", p.first, p.last);
-        return Err(invalid("top_k", p.top_k, allowed));
+pub(crate) fn check_select(s: &Select) -> Result<()> {
+    within("rows", s.rows, 1, MAX_POSITION)?;
+    within("columns", s.columns, 1, MAX_POSITION)?;
+    within("top_k", s.top_k, 1, MAX_POSITION)?;
+    within("first", s.first, 0, s.top_k)?;
+    if s.last > s.top_k - s.first {
+        let allowed = format!("at most `top_k` − `first`, {}", s.top_k - s.first);
+        return Err(invalid("last", s.last, allowed));
     }
-    within("capacity", p.capacity(), p.top_k, MAX_POSITION)?;
-    fits("columns", &[p.rows, p.columns])?;
-    fits("capacity", &[p.rows, 1 + p.capacity()])
+    if !(s.top_k..=MAX_POSITION).contains(&s.capacity()) {
+        let allowed = format!("`top_k`, {}, to {MAX_POSITION}", s.top_k);
+        return Err(invalid("capacity", s.capacity(), allowed));
+    }
+    fits("columns", &[s.rows, s.columns])?;
+    fits("capacity", &[s.rows, 1 + s.capacity()])
 }
 
 /// Every rule that concerns the lengthening of lists alone.
-pub(crate) fn check_extend(p: &Extend) -> Result<()> {
-    within("lists", p.lists, 1, u32::MAX)?;
-    within("capacity", p.capacity, 1, MAX_POSITION)?;
-    within("held", p.held, 0, p.capacity)?;
-    within("to", p.to, 1, MAX_POSITION)?;
-    if p.from >= p.to {
-        return Err(invalid("from", p.from, format!("below `to`, {}", p.to)));
+pub(crate) fn check_extend(e: &Extend) -> Result<()> {
+    within("lists", e.lists, 1, MAX_POSITION)?;
+    within("capacity", e.capacity, 1, MAX_POSITION)?;
+    within("to", e.to, 1, MAX_POSITION)?;
+    if e.from >= e.to {
+        return Err(invalid("from", e.from, format!("below `to`, {}", e.to)));
     }
-    let added = p.to - p.from;
-    if added > p.capacity - p.held {
-        let allowed = format!("at least {}: `held`, {}, and the {added} added", p.held + added, p.held);
-        return Err(invalid("capacity", p.capacity, allowed));
+    let added = e.to - e.from;
+    if e.held > e.capacity.saturating_sub(added) || added > e.capacity {
+        let allowed = format!(
+            "at most `capacity` − (`to` − `from`), {} − {added}, where that is not negative",
+            e.capacity
+        );
+        return Err(invalid("held", e.held, allowed));
     }
-    fits("capacity", &[p.lists, 1 + p.capacity])
+    fits("capacity", &[e.lists, 1 + e.capacity])
 }
 
 /// Every rule that concerns the search alone.
@@ -127,7 +140,7 @@ pub(crate) fn pool_of(p: &TopK) -> Option<Pool> {
         block_size: p.block_size,
         pooling,
         kv_len: a.kv_len,
-        room: None,
+        room: p.pooled_room,
         from_key: 0,
     })
 }

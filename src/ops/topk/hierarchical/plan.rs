@@ -7,10 +7,11 @@ use bytemuck::{Pod, Zeroable};
 use super::tile::{choose, loop_iterations};
 use super::variant::{HierarchicalTile, HierarchicalVariant};
 use super::{Hierarchical, HierarchicalInputs, check_hierarchical};
-use crate::error::Result;
+use crate::error::{Result, check_limit};
 use crate::gpu::Gpu;
 use crate::ops::call::{self, Dispatch, Need, Uniforms, Window};
 use crate::ops::dense::Dense;
+use crate::ops::dense::check::invalid;
 use crate::ops::dense::tile::DeviceClass;
 use crate::ops::host::{Shape, poisoned, submit_and_read, to_bytes, upload};
 use crate::ops::parts::{self, Bounds, Geometry, Part};
@@ -83,9 +84,21 @@ impl Hierarchical {
         self.plan_with(gpu, choose(self, &device)?)
     }
 
-    fn plan_with(&self, gpu: &Gpu, tile: HierarchicalTile) -> Result<HierarchicalPlan> {
+    /// As [`Hierarchical::plan`], with the tile given: for measurements and tests.
+    ///
+    /// # Errors
+    /// As [`Hierarchical::plan`]; [`crate::Error::Limit`] if the tile does not fit the device.
+    pub fn plan_with(&self, gpu: &Gpu, tile: HierarchicalTile) -> Result<HierarchicalPlan> {
+        check_hierarchical(self)?;
+        check_tile(self, &tile)?;
         let limits = gpu.limits();
         let device = DeviceClass::of(limits, gpu.info().device_type);
+        check_limit(
+            "the tile",
+            tile.threads,
+            "max_compute_invocations_per_workgroup",
+            device.invocations,
+        )?;
         device.check_loops("a search with so large tiles", loop_iterations(self, &tile))?;
         let variant = Variant::TopK(TopKVariant::Hierarchical(variant_of(self, tile)));
         let spec: &dyn Spec = variant.spec();
@@ -220,6 +233,15 @@ impl HierarchicalPlan {
     pub fn run_blocking(&self, inputs: &HierarchicalInputs<'_>) -> Result<Vec<u32>> {
         pollster::block_on(self.run(inputs))
     }
+}
+
+fn check_tile(p: &Hierarchical, tile: &HierarchicalTile) -> Result<()> {
+    let fields = [tile.threads, tile.rows, tile.keys];
+    if fields.iter().all(|n| (1..=256).contains(n)) && tile.keys <= p.block_size {
+        return Ok(());
+    }
+    let allowed = "1 to 256 invocations, rows and keys, and no more keys than a block has";
+    Err(invalid("tile", format!("{tile:?}"), allowed))
 }
 
 /// Whether q and k are read four elements at a time.

@@ -64,15 +64,20 @@ fn samples(problem: &Hierarchical) -> u32 {
 /// Iterations of all loops of an invocation, at most.
 pub(crate) fn loop_iterations(p: &Hierarchical, tile: &HierarchicalTile) -> u64 {
     let groups = p.top_k.div_ceil(tile.threads);
-    let vecs = p.attention.head_dim.div_ceil(4);
-    let (products, staging) = match tile.held {
-        true => (0, 0),
-        false => (looped(vecs, 0), looped((tile.rows * vecs).div_ceil(tile.threads), 0)),
+    let row_vecs = tile.rows * p.attention.head_dim.div_ceil(4);
+    let (products, taking) = match tile.held {
+        true => (0, looped(row_vecs, 0)),
+        false => (
+            looped(p.attention.head_dim.div_ceil(4), 0),
+            looped(row_vecs.div_ceil(tile.threads), 0),
+        ),
     };
     let keys = looped(p.block_size.div_ceil(tile.keys), products);
     let turns = samples(p).div_ceil(tile.rows);
-    let scoring = looped(turns, staging + looped(groups, keys));
-    let keeping = looped(32, 0) + looped(tile.threads, 0) + looped(32u32.div_ceil(tile.threads), 0);
+    let scoring = looped(turns, taking + looped(groups, keys));
+    let bits = looped(32, looped(groups, 0));
+    let clearing = looped(32u32.div_ceil(tile.threads), 0);
+    let keeping = bits + 3 * looped(groups, 0) + looped(tile.threads, 0) + clearing;
     let blocks = p.attention.keys.div_ceil(p.block_size);
     // The groups once, then halves until the largest group is one block.
     let rounds = 1 + u64::from(blocks.div_ceil(p.top_k).next_power_of_two().ilog2());

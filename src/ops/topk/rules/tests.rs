@@ -241,16 +241,16 @@ fn mistakes_in_a_selecting_are_named() {
     };
     assert_eq!(select(|_| ()), Ok(()));
     assert_eq!(select(|p| (p.columns, p.capacity) = (1, None)), Ok(()));
-    refused(select(|p| p.rows = 0), "`rows` is 0; allowed: 1 to 4294967295");
+    refused(select(|p| p.rows = 0), "`rows` is 0; allowed: 1 to 268435456");
     refused(select(|p| p.columns = 0), "`columns` is 0; allowed: 1 to 268435456");
     refused(select(|p| p.top_k = 0), "`top_k` is 0; allowed: 1 to 268435456");
     refused(
         select(|p| p.last = u32::MAX),
-        "`top_k` is 4; allowed: at least `first` + `last`, 1 + 4294967295",
+        "`last` is 4294967295; allowed: at most `top_k` − `first`, 3",
     );
     refused(
         select(|p| p.capacity = Some(3)),
-        "`capacity` is 3; allowed: 4 to 268435456",
+        "`capacity` is 3; allowed: `top_k`, 4, to 268435456",
     );
     refused(
         select(|p| (p.rows, p.columns) = (1 << 20, MAX_POSITION)),
@@ -276,9 +276,12 @@ fn mistakes_in_a_lengthening_are_named() {
         check_extend(&problem)
     };
     assert_eq!(extend(|_| ()), Ok(()));
-    refused(extend(|p| p.lists = 0), "`lists` is 0; allowed: 1 to 4294967295");
+    refused(extend(|p| p.lists = 0), "`lists` is 0; allowed: 1 to 268435456");
     refused(extend(|p| p.capacity = 0), "`capacity` is 0; allowed: 1 to 268435456");
-    refused(extend(|p| p.held = 10), "`held` is 10; allowed: 0 to 9");
+    refused(
+        extend(|p| p.held = 10),
+        "`held` is 10; allowed: at most `capacity` − (`to` − `from`), 9 − 2, where that is not negative",
+    );
     refused(
         extend(|p| p.to = u32::MAX),
         "`to` is 4294967295; allowed: 1 to 268435456",
@@ -286,7 +289,7 @@ fn mistakes_in_a_lengthening_are_named() {
     refused(extend(|p| p.from = 102), "`from` is 102; allowed: below `to`, 102");
     refused(
         extend(|p| p.from = 99),
-        "`capacity` is 9; allowed: at least 10: `held`, 7, and the 3 added",
+        "`held` is 7; allowed: at most `capacity` − (`to` − `from`), 9 − 3, where that is not negative",
     );
     refused(
         extend(|p| (p.lists, p.capacity) = (1 << 20, MAX_POSITION)),

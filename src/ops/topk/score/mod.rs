@@ -420,7 +420,8 @@ fn pooled_width(p: &TopK) -> u32 {
 }
 
 fn pooled_geometry(p: &TopK) -> Geometry {
-    let head = u64::from(p.selection().entries(&p.attention)) * u64::from(pooled_width(p));
+    let room = p.pooled_room.unwrap_or(p.selection().entries(&p.attention));
+    let head = u64::from(room) * u64::from(pooled_width(p));
     Geometry {
         name: "pooled",
         size: 4,

@@ -25,9 +25,6 @@ pub mod variant;
 
 pub use plan::{SelectPlan, SelectTensors};
 
-use crate::error::Result;
-use crate::ops::dense::check::{MAX_POSITION, invalid, within};
-
 /// Exact top-k of each row: scores f32 `[rows, columns]` to lists u32 `[rows, 1 + capacity]` (the number of entries,
 /// then the column numbers, ascending, then zeros), both contiguous.
 ///
@@ -74,21 +71,4 @@ impl Select {
     pub(crate) fn row_bytes(&self) -> [u64; 2] {
         [4 * u64::from(self.columns), 4 * (1 + u64::from(self.capacity()))]
     }
-}
-
-/// Every rule of a selection of rows by itself.
-pub(crate) fn check_select(s: &Select) -> Result<()> {
-    within("rows", s.rows, 1, MAX_POSITION)?;
-    within("columns", s.columns, 1, MAX_POSITION)?;
-    within("top_k", s.top_k, 1, MAX_POSITION)?;
-    within("first", s.first, 0, s.top_k)?;
-    if s.last > s.top_k - s.first {
-        let allowed = format!("at most `top_k` − `first`, {}", s.top_k - s.first);
-        return Err(invalid("last", s.last, allowed));
-    }
-    if !(s.top_k..=MAX_POSITION).contains(&s.capacity()) {
-        let allowed = format!("`top_k`, {}, to {MAX_POSITION}", s.top_k);
-        return Err(invalid("capacity", s.capacity(), allowed));
-    }
-    Ok(())
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
+use super::Select;
 use super::tile::{self, SelectTuning};
 use super::variant::{SelectTile, SelectVariant};
-use super::{Select, check_select};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::ops::call::{self, Dispatch, Need, Uniforms, Window};
@@ -14,6 +14,7 @@ use crate::ops::dense::inputs::check_len;
 use crate::ops::dense::tile::DeviceClass;
 use crate::ops::host::{poisoned, submit_and_read, upload};
 use crate::ops::topk::rows::Cut;
+use crate::ops::topk::rules;
 use crate::ops::topk::variant::TopKVariant;
 use crate::shader::{Pipeline, Variant};
 use crate::tensor::Tensor;
@@ -47,7 +48,7 @@ impl Selector {
     }
 
     fn with(gpu: &Gpu, select: &Select, tuning: &SelectTuning) -> Result<Self> {
-        check_select(select)?;
+        rules::check_select(select)?;
         let device = DeviceClass::of(gpu.limits(), gpu.info().device_type);
         let tile = match tuning.tile {
             Some(tile) => tile,

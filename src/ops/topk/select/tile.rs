@@ -34,41 +34,61 @@ const fn tile(threads: u32, radix_bits: u32, replicas: u32, mask_quads: u32, unr
     }
 }
 
-/// Tiles to try on a software GPU, best first: few invocations, whose barriers and scans are cheap, unless the row is so
-/// long that their loops would be.
-const SOFTWARE: &[SelectTile] = &[tile(8, 11, 1, 8, 1), tile(64, 11, 1, 8, 1), tile(256, 11, 1, 8, 1)];
+/// Rows of up to so many columns, and the tiles to try for them, best first.
+type Candidates = &'static [(u32, &'static [SelectTile])];
 
-/// The same for rows in which clearing and reading the bins would take longest.
-const SOFTWARE_SHORT: &[SelectTile] = &[tile(8, 8, 1, 8, 1)];
+/// On a software GPU, by measurements on llvmpipe (`benches/tune_select.rs`): eight invocations, which are one vector there
+/// and pass barriers and scans cheaply, unless the row is so long that their loops would be; few bins for short rows, in
+/// which clearing and adding bins would take longest.
+const SOFTWARE: Candidates = &[
+    (512, &[tile(8, 6, 1, 8, 1)]),
+    (8192, &[tile(8, 8, 1, 8, 1)]),
+    (
+        u32::MAX,
+        &[tile(8, 11, 1, 2, 2), tile(64, 11, 1, 2, 2), tile(256, 11, 1, 2, 2)],
+    ),
+];
 
-/// Tiles to try on a GPU, best first. The last fits any device with 64 invocations.
-const GPU: &[SelectTile] = &[tile(256, 11, 1, 1, 4), tile(64, 11, 1, 1, 4)];
+/// On a GPU: invocations that have about four loads each under way at once, and as many copies of the bins as leave room for
+/// several workgroups. The last of each line fits 16 KiB and any device with 64 invocations.
+const GPU: Candidates = &[
+    (1024, &[tile(64, 8, 2, 1, 4)]),
+    (4096, &[tile(256, 8, 4, 1, 4), tile(64, 8, 4, 1, 4)]),
+    (u32::MAX, &[tile(256, 11, 1, 1, 4), tile(64, 11, 1, 1, 4)]),
+];
 
-/// The same for short rows.
-const GPU_SHORT: &[SelectTile] = &[tile(64, 8, 2, 1, 4)];
+/// The same where there are fewer rows than a GPU has processors, and each must make use of a whole one.
+const GPU_FEW: Candidates = &[
+    (1024, &[tile(256, 8, 2, 1, 1), tile(64, 8, 2, 1, 4)]),
+    (4096, &[tile(256, 8, 4, 1, 4), tile(64, 8, 4, 1, 4)]),
+    (
+        u32::MAX,
+        &[tile(1024, 11, 2, 1, 4), tile(256, 11, 1, 1, 4), tile(64, 11, 1, 1, 4)],
+    ),
+];
 
-/// Columns up to which a row is short.
-const SHORT: u32 = 4096;
+/// Rows that are few.
+const FEW: u32 = 64;
 
-/// The tile for so many rows of so many columns.
+/// The tile for rows of so many columns, of which there are so many.
 ///
 /// # Errors
 /// [`crate::Error::Limit`] where even the smallest does not fit.
 pub fn choose(columns: u32, rows: u32, device: &DeviceClass) -> Result<SelectTile> {
-    let _ = rows;
-    let candidates = match (device.software, columns <= SHORT) {
-        (true, true) => SOFTWARE_SHORT,
-        (true, false) => SOFTWARE,
-        (false, true) => GPU_SHORT,
+    let lines = match (device.software, rows <= FEW) {
+        (true, _) => SOFTWARE,
         (false, false) => GPU,
+        (false, true) => GPU_FEW,
     };
+    let line = lines.iter().find(|(most, _)| columns <= *most);
+    let candidates = line.map_or(&[][..], |(_, tiles)| tiles);
     let fits = |t: &&SelectTile| t.workgroup_bytes() <= device.workgroup_memory && t.threads <= device.invocations;
-    let fitting = || candidates.iter().filter(fits);
     let ends = |t: &&SelectTile| t.loop_iterations(columns, columns) <= device.loop_iterations();
+    let fitting = || candidates.iter().filter(fits);
     let chosen = fitting().find(ends).or_else(|| fitting().max_by_key(|t| t.threads));
     chosen.copied().ok_or_else(|| {
-        let smallest = candidates[candidates.len() - 1];
-        no_tile(smallest.workgroup_bytes(), smallest.threads, device)
+        let smallest = candidates.last().map_or((0, 0), |t| (t.workgroup_bytes(), t.threads));
+        no_tile(smallest.0, smallest.1, device)
     })
 }
 
@@ -102,7 +122,89 @@ pub(crate) fn check(t: &SelectTile, device: &DeviceClass) -> Result<()> {
 /// Refuses rows whose loops are too long for the device.
 pub(crate) fn check_loops(s: &Select, t: &SelectTile, device: &DeviceClass) -> Result<()> {
     device.check_loops(
-        "a selection from rows of this length",
+        "a selection from rows of this length to lists of this capacity",
         t.loop_iterations(s.columns, s.capacity()),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PORTABLE: DeviceClass = DeviceClass {
+        workgroup_memory: 16 << 10,
+        invocations: 256,
+        software: false,
+        processors: 0,
+    };
+    const LARGE: DeviceClass = DeviceClass {
+        workgroup_memory: 48 << 10,
+        invocations: 1024,
+        ..PORTABLE
+    };
+    const SOFTWARE_GPU: DeviceClass = DeviceClass {
+        software: true,
+        processors: 2,
+        ..LARGE
+    };
+
+    #[test]
+    fn every_choice_runs_on_its_device() {
+        for device in [PORTABLE, LARGE, SOFTWARE_GPU] {
+            for columns in [1, 512, 513, 1024, 1025, 4096, 4097, 65536, 1 << 20, MAX] {
+                for rows in [1, FEW, FEW + 1, 4096] {
+                    check(&choose(columns, rows, &device).unwrap(), &device).unwrap();
+                }
+            }
+        }
+    }
+
+    const MAX: u32 = crate::ops::dense::check::MAX_POSITION;
+
+    #[test]
+    fn few_long_rows_take_all_the_invocations_a_gpu_has() {
+        assert_eq!(choose(65536, 1, &LARGE).unwrap().threads, 1024);
+        assert_eq!(choose(65536, 1, &PORTABLE).unwrap().threads, 256);
+        assert_eq!(choose(65536, 1000, &LARGE).unwrap().threads, 256);
+        assert_eq!(choose(128, 1000, &LARGE).unwrap().threads, 64);
+    }
+
+    #[test]
+    fn long_rows_keep_a_software_gpus_loops_short() {
+        let iterations = |columns: u32| {
+            let tile = choose(columns, 1, &SOFTWARE_GPU).unwrap();
+            (tile.threads, tile.loop_iterations(columns, columns))
+        };
+        for (columns, threads) in [(65536, 8), (1 << 20, 64), (1 << 22, 256)] {
+            let found = iterations(columns);
+            assert!(
+                found.0 == threads && found.1 <= SOFTWARE_GPU.loop_iterations(),
+                "{columns}: {found:?}"
+            );
+        }
+        let select = |columns: u32| Select {
+            columns,
+            ..Select::default()
+        };
+        let checked = |columns: u32| {
+            let tile = choose(columns, 1, &SOFTWARE_GPU).unwrap();
+            check_loops(&select(columns), &tile, &SOFTWARE_GPU)
+        };
+        assert!(checked(1 << 22).is_ok());
+        let error = checked(1 << 24).unwrap_err();
+        assert!(error.to_string().contains("iterations"), "{error}");
+    }
+
+    #[test]
+    fn a_device_too_small_for_any_tile_is_told_the_limit() {
+        let tiny = DeviceClass {
+            invocations: 32,
+            ..PORTABLE
+        };
+        let error = choose(65536, 1, &tiny).unwrap_err();
+        assert!(
+            error.to_string().contains("max_compute_invocations_per_workgroup"),
+            "{error}"
+        );
+    }
 }
