@@ -385,7 +385,17 @@ impl Scorer {
                 params.k_seq = pooled_width(p);
             }
         }
-        binder.bind_hooks(&mut params, tensors, small);
+        // What scores of blocks have no use for, the attention may have.
+        let hooks = match p.scoring {
+            Scoring::Keys => *tensors,
+            Scoring::Mean | Scoring::Bound => DenseTensors {
+                bias: None,
+                mask: None,
+                custom_data: &[],
+                ..*tensors
+            },
+        };
+        binder.bind_hooks(&mut params, &hooks, small);
         params.list_base = base;
         [params.list_batch, params.list_head, params.list_row] = strides;
         let group = p.attention.heads / p.attention.kv_heads();
