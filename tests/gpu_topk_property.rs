@@ -49,6 +49,7 @@ fn draw_sizes(options: &TopK, edges: (u32, u32), r: &mut Random) -> TopK {
         ..options.clone()
     };
     let entries = p.selection().entries(&p.attention);
+    p.pooled_room = (p.pooled && r.one_in(3)).then(|| entries + r.below(4));
     p.top_k = match r.below(8) {
         0 => 1,
         1 => entries,

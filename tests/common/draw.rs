@@ -123,7 +123,7 @@ pub fn options(r: &mut Random) -> Dense {
     p
 }
 
-fn custom(r: &mut Random) -> Custom {
+pub fn custom(r: &mut Random) -> Custom {
     let score = "fn score(s: f32, at: Position) -> f32 {
     return s * head_factor[at.head] + 0.01 * f32(at.query_pos - at.key_pos) + 0.1 * f32(at.kv_head) + 0.02 * f32(at.batch);
 }";

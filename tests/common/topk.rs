@@ -5,7 +5,7 @@ use wgpu_attention::dense::tile::Tuning;
 use wgpu_attention::topk::reference;
 use wgpu_attention::topk::score::tile::{ScoreTile, SerialScoreTile, TiledTile};
 use wgpu_attention::topk::{TopKTuning, score};
-use wgpu_attention::{Dense, Gpu, Pool, Result, Scoring, TopK, TopKInputs, TopKOutput};
+use wgpu_attention::{Dense, Gpu, Result, Scoring, TopK, TopKInputs, TopKOutput};
 
 use super::{Inputs, Random, class, draw};
 
@@ -48,33 +48,20 @@ impl Given {
     }
 }
 
-/// The pooling that a problem's blocks come from.
-pub fn pooling(p: &TopK) -> Pool {
-    let a = &p.attention;
-    Pool {
-        batch: a.batch,
-        kv_heads: a.kv_heads(),
-        keys: a.keys,
-        head_dim: a.head_dim,
-        dtype: a.dtype,
-        block_size: p.block_size,
-        pooling: p.pooling().expect("blocks are scored"),
-        kv_len: a.kv_len,
-        ..Pool::default()
-    }
-}
-
-/// What stands for each block, with NaN for those that lie behind `kv_len`.
+/// What stands for each block, with NaN for those that lie behind the keys or `kv_len`.
 fn pooled(p: &TopK, attention: &Inputs) -> Vec<f32> {
-    let (pool, tensors) = (pooling(p), &attention.tensors);
+    let (pool, tensors) = (p.pool().expect("blocks are scored"), &attention.tensors);
     let blocks = reference::pool(&pool, &tensors.k, tensors.kv_len.as_deref()).unwrap();
     let mut blocks: Vec<f32> = blocks.iter().map(|&x| x as f32).collect();
-    let Some(kv_len) = &tensors.kv_len else { return blocks };
-    let entries = p.selection().entries(&p.attention) as usize;
-    let words = blocks.len() / (pool.batch * pool.kv_heads) as usize / entries;
+    let room = pool.dims()[2] as usize;
+    let words = blocks.len() / (pool.batch * pool.kv_heads) as usize / room;
     for (n, block) in blocks.chunks_exact_mut(words).enumerate() {
-        let batch = n / entries / pool.kv_heads as usize;
-        if n % entries * p.block_size as usize >= kv_len[batch] as usize {
+        let batch = n / room / pool.kv_heads as usize;
+        let keys = tensors
+            .kv_len
+            .as_ref()
+            .map_or(p.attention.keys as usize, |len| len[batch] as usize);
+        if n % room * p.block_size as usize >= keys {
             block.fill(f32::NAN);
         }
     }

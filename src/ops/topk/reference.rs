@@ -235,9 +235,9 @@ impl Scorer<'_> {
         let at = self.oracle.position(span, [batch, head, query, span.keys.start]);
         let scale = f64::from(p.scale());
         let q: Vec<f64> = self.oracle.q_row(&at).iter().map(|&q| scale * f64::from(q)).collect();
-        let entries = self.problem.selection().entries(p) as usize;
-        let width = self.blocks.len() / (p.batch * p.kv_heads()) as usize / entries;
-        let block = (batch * p.kv_heads() + at.kv_head) as usize * entries + entry as usize;
+        let room = self.problem.pooled_room.unwrap_or(self.problem.selection().entries(p)) as usize;
+        let width = self.blocks.len() / (p.batch * p.kv_heads()) as usize / room;
+        let block = (batch * p.kv_heads() + at.kv_head) as usize * room + entry as usize;
         score(&q, &self.blocks[block * width..][..width])
     }
 }

@@ -52,7 +52,7 @@ impl Spec for PoolVariant {
     fn pieces(&self) -> Vec<&'static str> {
         vec![
             element_piece(self.dtype, self.vector),
-            if self.vector { "shared/k_x4" } else { "topk/keys_x1" },
+            if self.vector { "shared/k_x4" } else { "shared/k_x1" },
             if self.kv_len {
                 "topk/pool_len"
             } else {
