@@ -2,13 +2,12 @@
 
 mod common;
 
-use common::hierarchical::hierarchical;
 use common::mistakes::{assert_says, assert_unharmed, buffer, strided, watched};
 use common::{Random, gpu, gpu_with};
 use wgpu_attention::dense::tile::DeviceClass;
 use wgpu_attention::topk::hierarchical::tile;
 use wgpu_attention::topk::hierarchical::variant::HierarchicalTile;
-use wgpu_attention::topk::{HierarchicalInputs, HierarchicalPlan, HierarchicalTensors};
+use wgpu_attention::topk::{HierarchicalInputs, HierarchicalPlan, HierarchicalTensors, reference};
 use wgpu_attention::{DType, Dense, Gpu, Hierarchical, Layout, Tensor};
 
 /// q and k of small whole numbers: every product is exact in f32 and in all storage types, and many are equal.
@@ -30,7 +29,7 @@ fn run(plan: &HierarchicalPlan, q: &[f32], k: &[f32]) -> Vec<u32> {
 fn check(name: &str, gpu: &Gpu, p: &Hierarchical) {
     let a = &p.attention;
     let (q, k) = whole_numbers(a, 5);
-    let expected = hierarchical(p, &q, &k);
+    let expected = reference::hierarchical(p, &q, &k).unwrap();
     let words = 1 + p.selection().capacity as usize;
     let class = common::class(gpu);
     let other = DeviceClass {

@@ -84,7 +84,12 @@ impl Run {
         Ok(run)
     }
 
-    /// Dispatches of the whole call's shape: parts and splits, for tables.
+    /// The kernels, by their labels.
+    pub fn label(&self) -> String {
+        self.whole.label()
+    }
+
+    /// Parts of the whole call.
     pub fn parts(&self) -> usize {
         self.whole.parts()
     }

@@ -26,7 +26,6 @@
 //
 // Tokens outside every document give 0.
 #import linear/params
-#import linear/bindings
 #import shared/output
 #import linear/span
 #import linear/update

@@ -7,7 +7,6 @@
 // time; `linear/update.wgsl` has the work split. With STATE_ONLY the segment adds nothing and only its total log-decay
 // matters. A total is written for every segment, by the first column tile.
 #import linear/params
-#import linear/bindings
 #import linear/span
 #import linear/update
 

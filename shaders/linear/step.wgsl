@@ -10,7 +10,6 @@
 // After the first token the state is read back from where it was written, each element by the invocation that wrote it:
 // where there are several tokens, there must be a final state.
 #import linear/params
-#import linear/bindings
 #import shared/output
 #import linear/features
 #import linear/expm1

@@ -41,6 +41,16 @@ fn q_row(base: u32, row: u32) -> u32 {
     return query_at(base, head, min(row, last_row));
 }
 
+// What no row sees: −∞ for the entries from e0 on of all lists of the workgroup.
+fn store_nothing(thread: u32, b: u32, first_row: u32, end_row: u32, e0: u32) {
+    let entries = min(ENTRIES, params.list_entries - e0);
+    let lists = select(1u, end_row - first_row, ROW_LISTS);
+    for (var n = thread; n < lists * entries; n += THREADS) {
+        let row = first_row + n / entries;
+        store_score(scores_at(b, head_of(head, row), query_of(row)) + e0 + n % entries, MASKED);
+    }
+}
+
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let lane = thread % LANES;
@@ -63,7 +73,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let last = row_of(b, query_of(last_row));
     let one_document = !HAS_DOCUMENTS || (first.lo == last.lo && first.hi == last.hi);
     let some = one_document_sees_some(first, last, i32(e0 * BLOCK_SIZE), i32(min(e0 + ENTRIES, params.list_entries) * BLOCK_SIZE));
-    let live = !one_document || some;
+    if (one_document && !some) {
+        store_nothing(thread, b, first_row, end_row, e0);
+        return;
+    }
     let all_places = (params.keys + PLACE_KEYS - 1u) / PLACE_KEYS;
     // What lies behind `kv_len` is not read: it may be anything.
     let last_place = (u32(max(keys_of(b), 1)) - 1u) / PLACE_KEYS;
@@ -91,45 +104,58 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             for (var r = thread; r < ROWS; r += THREADS) {
                 rows[r] = row_of(b, query_of(min(r0 + r, last_row)));
             }
-            if (live) {
-                for (var chunk = 0u; chunk < CHUNKS; chunk++) {
-                    workgroupBarrier();
-                    store_q(load_q(q_from, r0, chunk, thread), thread);
-                    store_k(load_k(k_from, 0u, p0, last_place, chunk, thread), thread);
-                    workgroupBarrier();
-                    add_products(&s, group, lane);
-                }
+            for (var chunk = 0u; chunk < CHUNKS; chunk++) {
+                workgroupBarrier();
+                store_q(load_q(q_from, r0, chunk, thread), thread);
+                store_k(load_k(k_from, 0u, p0, last_place, chunk, thread), thread);
+                workgroupBarrier();
+                add_products(&s, group, lane);
             }
-            workgroupBarrier();
 
             let top_row = rows[0];
             let bottom_row = rows[min(ROWS - 1u, last_row - r0)];
             let j0 = i32(p0 * PLACE_KEYS);
+            // Places past the end repeat the last one, which is the last entry's.
             let j1 = i32(min(p0 + KEYS, all_places) * PLACE_KEYS);
             let whole = one_document && !ELEMENT_MASK && sees_all(top_row, bottom_row, j0, j1);
             let own = DIAGONAL && (!one_document || (bottom_row.position >= j0 - i32(BLOCK_SIZE) && top_row.position < j1 + i32(BLOCK_SIZE)));
+            if (SCORE_HOOKS || own || !whole) {
+                #unroll
+                for (var r = 0u; r < ROW_REGS; r++) {
+                    let row_index = min(r0 + group + r * ROW_GROUPS, last_row);
+                    let row = rows[row_index - r0];
+                    let i = query_of(row_index);
+                    let h = head_of(head, row_index);
+                    #unroll
+                    for (var n = 0u; n < KEY_REGS; n++) {
+                        let e = r * KEY_REGS + n;
+                        let place = p0 + 4u * (lane + (n / 4u) * LANES) + n % 4u;
+                        var score = MASKED;
+                        if (place < all_places) {
+                            score = place_score(s[e], whole, b, h, i, place, row);
+                        }
+                        s[e] = or_kept(score, place, row);
+                    }
+                }
+            }
             #unroll
             for (var r = 0u; r < ROW_REGS; r++) {
-                let row_index = min(r0 + group + r * ROW_GROUPS, last_row);
-                let row = rows[row_index - r0];
-                let i = query_of(row_index);
-                let h = head_of(head, row_index);
-                #unroll
-                for (var n = 0u; n < KEY_REGS; n++) {
-                    let e = r * KEY_REGS + n;
-                    let place = p0 + 4u * (lane + (n / 4u) * LANES) + n % 4u;
-                    var score = MASKED;
-                    if (live && place < all_places) {
-                        score = place_score(s[e], whole, b, h, i, place, row);
+                if (!ROW_LISTS) {
+                    // Rows past the end repeat the last one.
+                    #unroll
+                    for (var n = 0u; n < KEY_REGS; n++) {
+                        best[n] = max(best[n], s[r * KEY_REGS + n]);
                     }
-                    if (own) {
-                        score = or_kept(score, place, row);
-                    }
-                    if (!ROW_LISTS) {
-                        best[n] = max(best[n], score);
-                    }
-                    if (ROW_LISTS && r0 + group + r * ROW_GROUPS <= last_row && place < params.list_entries) {
-                        store_score(scores_at(b, h, i) + place, score);
+                }
+                let row_index = r0 + group + r * ROW_GROUPS;
+                if (ROW_LISTS && row_index <= last_row) {
+                    let at = scores_at(b, head_of(head, row_index), query_of(row_index));
+                    #unroll
+                    for (var n = 0u; n < KEY_REGS; n++) {
+                        let place = p0 + 4u * (lane + (n / 4u) * LANES) + n % 4u;
+                        if (place < params.list_entries) {
+                            store_score(at + place, s[r * KEY_REGS + n]);
+                        }
                     }
                 }
             }

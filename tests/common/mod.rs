@@ -2,7 +2,6 @@
 #![allow(dead_code)]
 
 pub mod draw;
-pub mod hierarchical;
 pub mod linear;
 pub mod mistakes;
 pub mod packed;

@@ -34,9 +34,9 @@ pub mod variant;
 
 use crate::error::Result;
 use crate::ops::dense::Dense;
-use crate::ops::dense::check::{self, MAX_POSITION, invalid, within};
 use crate::ops::dense::inputs::check_len;
 use crate::ops::selection::Selection;
+use crate::ops::topk::rules;
 
 pub use plan::{HierarchicalPlan, HierarchicalTensors, variant_of};
 
@@ -104,39 +104,11 @@ impl HierarchicalInputs<'_> {
     /// # Errors
     /// [`crate::Error::Invalid`] for a field of the problem, [`crate::Error::Data`] for an input.
     pub fn check(&self, problem: &Hierarchical) -> Result<()> {
-        check_hierarchical(problem)?;
+        rules::check_hierarchical(problem)?;
         let a = &problem.attention;
         let q = [a.batch, a.heads, a.queries, a.head_dim];
         check_len("q", "[B, H, Nq, D]", &q, self.q.len())?;
         let k = [a.batch, a.kv_heads(), a.keys, a.head_dim];
         check_len("k", "[B, Hkv, Nk, D]", &k, self.k.len())
     }
-}
-
-/// Every rule that concerns the problem alone.
-pub(crate) fn check_hierarchical(p: &Hierarchical) -> Result<()> {
-    let a = &p.attention;
-    check::check(a)?;
-    within("query_block", p.query_block, 1, 1024)?;
-    within("block_size", p.block_size, 1, 64)?;
-    within("top_k", p.top_k, 1, 512)?;
-    within("window", p.window, 0, MAX_POSITION)?;
-    within("sink_tokens", p.sink_tokens, 0, MAX_POSITION)?;
-    if let Some(documents) = a.documents {
-        let value = format!("Some({documents})");
-        return Err(invalid(
-            "attention.documents",
-            value,
-            "None: the search takes sequences whole",
-        ));
-    }
-    if a.kv_len {
-        let allowed = "false: the search takes all keys; Nk may change from plan to plan";
-        return Err(invalid("attention.kv_len", true, allowed));
-    }
-    if p.selection().words(a) >= 1 << 48 {
-        let value = format!("lists of shape {:?}", p.selection().dims(a));
-        return Err(invalid("window", value, "fewer than 2^48 elements"));
-    }
-    Ok(())
 }

@@ -25,8 +25,8 @@ pub(crate) mod plan;
 pub mod variant;
 
 use crate::error::Result;
-use crate::ops::dense::check::{MAX_DIM, MAX_POSITION, extent, invalid, within};
 use crate::ops::dense::inputs::{check_kv_len, check_len, check_optional};
+use crate::ops::topk::rules;
 use crate::tensor::{DType, Layout};
 
 pub use plan::{PoolPlan, PoolTensors};
@@ -132,34 +132,11 @@ impl PoolInputs<'_> {
     /// [`crate::Error::Invalid`] for a field of the problem, [`crate::Error::Data`] for an input.
     pub fn check(&self, problem: &Pool) -> Result<()> {
         let p = problem;
-        check_pool(p)?;
+        rules::check_pool(p)?;
         let dims = [p.batch, p.kv_heads, p.keys, p.head_dim];
         check_len("k", "[B, Hkv, Nk, D]", &dims, self.k.len())?;
         let kv_len = p.kv_len.then_some([p.batch]);
         check_optional("kv_len", "kv_len", "[B]", kv_len, self.kv_len.map(<[i32]>::len))?;
         self.kv_len.map_or(Ok(()), |kv_len| check_kv_len(kv_len, p.keys))
     }
-}
-
-/// Every rule that concerns the problem alone.
-pub(crate) fn check_pool(p: &Pool) -> Result<()> {
-    within("batch", p.batch, 1, MAX_POSITION)?;
-    within("kv_heads", p.kv_heads, 1, MAX_POSITION)?;
-    within("keys", p.keys, 1, MAX_POSITION)?;
-    within("head_dim", p.head_dim, 1, MAX_DIM)?;
-    within("block_size", p.block_size, 1, MAX_POSITION)?;
-    within("from_key", p.from_key, 0, p.keys - 1)?;
-    if let Some(room) = p.room {
-        within("room", room, p.keys.div_ceil(p.block_size), MAX_POSITION)?;
-    }
-    let s = p.k_layout.strides(p.kv_heads, p.keys, p.head_dim);
-    if extent(s, p.batch, p.kv_heads, p.keys, p.head_dim).is_none() {
-        let allowed = "strides whose last element's index fits 48 bits";
-        return Err(invalid("k_layout", format!("{s:?}"), allowed));
-    }
-    if p.words() >= 1 << 48 {
-        let value = format!("an output of shape {:?}", p.dims());
-        return Err(invalid("room", value, "fewer than 2^48 elements"));
-    }
-    Ok(())
 }

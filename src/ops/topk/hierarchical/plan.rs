@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::tile::{choose, loop_iterations};
 use super::variant::{HierarchicalTile, HierarchicalVariant};
-use super::{Hierarchical, HierarchicalInputs, check_hierarchical};
+use super::{Hierarchical, HierarchicalInputs};
 use crate::error::{Result, check_limit};
 use crate::gpu::Gpu;
 use crate::ops::call::{self, Dispatch, Need, Uniforms, Window};
@@ -15,6 +15,7 @@ use crate::ops::dense::check::invalid;
 use crate::ops::dense::tile::DeviceClass;
 use crate::ops::host::{Shape, poisoned, submit_and_read, to_bytes, upload};
 use crate::ops::parts::{self, Bounds, Geometry, Part};
+use crate::ops::topk::rules;
 use crate::ops::topk::variant::TopKVariant;
 use crate::shader::{Pipeline, Spec, Variant};
 use crate::tensor::{Layout, Strides, Tensor};
@@ -79,7 +80,7 @@ impl Hierarchical {
     /// [`crate::Error::Invalid`] names a field that is wrong, [`crate::Error::Limit`] a limit of the device that even
     /// one head exceeds, [`crate::Error::Unsupported`] says where a software GPU cannot search so long.
     pub fn plan(&self, gpu: &Gpu) -> Result<HierarchicalPlan> {
-        check_hierarchical(self)?;
+        rules::check_hierarchical(self)?;
         let device = DeviceClass::of(gpu.limits(), gpu.info().device_type);
         self.plan_with(gpu, choose(self, &device)?)
     }
@@ -89,7 +90,7 @@ impl Hierarchical {
     /// # Errors
     /// As [`Hierarchical::plan`]; [`crate::Error::Limit`] if the tile does not fit the device.
     pub fn plan_with(&self, gpu: &Gpu, tile: HierarchicalTile) -> Result<HierarchicalPlan> {
-        check_hierarchical(self)?;
+        rules::check_hierarchical(self)?;
         check_tile(self, &tile)?;
         let limits = gpu.limits();
         let device = DeviceClass::of(limits, gpu.info().device_type);

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use bytemuck::{Pod, Zeroable};
 
 use super::variant::PoolVariant;
-use super::{Pool, PoolInputs, Pooling, check_pool};
+use super::{Pool, PoolInputs, Pooling};
 use crate::error::{Result, check_limit};
 use crate::gpu::Gpu;
 use crate::ops::call::{self, Dispatch, Need, Uniforms, Window};
 use crate::ops::dense::tile::DeviceClass;
 use crate::ops::host::{Shape, from_bytes, poisoned, submit_and_read, to_bytes, upload};
 use crate::ops::parts::{self, Bounds, Geometry, Part};
+use crate::ops::topk::rules;
 use crate::ops::topk::variant::TopKVariant;
 use crate::shader::{Pipeline, Variant};
 use crate::tensor::{DType, Strides, Tensor};
@@ -53,7 +54,7 @@ pub(crate) struct Pooler {
 
 impl Pooler {
     pub fn new(gpu: &Gpu, pool: &Pool) -> Result<Self> {
-        check_pool(pool)?;
+        rules::check_pool(pool)?;
         let limits = gpu.limits();
         let geometry = [k_geometry(pool), pooled_geometry(pool)];
         let most = limits.max_compute_workgroups_per_dimension;

@@ -143,14 +143,17 @@ const HELD_VECS: u32 = 512;
 /// Row groups, rows, lanes and places of an invocation, steps written out.
 struct Candidate(u32, u32, u32, u32, u32);
 
-/// Tiles to try, best first, for many rows and for few.
+/// Tiles to try, best first, for many rows, for some, and for few.
 const GPU: &[Candidate] = &[Candidate(16, 4, 16, 4, 4), Candidate(8, 4, 8, 4, 4)];
+const GPU_SOME: &[Candidate] = &[Candidate(8, 4, 16, 4, 4), Candidate(8, 4, 8, 4, 4)];
 const GPU_FEW: &[Candidate] = &[Candidate(4, 2, 16, 8, 4), Candidate(4, 2, 16, 4, 4)];
 const SOFTWARE: &[Candidate] = &[Candidate(8, 8, 8, 8, 1), Candidate(8, 4, 8, 4, 1)];
+const SOFTWARE_SOME: &[Candidate] = &[Candidate(8, 4, 8, 8, 1), Candidate(8, 4, 8, 4, 1)];
 const SOFTWARE_FEW: &[Candidate] = &[Candidate(8, 1, 8, 8, 1), Candidate(8, 1, 8, 4, 1)];
 
-/// Rows up to which tiles of few rows serve.
+/// Rows up to which tiles of few rows serve, and of some.
 const FEW: u32 = 8;
+const SOME: u32 = 32;
 
 /// The kernel for a problem on a device.
 pub fn choose(p: &TopK, device: &DeviceClass) -> Result<ScoreTile> {
@@ -168,11 +171,13 @@ pub fn choose(p: &TopK, device: &DeviceClass) -> Result<ScoreTile> {
             threads: 8,
         }));
     }
-    let candidates = match (device.software, rows_together <= FEW) {
-        (false, false) => GPU,
-        (false, true) => GPU_FEW,
-        (true, false) => SOFTWARE,
-        (true, true) => SOFTWARE_FEW,
+    let candidates = match (device.software, rows_together) {
+        (false, ..=FEW) => GPU_FEW,
+        (false, ..=SOME) => GPU_SOME,
+        (false, _) => GPU,
+        (true, ..=FEW) => SOFTWARE_FEW,
+        (true, ..=SOME) => SOFTWARE_SOME,
+        (true, _) => SOFTWARE,
     };
     let tiles = candidates.iter().flat_map(|c| {
         [8, 4, 2].map(|most| TiledTile {
