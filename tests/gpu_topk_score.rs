@@ -212,21 +212,38 @@ fn a_wrong_score_would_be_noticed() {
 #[test]
 fn calls_larger_than_a_binding_or_a_grid_are_cut() {
     let Some(mut limits) = common::limits() else { return };
-    for (binding, workgroups) in [(6 << 10, 65535), (1 << 20, 64)] {
+    // All rows of a head are one list: only what binds bytes cuts those.
+    let cuts: [(u64, u32, &[usize]); 2] = [(6 << 10, 65535, &[0, 3, 7]), (1 << 20, 64, &[0, 3])];
+    for (binding, workgroups, problems) in cuts {
         limits.max_storage_buffer_binding_size = binding;
         limits.max_compute_workgroups_per_dimension = workgroups;
         let Some(gpu) = gpu_with(|o| o.limits = Some(limits.clone())) else {
             return;
         };
-        for (name, change) in [PROBLEMS[0], PROBLEMS[3], PROBLEMS[7]] {
+        for (name, change) in problems.iter().map(|&n| PROBLEMS[n]) {
             let mut p = keys();
             change(&mut p);
-            p.attention.batch = 4;
-            let parts = p.plan_scores(&gpu).unwrap().parts();
+            (p.attention.batch, p.attention.queries) = (4, 40);
+            let parts = p
+                .plan_scores_with(&gpu, Some(ScoreTile::Tiled(topk::TILED[0])))
+                .unwrap()
+                .parts();
             assert!(parts > 1, "{name}: one part");
-            check(&format!("{name} in {parts} parts and more"), &gpu, &p);
+            check(&format!("{name} in {parts} parts"), &gpu, &p);
         }
     }
+    limits.max_compute_workgroups_per_dimension = 3;
+    let Some(gpu) = gpu_with(|o| o.limits = Some(limits)) else {
+        return;
+    };
+    let tile = Some(ScoreTile::Tiled(topk::TILED[0]));
+    // Tiles of entries lie along one dimension: 45 keys in tiles of 8.
+    assert_says(
+        "more tiles of entries than workgroups",
+        keys().plan_scores_with(&gpu, tile),
+        "Limit",
+        &["needs 6", "max_compute_workgroups_per_dimension"],
+    );
 }
 
 #[test]
