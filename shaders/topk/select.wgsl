@@ -38,7 +38,8 @@ const DIGITS = (31u + RADIX_BITS) / RADIX_BITS;
 const BINS_EACH = (BINS + THREADS - 1u) / THREADS;
 
 // Words of one mask, and the quads of columns that it covers.
-const MASK_WORDS = WORDS / 2u;
+// The columns of a block are fewer than 2^16.
+const MASK_WORDS = min(WORDS / 2u, 1024u);
 const BLOCK_QUADS = MASK_WORDS * 8u;
 // Quads whose bits an invocation brings together before it writes them.
 const LOADS = UNROLL * MASK_QUADS;

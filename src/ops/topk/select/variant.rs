@@ -50,7 +50,7 @@ impl SelectTile {
         let pick = 2 * u64::from(looped(bins, looped(self.replicas, 0))) + scan;
         let passes =
             u64::from(32u32.div_ceil(self.radix_bits)) * (1 + clear + shared(quads.div_ceil(self.unroll)) + pick);
-        let block_quads = (self.words() / 2).saturating_mul(8);
+        let block_quads = (self.words() / 2).min(1024).saturating_mul(8);
         let block = |quads: u32| {
             let words = quads.div_ceil(8).div_ceil(self.threads);
             let marks = shared(quads.div_ceil(self.mask_quads * self.unroll));
