@@ -213,7 +213,7 @@ fn a_wrong_score_would_be_noticed() {
 fn calls_larger_than_a_binding_or_a_grid_are_cut() {
     let Some(mut limits) = common::limits() else { return };
     // All rows of a head are one list: only what binds bytes cuts those.
-    let cuts: [(u64, u32, &[usize]); 2] = [(6 << 10, 65535, &[0, 3, 7]), (1 << 20, 64, &[0, 3])];
+    let cuts: [(u64, u32, &[usize]); 2] = [(20 << 10, 65535, &[0, 3, 7]), (1 << 20, 48, &[0, 3])];
     for (binding, workgroups, problems) in cuts {
         limits.max_storage_buffer_binding_size = binding;
         limits.max_compute_workgroups_per_dimension = workgroups;
