@@ -42,8 +42,7 @@ fn measured<R>(
 ) {
     let mut ready = None;
     group.bench_function(name, |bencher| {
-        let (run, clock) =
-            ready.get_or_insert_with(|| (set_up().expect(name), Clock::new(gpu).expect("a clock")));
+        let (run, clock) = ready.get_or_insert_with(|| (set_up().expect(name), Clock::new(gpu).expect("a clock")));
         bencher.iter_custom(|runs| {
             let one = |_| clock.run(|pass| record(run, pass)).expect(name);
             Duration::from_secs_f64((0..runs).map(one).sum())
@@ -61,15 +60,25 @@ fn steps(criterion: &mut Criterion) {
         let steps = [Step::Pool, Step::Score, Step::Select, Step::Gather, Step::Whole];
         for step in steps.into_iter().filter(|&s| s != Step::Pool || p.pool().is_some()) {
             let name = format!("{name}/{step:?}");
-            measured(&mut group, &gpu, &name, || Run::new(&gpu, &p), |run, pass| run.record(pass, step));
+            measured(
+                &mut group,
+                &gpu,
+                &name,
+                || Run::new(&gpu, &p),
+                |run, pass| run.record(pass, step),
+            );
         }
         let dense = || {
             let plan = common::checked_plan(&gpu, &p.attention, &Tuning::default())?;
             Ok((plan, common::Buffers::zeroless(&gpu, &p.attention)))
         };
-        measured(&mut group, &gpu, &format!("{name}/dense"), dense, |(plan, buffers), pass| {
-            plan.encode_in(pass, &buffers.tensors())
-        });
+        measured(
+            &mut group,
+            &gpu,
+            &format!("{name}/dense"),
+            dense,
+            |(plan, buffers), pass| plan.encode_in(pass, &buffers.tensors()),
+        );
     }
 }
 
@@ -80,11 +89,21 @@ fn searches(criterion: &mut Criterion) {
     for (search, exact) in problems::top_k_searches(common::is_software(&gpu)) {
         let n = search.attention.keys;
         let name = format!("hierarchical/N{n}");
-        measured(&mut group, &gpu, &name, || Hip::new(&gpu, &search), |hip, pass| hip.record(pass));
+        measured(
+            &mut group,
+            &gpu,
+            &name,
+            || Hip::new(&gpu, &search),
+            |hip, pass| hip.record(pass),
+        );
         let name = format!("exact/N{n}");
-        measured(&mut group, &gpu, &name, || Run::new(&gpu, &exact), |run, pass| {
-            run.record(pass, Step::Search)
-        });
+        measured(
+            &mut group,
+            &gpu,
+            &name,
+            || Run::new(&gpu, &exact),
+            |run, pass| run.record(pass, Step::Search),
+        );
     }
 }
 

@@ -108,9 +108,6 @@ pub enum Op {
     Linear(LinearCase),
     /// Op `topk`.
     TopK(TopKCase),
-    /// An op of the format that this version does not run (there is none now), by its name: to be reported as
-    /// unsupported, never as passed. Its params and tensors are not read.
-    Unsupported(String),
 }
 
 /// A dense attention problem, its inputs and what it should give.
@@ -326,9 +323,8 @@ impl Case {
     /// The bytes of the case's file.
     ///
     /// # Errors
-    /// [`Error::Case`], with [`name`](Self::name) as the file, where the format cannot express the case: an
-    /// unsupported op, custom code, a selection, a value that is not one of its storage type; or where it contradicts
-    /// itself.
+    /// [`Error::Case`], with [`name`](Self::name) as the file, where the format cannot express the case: custom
+    /// code, a selection, a value that is not one of its storage type; or where it contradicts itself.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         self.write(&self.name)
     }
@@ -338,7 +334,6 @@ impl Case {
             Op::Dense(case) => ("dense", case.problem.dtype),
             Op::Linear(case) => ("linear", case.problem.dtype),
             Op::TopK(case) => ("topk", case.problem.attention.dtype),
-            Op::Unsupported(op) => return fail(file, format!("op `{op}` cannot be written by this version")),
         };
         if dtype != self.dtype {
             return fail(
@@ -351,7 +346,6 @@ impl Case {
             Op::Dense(case) => dense::write(&mut writer, case)?,
             Op::Linear(case) => linear::write(&mut writer, case)?,
             Op::TopK(case) => topk::write(&mut writer, case)?,
-            Op::Unsupported(_) => (),
         }
         writer.finish(op, dtype, &self.source)
     }

@@ -88,9 +88,13 @@ fn files_that_are_not_there_or_not_cases_are_refused() {
 }
 
 #[test]
-fn an_op_without_kernels_is_refused_by_name() {
-    assert_refused(
-        &["run", "tests/cases/topk/token_one.safetensors"],
-        &["op `topk`", "no kernels"],
-    );
+fn an_unknown_op_is_refused_by_name() {
+    let mut bytes = std::fs::read("tests/cases/topk/token_one.safetensors").unwrap();
+    let from = b"\"op\":\"topk\"";
+    let at = bytes.windows(from.len()).position(|found| found == from).unwrap();
+    bytes[at..][..from.len()].copy_from_slice(b"\"op\":\"sink\"");
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("unknown_op.safetensors");
+    std::fs::write(&path, bytes).unwrap();
+    let path = path.to_str().unwrap();
+    assert_refused(&["run", path], &[path, "unknown op `sink`; known: dense, linear, topk"]);
 }

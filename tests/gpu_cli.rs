@@ -64,7 +64,8 @@ fn line<'a>(stdout: &'a str, name: &str) -> Vec<&'a str> {
     found.unwrap_or_else(|| panic!("no line about {name}: {stdout}"))
 }
 
-/// A right case, one whose answer is wrong in one element, a damaged one and one that has no kernels.
+/// A right case, one whose answer is wrong in one element, a damaged one, one of another op that is right, and one of an op
+/// that does not exist.
 fn mixed_cases(name: &str) -> PathBuf {
     let to = directory(name);
     let good = shipped("dense/softmax_mqa_cross.safetensors");
@@ -79,12 +80,21 @@ fn mixed_cases(name: &str) -> PathBuf {
     let bytes = fs::read(&good).unwrap();
     fs::write(to.join("damaged.safetensors"), &bytes[..bytes.len() / 2]).unwrap();
     fs::copy(shipped("topk/token_one.safetensors"), to.join("other.safetensors")).unwrap();
+    let unknown = renamed(bytes, b"\"op\":\"dense\"", b"\"op\":\"spare\"");
+    fs::write(to.join("unknown.safetensors"), unknown).unwrap();
     to
 }
 
+/// A file with one word of its header changed for another of the same length.
+fn renamed(mut bytes: Vec<u8>, from: &[u8], to: &[u8]) -> Vec<u8> {
+    let at = bytes.windows(from.len()).position(|found| found == from).unwrap();
+    bytes[at..][..from.len()].copy_from_slice(to);
+    bytes
+}
+
 #[test]
-fn verify_tells_right_wrong_damaged_and_unsupported_cases_apart() {
-    if !gpu_found("verify_tells_right_wrong_damaged_and_unsupported_cases_apart") {
+fn verify_tells_right_wrong_damaged_and_unknown_cases_apart() {
+    if !gpu_found("verify_tells_right_wrong_damaged_and_unknown_cases_apart") {
         return;
     }
     let cases = mixed_cases("mixed");
@@ -96,10 +106,16 @@ fn verify_tells_right_wrong_damaged_and_unsupported_cases_apart() {
     let damaged = line(&text, "damaged");
     assert_eq!(damaged[1], "FAILED");
     assert!(damaged.join(" ").contains("damaged.safetensors"), "{damaged:?}");
-    let other = line(&text, "other");
-    assert_eq!(other[1], "unsupported");
-    assert!(other.contains(&"`topk`"), "{other:?}");
-    assert_eq!(text.lines().last(), Some("1 passed, 2 failed, 1 unsupported"));
+    assert_eq!(line(&text, "other")[1], "ok");
+    let unknown = line(&text, "unknown");
+    assert_eq!(unknown[1], "FAILED");
+    assert!(
+        unknown
+            .join(" ")
+            .contains("unknown op `spare`; known: dense, linear, topk"),
+        "{unknown:?}"
+    );
+    assert_eq!(text.lines().last(), Some("2 passed, 3 failed, 0 unsupported"));
     assert!(!text.contains('\x1b'), "colours although nobody watches");
 }
 
@@ -113,7 +129,7 @@ fn verify_as_json() {
     let json: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(
         (&json["passed"], &json["failed"], &json["unsupported"]),
-        (&1.into(), &2.into(), &1.into())
+        (&2.into(), &3.into(), &0.into())
     );
     assert_eq!(json["tier"], "portable");
     assert!(json["adapter"]["name"].is_string());
@@ -127,7 +143,8 @@ fn verify_as_json() {
         ("damaged", "failed"),
         ("deeper/wrong", "failed"),
         ("good", "passed"),
-        ("other", "unsupported"),
+        ("other", "passed"),
+        ("unknown", "failed"),
     ];
     for (name, verdict) in expected {
         assert!(

@@ -72,7 +72,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let first = row_of(b, query_of(first_row));
     let last = row_of(b, query_of(last_row));
     let one_document = !HAS_DOCUMENTS || (first.lo == last.lo && first.hi == last.hi);
-    let some = one_document_sees_some(first, last, i32(e0 * BLOCK_SIZE), i32((e0 + ENTRIES) * BLOCK_SIZE));
+    let some = one_document_sees_some(first, last, i32(e0 * BLOCK_SIZE), i32(min(e0 + ENTRIES, params.list_entries) * BLOCK_SIZE));
     if (one_document && !some) {
         store_nothing(thread, b, first_row, end_row, e0);
         return;
@@ -86,7 +86,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             entry_best[e] = MASKED;
         }
     }
-    for (var step = 0u; step < STEPS; step++) {
+    // An entry may be far longer than all keys are.
+    for (var step = 0u; step < STEPS && e0 * ENTRY_PLACES + step * KEYS < all_places; step++) {
         let p0 = e0 * ENTRY_PLACES + step * KEYS;
         var best: array<f32, KEY_REGS>;
         #unroll
@@ -114,7 +115,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             let top_row = rows[0];
             let bottom_row = rows[min(ROWS - 1u, last_row - r0)];
             let j0 = i32(p0 * PLACE_KEYS);
-            let j1 = i32((p0 + KEYS) * PLACE_KEYS);
+            // Places past the end repeat the last one, which is the last entry's.
+            let j1 = i32(min(p0 + KEYS, all_places) * PLACE_KEYS);
             let whole = one_document && !ELEMENT_MASK && sees_all(top_row, bottom_row, j0, j1);
             let own = DIAGONAL && (!one_document || (bottom_row.position >= j0 - i32(BLOCK_SIZE) && top_row.position < j1 + i32(BLOCK_SIZE)));
             if (SCORE_HOOKS || own || !whole) {

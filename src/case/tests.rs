@@ -226,14 +226,6 @@ fn an_unknown_op_is_refused() {
 }
 
 #[test]
-fn an_unsupported_op_is_not_written() {
-    let mut case = rich();
-    case.op = Op::Unsupported("sparse".into());
-    let error = case.to_bytes().unwrap_err().to_string();
-    assert_eq!(error, "case file rich: op `sparse` cannot be written by this version");
-}
-
-#[test]
 fn bytes_that_are_no_container_are_refused() {
     for bytes in [
         &b""[..],

@@ -1,11 +1,13 @@
 //! What the tests on a device share: the device, random problems' inputs, and one checked run.
 #![allow(dead_code)]
 
+pub mod draw;
 pub mod linear;
 pub mod mistakes;
 pub mod packed;
 pub mod property;
 pub mod tiles;
+pub mod topk;
 
 use std::path::PathBuf;
 use std::sync::OnceLock;

@@ -45,7 +45,6 @@ impl<'a> Problem<'a> {
             Op::Dense(dense) => Ok(Problem::Dense(dense)),
             Op::Linear(linear) => Ok(Problem::Linear(linear)),
             Op::TopK(topk) => Ok(Problem::TopK(topk)),
-            Op::Unsupported(op) => Err(format!("op `{op}` has no kernels yet")),
             _ => Err("an op that this program does not know".into()),
         }
     }

@@ -91,7 +91,7 @@ pub(crate) struct Lists<'a> {
 
 impl<'a> Lists<'a> {
     /// Those in the tensor of a whole problem.
-    fn of_tensor(gpu: &Gpu, geometry: &[Geometry], part: &Part, tensor: Tensor<'a>) -> Self {
+    pub(crate) fn of_tensor(gpu: &Gpu, geometry: &[Geometry], part: &Part, tensor: Tensor<'a>) -> Self {
         let mut binder = Binder::new(gpu, geometry, part);
         let (_, strides) = binder.bind(LIST_BINDING, "selection", tensor);
         Lists {

@@ -169,7 +169,10 @@ pub(crate) fn options_of(p: &Dense) -> Attend<()> {
         documents: p.documents.is_some(),
         alibi: p.alibi,
         sinks: p.sinks,
-        visits: p.selection.map_or(Visits::All, |s| Visits::Listed(s.block_size)),
+        // A block that is longer than all keys ends where they do.
+        visits: p
+            .selection
+            .map_or(Visits::All, |s| Visits::Listed(s.block_size.min(p.keys))),
         lse: p.lse,
         custom: p.custom.clone(),
         tile: (),

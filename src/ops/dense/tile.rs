@@ -138,7 +138,7 @@ pub(crate) fn rows_share_a_list(problem: &Dense, choice: &KernelChoice) -> bool 
 fn keys_visited(problem: &Dense) -> u32 {
     match problem.selection {
         None => problem.keys,
-        Some(s) => s.capacity.saturating_mul(s.block_size),
+        Some(s) => s.capacity.saturating_mul(s.block_size.min(problem.keys)),
     }
 }
 

@@ -94,7 +94,8 @@ pub struct TopK {
     pub first: u32,
     /// The last so many candidates' places are kept whatever their score.
     pub last: u32,
-    /// The entries that hold the positions of the list's own rows are kept whatever their score.
+    /// The entries that hold the positions of the list's own rows are kept whatever their score, where they are
+    /// candidates for those rows and, with [`Scoring::Keys`], one of their keys is not hidden.
     pub diagonal: bool,
     /// Room for entries that [`Extend`] adds later.
     pub room: u32,

@@ -10,6 +10,7 @@ use crate::ops::dense::tile::{KernelChoice, Tuning};
 use crate::ops::dense::{Dense, DensePlan, DenseTensors};
 use crate::ops::parts::{self, Bounds, Geometry, Part, gcd};
 use crate::ops::topk::pool::plan::Pooler;
+use crate::ops::topk::score::tile::ScoreTile;
 use crate::ops::topk::score::{SCORES_BINDING, Scorer, scores_geometry};
 use crate::ops::topk::select::plan::Selector;
 use crate::ops::topk::{Select, TopK, rules};
@@ -26,6 +27,8 @@ const ALIGNMENT: u64 = 256;
 pub struct TopKTuning {
     /// Kernel, tile and splits of the gather.
     pub gather: Tuning,
+    /// Kernel and tile of the scoring.
+    pub score: Option<ScoreTile>,
     /// Bytes of scores that are held at a time.
     pub score_bytes: Option<u64>,
 }
@@ -69,6 +72,7 @@ pub struct TopKPlan {
     parts: Vec<Part>,
     needs: Vec<Need>,
     partial_bytes: u64,
+    scores_at: u64,
     lists_at: u64,
     list_bytes: u64,
     uniforms: Uniforms,
@@ -91,7 +95,7 @@ impl TopK {
     pub fn plan_with(&self, gpu: &Gpu, tuning: &TopKTuning) -> Result<TopKPlan> {
         rules::check(self)?;
         let gather = self.gathered().plan_with(gpu, &tuning.gather)?;
-        let scorer = Scorer::new(gpu, self)?;
+        let scorer = Scorer::new(gpu, self, tuning.score)?;
         let pool = rules::pool_of(self).filter(|_| !self.pooled);
         let pooler = pool.as_ref().map(|pool| Pooler::new(gpu, pool)).transpose()?;
 
@@ -110,7 +114,12 @@ impl TopK {
             widest * u64::from(1 + self.selection().capacity) * 4
         };
         let score_bytes = widest * u64::from(self.selection().entries(&self.attention)) * 4;
-        let partial_bytes = gather.workspace_bytes().max(score_bytes);
+        // Partial results of one part outlive the scores of the next.
+        let scores_at = match gather.merge {
+            Some(_) if parts.len() > 1 => gather.workspace_bytes().next_multiple_of(ALIGNMENT),
+            _ => 0,
+        };
+        let partial_bytes = gather.workspace_bytes().max(scores_at + score_bytes);
         gpu.workspace(Workspace::Partials, partial_bytes)?;
         if lists_at + list_bytes > 0 {
             gpu.workspace(Workspace::Lists, lists_at + list_bytes)?;
@@ -126,6 +135,7 @@ impl TopK {
             score_geometry,
             parts,
             partial_bytes,
+            scores_at,
             lists_at,
             list_bytes,
             uniforms: Uniforms::default(),
@@ -318,35 +328,40 @@ impl TopKPlan {
             dispatches.extend(pooler.dispatches(gpu, t.attention.k, t.attention.kv_len, out));
             pooled = Some(out);
         }
-        let place = |part: &Part| match (t.selection, &lists) {
-            (None, Some(buffer)) => Tensor::at(buffer, self.lists_at),
-            (Some(kept), _) => Tensor::at(kept.buffer, kept.offset + self.first_list_at(part)),
-            (None, None) => unreachable!("lists that are not kept have a workspace"),
-        };
         let joiner = gather.merge.as_ref().map(|joiner| (&partials, joiner));
         for part in &self.parts {
-            let [batch, heads, lists] = self.problem.lists_of(part);
-            let count = (batch * heads * lists) as u32;
+            let [batch, heads, each] = self.problem.lists_of(part);
+            let count = batch * heads * each;
             let entries = u64::from(self.problem.selection().entries(&self.problem.attention));
-            let words = u64::from(1 + self.problem.selection().capacity);
 
-            let scores = Tensor::at(&partials, 0);
-            let window = Window::over(gpu, scores, (0, u64::from(count) * entries), 4);
+            let scores = Tensor::at(&partials, self.scores_at);
+            let window = Window::over(gpu, scores, (0, count * entries), 4);
             let mut binder = Binder::new(gpu, &self.score_geometry, part);
             binder.bindings.push((SCORES_BINDING, window));
-            let strides = [heads * lists * entries, lists * entries, entries].map(|n| n as u32);
+            let strides = [heads * each * entries, each * entries, entries].map(|n| n as u32);
             let (base, tensors) = (window.base, &t.attention);
             dispatches.push(
                 self.scorer
                     .dispatch(part, binder, base, strides, tensors, pooled, score_small),
             );
 
-            let chosen = place(part);
-            dispatches.extend(self.selector.dispatch(gpu, scores, chosen, count));
-
-            let lists = Lists {
-                window: Window::over(gpu, chosen, (0, u64::from(count) * words), 4),
-                strides: [heads * lists * words, lists * words, words].map(|n| n as u32),
+            let lists = match (t.selection, &lists) {
+                (Some(kept), _) => {
+                    for (list, scores, rows) in self.runs(part, scores, kept) {
+                        dispatches.extend(self.selector.dispatch(gpu, scores, list, rows));
+                    }
+                    Lists::of_tensor(gpu, &gather.geometry, part, kept)
+                }
+                (None, Some(buffer)) => {
+                    let chosen = Tensor::at(buffer, self.lists_at);
+                    dispatches.extend(self.selector.dispatch(gpu, scores, chosen, count as u32));
+                    let words = u64::from(1 + self.problem.selection().capacity);
+                    Lists {
+                        window: Window::over(gpu, chosen, (0, count * words), 4),
+                        strides: [heads * each * words, each * words, words].map(|n| n as u32),
+                    }
+                }
+                (None, None) => unreachable!("lists that are not kept have a workspace"),
             };
             dispatches.push(gather.attend(part, &t.attention, &small, Some(lists), joiner));
         }
@@ -357,12 +372,24 @@ impl TopKPlan {
         call::record(gpu, &self.uniforms, pass, &dispatches)
     }
 
-    /// Byte of the whole selection where a part's lists begin. They are neighbours: a part has all queries of several
-    /// heads, or some of one KV head's.
-    fn first_list_at(&self, part: &Part) -> u64 {
-        let [_, heads, lists, words] = self.problem.selection().dims(&self.problem.attention).map(u64::from);
-        let head = u64::from(part.batch.0) * heads + u64::from(part.head.0 / self.problem.heads_of_a_list());
-        (head * lists + u64::from(part.query.0 / self.problem.query_block)) * words * 4
+    /// The lists of a part that lie side by side in the tensor of all lists: where they begin, where their scores do, and
+    /// how many they are. A part has all queries of several heads, whose lists are neighbours, or some of one KV head's,
+    /// and then each head's lists lie by themselves.
+    fn runs<'a>(&self, part: &Part, scores: Tensor<'a>, kept: Tensor<'a>) -> Vec<(Tensor<'a>, Tensor<'a>, u32)> {
+        let p = &self.problem;
+        let [_, all_heads, all_lists, words] = p.selection().dims(&p.attention).map(u64::from);
+        let entries = u64::from(p.selection().entries(&p.attention));
+        let [batch, heads, each] = p.lists_of(part);
+        let runs = if each == all_lists { 1 } else { batch * heads };
+        let rows = batch * heads * each / runs;
+        let head = u64::from(part.batch.0) * all_heads + u64::from(part.head.0 / p.heads_of_a_list());
+        let first = head * all_lists + u64::from(part.query.0 / p.query_block);
+        let run = |n: u64| {
+            let list = Tensor::at(kept.buffer, kept.offset + (first + n * all_lists) * words * 4);
+            let scores = Tensor::at(scores.buffer, scores.offset + n * rows * entries * 4);
+            (list, scores, rows as u32)
+        };
+        (0..runs).map(run).collect()
     }
 
     fn check_tensors(&self, t: &TopKTensors<'_>) -> Result<()> {

@@ -114,8 +114,8 @@ pub(crate) fn every_row(p: &Dense) -> impl Iterator<Item = [u32; 3]> {
 ///
 /// An entry is a candidate for a row that sees one of its keys as far as positions decide: causality, windows, sink
 /// tokens, prefix, `kv_len`, documents. With [`Scoring::Keys`] its score is the greatest of the keys that the row does
-/// see, the mask tensor and the custom mask included, and −∞ if those hide them all. With [`TopK::diagonal`], a
-/// candidate of the list that holds the position of one of its rows has +∞. A score that is NaN counts for nothing.
+/// see, the mask tensor and the custom mask included, and −∞ if those hide them all. With [`TopK::diagonal`], an entry
+/// to which a row that stands in it gives a score has +∞. A score that is NaN counts for nothing.
 ///
 /// # Errors
 /// As [`top_k`].
@@ -163,21 +163,14 @@ impl Scorer<'_> {
     fn list_scores(&self, batch: u32, head: u32, list: u32) -> Vec<f64> {
         let entries = self.problem.selection().entries(&self.problem.attention);
         let mut scores = vec![f64::NEG_INFINITY; entries as usize];
-        let mut candidates = vec![false; entries as usize];
-        let rows = self.rows(batch, head, list);
-        for (row, span) in &rows {
-            for entry in 0..entries {
-                if self.is_candidate(*row, span, entry) {
-                    candidates[entry as usize] = true;
-                    let score = &mut scores[entry as usize];
-                    *score = score.max(self.score(*row, span, entry));
+        for (row, span) in self.rows(batch, head, list) {
+            for entry in (0..entries).filter(|&entry| self.is_candidate(row, &span, entry)) {
+                let mut score = self.score(row, &span, entry);
+                if self.problem.diagonal && self.stands_in(&span, entry) && score > f64::NEG_INFINITY {
+                    score = f64::INFINITY;
                 }
-            }
-        }
-        if self.problem.diagonal {
-            for (_, span) in &rows {
-                let entry = self.own_entry(span).filter(|&entry| candidates[entry]);
-                entry.into_iter().for_each(|entry| scores[entry] = f64::INFINITY);
+                let best = &mut scores[entry as usize];
+                *best = best.max(score);
             }
         }
         scores
@@ -213,11 +206,10 @@ impl Scorer<'_> {
             .any(|key| oracle.in_reach(&oracle.position(span, [batch, head, query, key])))
     }
 
-    /// The entry that holds the row's own position among the keys, if there is a key at it.
-    fn own_entry(&self, span: &Span) -> Option<usize> {
-        let key = u32::try_from(i64::from(span.keys.start) + span.query_pos).ok()?;
-        let entry = key / self.problem.block_size;
-        span.keys.contains(&key).then_some(entry as usize)
+    /// Whether a row's own position is one of an entry's, be there a key at it or not.
+    fn stands_in(&self, span: &Span, entry: u32) -> bool {
+        let position = i64::from(span.keys.start) + span.query_pos;
+        position.div_euclid(self.problem.block_size.into()) == i64::from(entry)
     }
 
     fn score(&self, row: [u32; 3], span: &Span, entry: u32) -> f64 {
@@ -243,9 +235,9 @@ impl Scorer<'_> {
         let at = self.oracle.position(span, [batch, head, query, span.keys.start]);
         let scale = f64::from(p.scale());
         let q: Vec<f64> = self.oracle.q_row(&at).iter().map(|&q| scale * f64::from(q)).collect();
-        let entries = self.problem.selection().entries(p) as usize;
-        let width = self.blocks.len() / (p.batch * p.kv_heads()) as usize / entries;
-        let block = (batch * p.kv_heads() + at.kv_head) as usize * entries + entry as usize;
+        let room = self.problem.pooled_room.unwrap_or(self.problem.selection().entries(p)) as usize;
+        let width = self.blocks.len() / (p.batch * p.kv_heads()) as usize / room;
+        let block = (batch * p.kv_heads() + at.kv_head) as usize * room + entry as usize;
         score(&q, &self.blocks[block * width..][..width])
     }
 }

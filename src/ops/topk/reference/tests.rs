@@ -206,6 +206,43 @@ fn the_diagonal_has_infinite_scores() {
 }
 
 #[test]
+fn the_diagonal_is_not_kept_where_a_mask_hides_it() {
+    let mut problem = tiny(2, 4);
+    (problem.top_k, problem.block_size, problem.diagonal) = (2, 2, true);
+    problem.attention.mask = Some(Broadcast::FULL);
+    let mut inputs = given(&[1.0, 1.0], &[1.0, 2.0, 3.0, 4.0], &[1.0; 4]);
+    // Rows stand at 2 and 3, in the second block, of which the first row sees nothing and the second one key.
+    inputs.attention.mask = Some(&[1, 1, 0, 0, 1, 0, 1, 0]);
+    let (inf, hooks) = (f64::INFINITY, Hooks::default());
+    assert_eq!(scores(&problem, &inputs, &hooks).unwrap(), [2.0, NONE, 1.0, inf]);
+    // Blocks are scored without the mask.
+    problem.scoring = Scoring::Mean;
+    assert_eq!(scores(&problem, &inputs, &hooks).unwrap(), [1.5, inf, 1.5, inf]);
+    // What another row of the list sees of it is no reason.
+    (problem.scoring, problem.query_block) = (Scoring::Keys, 2);
+    problem.attention.q_offset = Some(0);
+    inputs.attention.mask = Some(&[0, 0, 1, 1, 0, 0, 1, 1]);
+    assert_eq!(scores(&problem, &inputs, &hooks).unwrap(), [NONE, 4.0]);
+}
+
+#[test]
+fn blocks_that_are_given_may_have_room_behind_them() {
+    let mut problem = tiny(1, 4);
+    (problem.block_size, problem.scoring, problem.pooled) = (2, Scoring::Mean, true);
+    (problem.attention.heads, problem.pooled_room) = (2, Some(3));
+    let mut inputs = given(&[1.0, 10.0], &[0.0; 8], &[0.0; 8]);
+    let blocks: Vec<f32> = [1.0, 2.0, 9.0, 3.0, 4.0, 9.0]
+        .iter()
+        .flat_map(|&x| [x, 0.0, 0.0, 0.0])
+        .collect();
+    inputs.pooled = Some(&blocks);
+    assert_eq!(
+        scores(&problem, &inputs, &Hooks::default()).unwrap(),
+        [1.0, 2.0, 30.0, 40.0]
+    );
+}
+
+#[test]
 fn the_diagonal_of_a_document_counts_from_its_first_key() {
     let mut problem = tiny(3, 7);
     (problem.top_k, problem.diagonal, problem.query_block) = (3, true, 2);

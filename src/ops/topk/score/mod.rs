@@ -139,8 +139,16 @@ impl TopK {
     /// # Errors
     /// As [`TopK::plan`].
     pub fn plan_scores(&self, gpu: &Gpu) -> Result<ScorePlan> {
+        self.plan_scores_with(gpu, None)
+    }
+
+    /// As [`TopK::plan_scores`], with kernel and tile given: for measurements and tests.
+    ///
+    /// # Errors
+    /// As [`TopK::plan`].
+    pub fn plan_scores_with(&self, gpu: &Gpu, tile: Option<ScoreTile>) -> Result<ScorePlan> {
         rules::check(self)?;
-        let scorer = Scorer::new(gpu, self)?;
+        let scorer = Scorer::new(gpu, self, tile)?;
         let geometry = scorer.geometry_with(scores_geometry(self));
         let part = whole(&self.attention);
         let parts = parts::split(part, &geometry, &scorer.bounds())?;
@@ -195,6 +203,16 @@ impl ScorePlan {
     /// Kernel, options and tile, as pipelines are labelled.
     pub fn label(&self) -> &str {
         &self.scorer.label
+    }
+
+    /// The kernel and tile chosen.
+    pub fn tile(&self) -> ScoreTile {
+        self.scorer.tile
+    }
+
+    /// Dispatches that a call is cut into.
+    pub fn parts(&self) -> usize {
+        self.parts.len()
     }
 
     fn record(&self, pass: &mut wgpu::ComputePass<'_>, tensors: &ScoreTensors<'_>) -> Result<()> {
@@ -266,9 +284,12 @@ pub(crate) struct Scorer {
 }
 
 impl Scorer {
-    pub fn new(gpu: &Gpu, problem: &TopK) -> Result<Self> {
+    pub fn new(gpu: &Gpu, problem: &TopK, tile: Option<ScoreTile>) -> Result<Self> {
         let device = DeviceClass::of(gpu.limits(), gpu.info().device_type);
-        let tile = tile::choose(problem, &device)?;
+        let tile = match tile {
+            Some(tile) => tile::check(problem, tile, &device)?,
+            None => tile::choose(problem, &device)?,
+        };
         let entries = problem.selection().entries(&problem.attention);
         let splits = tile::serial_splits(problem, entries, &device);
         let iterations = tile::loop_iterations(problem, &tile, splits);
@@ -364,13 +385,24 @@ impl Scorer {
                 params.k_seq = pooled_width(p);
             }
         }
-        binder.bind_hooks(&mut params, tensors, small);
+        // What scores of blocks have no use for, the attention may have.
+        let hooks = match p.scoring {
+            Scoring::Keys => *tensors,
+            Scoring::Mean | Scoring::Bound => DenseTensors {
+                bias: None,
+                mask: None,
+                custom_data: &[],
+                ..*tensors
+            },
+        };
+        binder.bind_hooks(&mut params, &hooks, small);
         params.list_base = base;
         [params.list_batch, params.list_head, params.list_row] = strides;
         let group = p.attention.heads / p.attention.kv_heads();
         params.list_group = if p.per_kv_head { group } else { 1 };
         params.list_entries = selection.entries(&p.attention);
-        params.query_block = p.query_block;
+        // No further than rows go, so that the number of a list's rows is no overflow.
+        params.query_block = p.query_block.min(p.attention.queries);
         Dispatch {
             pipeline: &self.pipeline,
             params: bytemuck::bytes_of(&params).to_vec(),

@@ -1,6 +1,6 @@
 //! Which kernel and tile score: pure functions of problem and device.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::dense::tile::{DeviceClass, looped, no_tile};
 use crate::ops::dense::variant::unroll;
 use crate::ops::topk::{Scoring, TopK};
@@ -34,13 +34,26 @@ pub struct TiledTile {
 /// Tile shape of `topk/score_serial.wgsl`; the file's header has the meaning of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SerialScoreTile {
-    /// Rows of an invocation.
+    /// Rows of an invocation, at least those of a list unless every row is one; their vectors of four are at most 512.
     pub rows: u32,
     /// Invocations of a workgroup.
     pub threads: u32,
 }
 
 impl TiledTile {
+    /// Whether it keeps to the rules beside its fields.
+    fn is_sound(&self) -> bool {
+        let small = within([
+            self.row_groups,
+            self.row_regs,
+            self.lanes,
+            self.key_regs,
+            self.chunk,
+            self.unroll,
+        ]);
+        small && self.key_regs.is_multiple_of(4)
+    }
+
     /// Rows of a tile.
     pub const fn rows(&self) -> u32 {
         self.row_groups * self.row_regs
@@ -124,6 +137,9 @@ const SERIAL_QUERIES: u32 = 16;
 /// Rows that an invocation of the serial kernel holds at most.
 const SERIAL_ROWS: u32 = 8;
 
+/// Vectors of queries that an invocation of the serial kernel holds at most.
+const HELD_VECS: u32 = 512;
+
 /// Row groups, rows, lanes and places of an invocation, steps written out.
 struct Candidate(u32, u32, u32, u32, u32);
 
@@ -148,7 +164,7 @@ pub fn choose(p: &TopK, device: &DeviceClass) -> Result<ScoreTile> {
     };
     let holds = shape.row_lists || shape.list_rows <= SERIAL_ROWS;
     // Registers hold the queries.
-    let short = shape.vecs * rows_together.min(SERIAL_ROWS) <= 512;
+    let short = shape.vecs * rows_together.min(SERIAL_ROWS) <= HELD_VECS;
     if device.software && p.attention.queries <= SERIAL_QUERIES && holds && short {
         return Ok(ScoreTile::Serial(SerialScoreTile {
             rows: rows_together.min(SERIAL_ROWS),
@@ -184,10 +200,47 @@ pub fn choose(p: &TopK, device: &DeviceClass) -> Result<ScoreTile> {
     Err(no_tile(smallest.0, smallest.1, device))
 }
 
+/// A tile that a caller gives, if it makes sense for the problem and the device has room for it.
+pub(crate) fn check(p: &TopK, tile: ScoreTile, device: &DeviceClass) -> Result<ScoreTile> {
+    let shape = Shape::of(p);
+    let (sound, threads, bytes) = match tile {
+        // A list's rows are held by one invocation.
+        ScoreTile::Serial(t) => {
+            let holds = shape.row_lists || shape.list_rows <= t.rows;
+            let sound = within([t.rows, t.threads]) && holds && t.rows * shape.vecs <= HELD_VECS;
+            (sound, t.threads, 0)
+        }
+        ScoreTile::Tiled(t) => {
+            let sound = t.is_sound();
+            let bytes = if sound {
+                t.workgroup_bytes(shape.row_lists, shape.entry_places)
+            } else {
+                0
+            };
+            (sound, if sound { t.threads() } else { 0 }, bytes)
+        }
+    };
+    if !sound {
+        return Err(Error::Invalid {
+            field: "tuning.score",
+            value: format!("{tile:?}"),
+            allowed: "a tile that keeps to the rules beside its fields, each of which is 1 to 256".into(),
+        });
+    }
+    if threads > device.invocations || bytes > device.workgroup_memory {
+        return Err(no_tile(bytes, threads, device));
+    }
+    Ok(tile)
+}
+
+fn within<const N: usize>(fields: [u32; N]) -> bool {
+    fields.iter().all(|field| (1..=256).contains(field))
+}
+
 /// Shares of the entries in the serial kernel.
 pub(crate) fn serial_splits(p: &TopK, entries: u32, device: &DeviceClass) -> u32 {
     // An invocation's entries, and their keys, are one loop.
-    let places = u64::from(entries) * u64::from(Shape::of(p).entry_places + 2);
+    let places = u64::from(entries) * u64::from(Shape::of(p).entry_places.min(p.attention.keys) + 2);
     let least = places.div_ceil(device.loop_iterations() / 2) as u32;
     entries.clamp(1, 512).max(least)
 }
@@ -196,8 +249,10 @@ pub(crate) fn serial_splits(p: &TopK, entries: u32, device: &DeviceClass) -> u32
 pub(crate) fn loop_iterations(p: &TopK, tile: &ScoreTile, splits: u32) -> u64 {
     let shape = Shape::of(p);
     let entries = p.selection().entries(&p.attention);
+    // No walk goes beyond the last key.
+    let entry_places = shape.entry_places.min(p.attention.keys);
     match tile {
-        ScoreTile::Serial(_) => u64::from(entries.div_ceil(splits)) * u64::from(shape.entry_places + 2) + 1,
+        ScoreTile::Serial(_) => u64::from(entries.div_ceil(splits)) * u64::from(entry_places + 2) + 1,
         ScoreTile::Tiled(t) => {
             let products = looped(
                 shape.vecs.div_ceil(t.chunk),
@@ -210,7 +265,7 @@ pub(crate) fn loop_iterations(p: &TopK, tile: &ScoreTile, splits: u32) -> u64 {
                 shape.list_rows.div_ceil(t.rows())
             };
             let held = t.entries(shape.entry_places);
-            let steps = u64::from(held * shape.entry_places).div_ceil(t.places().into());
+            let steps = u64::from(held * entry_places).div_ceil(t.places().into());
             let maxima = u64::from(held.div_ceil(t.threads()))
                 * (2 + u64::from(t.places().min(shape.entry_places)) * u64::from(looped(t.row_groups, 0)));
             steps * (2 + u64::from(row_tiles) * u64::from(products + rows + 2) + maxima) + 1
