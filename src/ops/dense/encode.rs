@@ -153,7 +153,7 @@ impl DensePlan {
     /// Records the call into an encoder, as a compute pass of its own. Nothing is submitted, read back or waited for.
     ///
     /// # Errors
-    /// [`Error::Tensor`] names a tensor that does not fit the plan; nothing is recorded then.
+    /// [`crate::Error::Tensor`] names a tensor that does not fit the plan; nothing is recorded then.
     pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, tensors: &DenseTensors<'_>) -> Result<()> {
         self.check_tensors(tensors)?;
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
