@@ -224,7 +224,7 @@ fn list_by_matrices(problem: &TopK, t: &DenseCaseInputs, b: usize, rows: &[(u32,
             scores[entry] = scores[entry].max(score);
             // A row that sees a key of the entry it stands in, be there a key at its own position or not.
             own[entry] |= places.at(i, j).is_some_and(|(a, relative)| {
-                let position = j as i64 + i64::from(a) - i64::from(relative);
+                let position = j as i64 + a - relative;
                 position.div_euclid(problem.block_size.into()) == entry as i64
             });
         }
