@@ -115,7 +115,7 @@
 //!
 //! [`TopK`] attends to the keys that matter to each query, chosen on the fly, token by token or in blocks. What it chooses
 //! is a [`Selection`], lists on the device that can be kept, used in the next layers by [`Dense::selection`], and extended
-//! by new tokens ([`Extend`]).
+//! by new tokens ([`Extend`]). `examples/topk_decode.rs` is a whole program.
 //!
 //! ```no_run
 //! # use wgpu_attention::{wgpu, Dense, DenseTensors, Gpu, Result, TopK, TopKTensors};
