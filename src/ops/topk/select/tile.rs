@@ -51,7 +51,10 @@ const SOFTWARE: Candidates = &[
 
 /// On a GPU: invocations that have about four loads each under way at once, and as many copies of the bins as leave room for
 /// several workgroups. The last of each line fits 16 KiB and any device with 64 invocations.
+///
+/// The short rows' tile is the best of 64 on an NVIDIA H200 (4096 rows of 128: 10.8 µs; 23.6 with the next line's).
 const GPU: Candidates = &[
+    (256, &[tile(32, 8, 1, 1, 1)]),
     (1024, &[tile(64, 8, 2, 1, 4)]),
     (4096, &[tile(256, 8, 4, 1, 4), tile(64, 8, 4, 1, 4)]),
     (u32::MAX, &[tile(256, 11, 1, 1, 4), tile(64, 11, 1, 1, 4)]),
@@ -166,7 +169,8 @@ mod tests {
         assert_eq!(choose(65536, 1, &LARGE).unwrap().threads, 1024);
         assert_eq!(choose(65536, 1, &PORTABLE).unwrap().threads, 256);
         assert_eq!(choose(65536, 1000, &LARGE).unwrap().threads, 256);
-        assert_eq!(choose(128, 1000, &LARGE).unwrap().threads, 64);
+        assert_eq!(choose(128, 1000, &LARGE).unwrap().threads, 32);
+        assert_eq!(choose(1000, 1000, &LARGE).unwrap().threads, 64);
     }
 
     #[test]
