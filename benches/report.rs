@@ -368,7 +368,7 @@ impl Report {
         println!("|---|--:|--:|--:|--:|--:|---|");
         for ratio in problems::ratios(common::is_software(&self.gpu)) {
             let long = [&ratio.first, &ratio.second].into_iter().any(|side| match side {
-                Side::Attention(p) => p.queries > QUICK_PREFILL * 2,
+                Side::Attention(p) | Side::Masked(p, _) => p.queries > QUICK_PREFILL * 2,
                 Side::Linear(p, _) | Side::LinearToken(p) => p.tokens > QUICK_PREFILL * 2,
                 Side::TopK(p, _) => p.attention.queries > QUICK_PREFILL * 2,
                 Side::Hierarchical(p) => p.attention.queries > QUICK_PREFILL * 2,
@@ -479,6 +479,11 @@ impl Runner {
             Side::Attention(p) => {
                 let plan = common::checked_plan(gpu, p, &Tuning::default())?;
                 Ready::Attention(Box::new(plan), common::Buffers::zeroless(gpu, p))
+            }
+            Side::Masked(p, content) => {
+                let p = problems::masked(p);
+                let plan = common::checked_plan(gpu, &p, &Tuning::default())?;
+                Ready::Attention(Box::new(plan), common::Buffers::masked(gpu, &p, *content))
             }
             Side::Baseline(p) => Ready::Baseline(Baseline::checked(gpu, p)?),
             Side::Linear(p, choice) => {

@@ -143,6 +143,7 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
                 let tuning = Tuning {
                     kernel: Some(KernelChoice::Prefill(tile)),
                     splits: None,
+                    live: None,
                 };
                 let name = format!(
                     "tile {:3}x{:<3} threads {:3} ({row_groups}x{lanes}) regs {row_regs}x{key_regs} chunk {chunk}/{value_chunk} unroll {unroll} {:5} B{}",
@@ -257,6 +258,7 @@ fn decode(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
                         let tuning = Tuning {
                             kernel: Some(KernelChoice::Decode(tile)),
                             splits: Some(splits),
+                            live: None,
                         };
                         let name = format!(
                             "threads {threads:3} lanes {lanes:2} keys {:3} ({key_regs}) value lanes {value_lanes:2} splits {splits:3}{}",

@@ -2,8 +2,8 @@
 //!
 //! The kernels are tiled in the manner of FlashAttention: the score matrix is never stored, and memory grows with the
 //! sequence, not with its square. They are plain WGSL with no optional feature, so that they run on any WebGPU-class
-//! device. Each is held against a float64 reference ([`dense::reference`], [`linear::reference`]) that is part of the
-//! library.
+//! device. Each is held against a float64 reference ([`dense::reference`], [`linear::reference`], [`topk::reference`]) that is
+//! part of the library.
 //!
 //! # A first call
 //!
@@ -111,6 +111,29 @@
 //! every token (simple GLA, Mamba-2's SSD), or for every token and channel (GLA). [`Join`] puts together segments that
 //! were computed apart.
 //!
+//! # Sparse top-k attention
+//!
+//! [`TopK`] attends to the keys that matter to each query, chosen on the fly, token by token or in blocks. What it chooses
+//! is a [`Selection`], lists on the device that can be kept, used in the next layers by [`Dense::selection`], and extended
+//! by new tokens ([`Extend`]). `examples/topk_decode.rs` is a whole program.
+//!
+//! ```no_run
+//! # use wgpu_attention::{wgpu, Dense, DenseTensors, Gpu, Result, TopK, TopKTensors};
+//! # fn f(gpu: &Gpu, encoder: &mut wgpu::CommandEncoder, [q, k, v, o]: [&wgpu::Buffer; 4], lists: &wgpu::Buffer) -> Result<()> {
+//! // A decoding step over a long cache: the 1024 best of its tokens for each KV head, the first 4 and the last 64 in any case.
+//! let attention = Dense { heads: 32, kv_heads: Some(8), keys: 100_000, head_dim: 128, causal: true, ..Default::default() };
+//! let chosen = TopK { attention, top_k: 1024, per_kv_head: true, first: 4, last: 64, keep: true, ..Default::default() };
+//! let tensors = TopKTensors { selection: Some(lists.into()), ..TopKTensors::new(DenseTensors::new(q, k, v, o)) };
+//! chosen.plan(gpu)?.encode(encoder, &tensors)?;
+//!
+//! // The next layer, with keys and values of its own, attends to the same tokens.
+//! let next = Dense { selection: Some(chosen.selection()), ..chosen.attention.clone() };
+//! let tensors = DenseTensors { selection: Some(lists.into()), ..DenseTensors::new(q, k, v, o) };
+//! next.plan(gpu)?.encode(encoder, &tensors)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # What is supported
 //!
 //! Dense attention:
@@ -138,6 +161,16 @@
 //! | the rest | heads, sizes, storage types and layouts as above; states and decays are f32 |
 //! | forms | one pass with the state on chip; segments side by side in three dispatches; single steps; chosen by the planner |
 //!
+//! Sparse top-k attention:
+//!
+//! | | |
+//! |---|---|
+//! | entries | tokens, or blocks of any size |
+//! | scores | of the keys, with all that decides about scores in dense attention; of the means of blocks; upper bounds from the minima and maxima of blocks, as Quest has them ([`Scoring`]); blocks' numbers can be kept in a cache ([`Pool`]) |
+//! | lists | for each query or a tile of them, for each query head or a KV head; exact, ties to the lower index; the first and last entries and a row's own kept in any case ([`Select`], [`TopK`]) |
+//! | attention | everything of dense attention, over the keys of the lists ([`Dense::selection`]) |
+//! | search | hierarchical (HiP), which finds a tile's blocks without scoring all of them ([`Hierarchical`]) |
+//!
 //! # What is not
 //!
 //! - Forward only: there are no gradients, and no dropout.
@@ -150,8 +183,12 @@
 //!   [`Error::Limit`].
 //! - An output must not share its buffer with an input or another output, even in different places: wgpu tracks
 //!   whole buffers.
-//! - Causality, windows, prefix, lengths and documents skip the key tiles they empty. A boolean mask tensor, a bias of
-//!   −∞ and a custom mask do not: what they hide is still computed.
+//! - Causality, windows, prefix, lengths and documents skip the key tiles they empty. So do boolean mask tensors, biases
+//!   of −∞ and custom masks, which one more dispatch looks at first, unless the problem's tensors leave the device no
+//!   storage buffer for its lists, or there are few keys ([`DensePlan::skips_masked_tiles`]).
+//! - Top-k attention holds the scores of 64 MiB at a time, or those of the fewest query rows that can be told apart; longer
+//!   calls run in parts. Scores of blocks know positions only: a mask tensor, a bias or custom code hides keys inside kept
+//!   blocks, and plays no part in which are kept.
 //! - In a bias tensor everything below −5·10²⁹ masks.
 //! - A device with eight storage buffers (the default limit) can not take every combination of tensors and
 //!   [`Custom::data`]; the planner says so.
@@ -170,8 +207,8 @@
 //!
 //! # Where to look
 //!
-//! [`dense`] and [`linear`] have the formulas and everything about the problems, [`dense::reference`] and
-//! [`linear::reference`] the same as code to read,
+//! [`dense`], [`linear`] and [`topk`] have the formulas and everything about the problems, [`dense::reference`],
+//! [`linear::reference`] and [`topk::reference`] the same as code to read, [`topk::selection`] the lists,
 //! [`merge`] joins partial results, [`tensor`] has types and layouts, [`gpu`] the device, [`compare`] error bounds,
 //! [`measure`] timing, [`error`] what can go wrong, [`shader`] how a module is put together.
 #![warn(missing_docs)]

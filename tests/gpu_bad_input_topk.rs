@@ -129,6 +129,7 @@ fn tunings_that_make_no_sense() {
     let splits = Tuning {
         kernel: None,
         splits: Some(0),
+        live: None,
     };
     // The decode kernels take heads of a group together, and these have lists of their own.
     let together = common::forced(KernelChoice::DecodeSerial(SerialTile { rows: 2, threads: 8 }));

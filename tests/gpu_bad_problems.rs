@@ -263,6 +263,7 @@ fn tiles_that_make_no_sense() {
             &Tuning {
                 kernel: Some(kernel),
                 splits: None,
+                live: None,
             },
         );
         assert_says("an unsound tile", plan, "Invalid", &["tuning.kernel", "rules"]);
@@ -278,6 +279,7 @@ fn tiles_that_make_no_sense() {
         &Tuning {
             kernel: Some(many),
             splits: None,
+            live: None,
         },
     );
     assert_says(
@@ -296,6 +298,7 @@ fn tiles_that_make_no_sense() {
         &Tuning {
             kernel: Some(large),
             splits: None,
+            live: None,
         },
     );
     assert_says(
@@ -308,6 +311,7 @@ fn tiles_that_make_no_sense() {
         let tuning = Tuning {
             kernel: Some(KernelChoice::Decode(decode)),
             splits: Some(splits),
+            live: None,
         };
         assert_says(
             "splits",

@@ -324,6 +324,7 @@ fn any_number_of_splits_gives_the_same() {
             let tuning = Tuning {
                 kernel: Some(tile(2)),
                 splits: Some(splits),
+                live: None,
             };
             assert_eq!(p.plan_with(&gpu, &tuning).unwrap().splits(), splits);
             check_on(
@@ -345,6 +346,7 @@ fn plans_share_the_workspace_in_one_encoder() {
         let tuning = Tuning {
             kernel: Some(tile(2)),
             splits: Some(3),
+            live: None,
         };
         p.plan_with(&gpu, &tuning).unwrap()
     };
@@ -393,6 +395,7 @@ fn a_plan_serves_several_threads() {
     let tuning = Tuning {
         kernel: Some(tile(2)),
         splits: Some(3),
+        live: None,
     };
     let plan = p.plan_with(&gpu, &tuning).unwrap();
     shared(&plan);

@@ -126,6 +126,7 @@ fn three_workgroups_in_a_dimension() {
         let tuning = Tuning {
             kernel: Some(DECODE),
             splits: Some(splits),
+            live: None,
         };
         // A merge is one dispatch: it must fit 3 × 3 workgroups of 64.
         let p = Dense {
@@ -177,6 +178,7 @@ fn what_cannot_be_cut_is_refused_with_the_limit() {
     let splits = Tuning {
         kernel: Some(DECODE),
         splits: Some(8),
+        live: None,
     };
     assert_eq!(limit(&large(), &splits), "max_storage_buffer_binding_size");
     let documents = Dense {
@@ -191,6 +193,7 @@ fn what_cannot_be_cut_is_refused_with_the_limit() {
         &Tuning {
             kernel: Some(DECODE),
             splits: Some(8),
+            live: None,
         },
     );
     assert!(

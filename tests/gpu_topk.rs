@@ -19,6 +19,7 @@ const IN_PARTS: TopKTuning = TopKTuning {
     gather: wgpu_attention::dense::tile::Tuning {
         kernel: None,
         splits: None,
+        live: None,
     },
     score: None,
     score_bytes: Some(1),

@@ -50,6 +50,7 @@ fn same_kernel(plan: &DensePlan) -> Tuning {
     Tuning {
         kernel: Some(plan.kernel()),
         splits: Some(plan.splits()),
+        live: Some(plan.skips_masked_tiles()),
     }
 }
 
@@ -71,6 +72,7 @@ pub struct Inputs {
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
+    mask: Option<Vec<u8>>,
 }
 
 impl Inputs {
@@ -81,6 +83,8 @@ impl Inputs {
             q: rounded(1, count(p.heads, p.queries, p.head_dim)),
             k: rounded(2, count(p.kv_heads(), p.keys, p.head_dim)),
             v: rounded(3, count(p.kv_heads(), p.keys, p.value_dim())),
+            // Of what a scan for masked tiles finds there is some of each kind.
+            mask: p.mask.map(|_| problems::MaskContent::Blocks(2).bytes(p)),
         }
     }
 
@@ -89,6 +93,7 @@ impl Inputs {
             q: &self.q,
             k: &self.k,
             v: &self.v,
+            mask: self.mask.as_deref(),
             ..Default::default()
         }
     }
@@ -100,6 +105,7 @@ pub struct Buffers {
     k: wgpu::Buffer,
     v: wgpu::Buffer,
     o: wgpu::Buffer,
+    mask: Option<wgpu::Buffer>,
 }
 
 impl Buffers {
@@ -115,11 +121,32 @@ impl Buffers {
             k: make(2, p.kv_heads(), p.keys, p.head_dim),
             v: make(3, p.kv_heads(), p.keys, p.value_dim()),
             o: make(4, p.heads, p.queries, p.value_dim()),
+            mask: None,
+        }
+    }
+
+    /// With a mask of that content.
+    pub fn masked(gpu: &Gpu, p: &Dense, content: problems::MaskContent) -> Self {
+        let mut bytes = content.bytes(p);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        let mask = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some("bench"),
+            size: bytes.len() as u64,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        gpu.queue().write_buffer(&mask, 0, &bytes);
+        Buffers {
+            mask: Some(mask),
+            ..Buffers::zeroless(gpu, p)
         }
     }
 
     pub fn tensors(&self) -> DenseTensors<'_> {
-        DenseTensors::new(&self.q, &self.k, &self.v, &self.o)
+        DenseTensors {
+            mask: self.mask.as_ref().map(Into::into),
+            ..DenseTensors::new(&self.q, &self.k, &self.v, &self.o)
+        }
     }
 }
 

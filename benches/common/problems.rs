@@ -1,6 +1,6 @@
 //! The problems that are measured, by name: one table for all who measure or check them.
 
-use wgpu_attention::{Decay, Dense, Hierarchical, Linear, Scoring, TopK, Weighting};
+use wgpu_attention::{Broadcast, Decay, Dense, Hierarchical, Linear, Scoring, TopK, Weighting};
 
 use super::linear::Choice;
 use super::topk::Step;
@@ -177,9 +177,43 @@ fn named(problem: Dense) -> Named {
     Named { name, problem }
 }
 
+/// What a boolean mask lets through.
+#[derive(Clone, Copy, Debug)]
+pub enum MaskContent {
+    /// So many blocks along the diagonal.
+    Blocks(u32),
+    Everything,
+}
+
+impl MaskContent {
+    /// `[1, 1, Nq, Nk]`.
+    pub fn bytes(self, p: &Dense) -> Vec<u8> {
+        let sees = |i: u32, j: u32| match self {
+            MaskContent::Blocks(n) => i * n / p.queries == j * n / p.keys,
+            MaskContent::Everything => true,
+        };
+        let rows = (0..p.queries).flat_map(|i| (0..p.keys).map(move |j| u8::from(sees(i, j))));
+        rows.collect()
+    }
+}
+
+/// The problem with a mask that all heads share.
+pub fn masked(p: &Dense) -> Dense {
+    Dense {
+        mask: Some(Broadcast {
+            per_batch: false,
+            per_head: false,
+            per_query: true,
+        }),
+        ..p.clone()
+    }
+}
+
 /// What runs, on one side of a ratio.
 pub enum Side {
     Attention(Dense),
+    /// With a boolean mask of that content, the same for all heads.
+    Masked(Dense, MaskContent),
     /// Three dispatches, as people write it first (`benches/baseline`).
     Baseline(Dense),
     /// A plain read of the problem's K and V.
@@ -337,6 +371,13 @@ pub fn ratios(software: bool) -> Vec<Ratio> {
         let name = format!("causal / full, N = 4096, D = {d}");
         add(name, Attention(causal(p.clone())), Attention(p), 0.58);
     }
+    let p = square(software, 4096, 64);
+    let blocked = Side::Masked(p.clone(), MaskContent::Blocks(8));
+    let name = "block-diagonal boolean mask, 8 blocks / full, N = 4096, D = 64";
+    add(name.into(), blocked, Attention(p.clone()), 0.25);
+    let all_true = Side::Masked(p.clone(), MaskContent::Everything);
+    let name = "boolean mask that hides nothing / no mask, N = 4096, D = 64";
+    add(name.into(), all_true, Attention(p), 1.15);
     for d in HEAD_DIMS {
         let p = causal(square(software, 8192, d));
         // The own position and 255 before it.

@@ -152,6 +152,7 @@ fn check(gpu: &Gpu, p: &TopK, plan: &TopKPlan) -> Result<(), String> {
         gather: Tuning {
             kernel: Some(plan.kernel()),
             splits: Some(plan.splits()),
+            live: None,
         },
         ..Default::default()
     };
@@ -190,6 +191,7 @@ impl Reuse {
         let tuning = Tuning {
             kernel: Some(plan.kernel()),
             splits: Some(plan.splits().min(5)),
+            live: None,
         };
         let inputs = Inputs::random(&small);
         let inputs = DenseInputs {

@@ -84,12 +84,6 @@ fn load_v(base: u32, list: List, p0: u32, last_key: u32, group: u32, value_lane:
     return loaded;
 }
 
-// The n-th tile to visit.
-fn tile_at(tiles: Tiles, n: u32) -> u32 {
-    let head_tiles = tiles.head_end - tiles.start;
-    return select(tiles.body_start + n - head_tiles, tiles.start + n, n < head_tiles);
-}
-
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let lane = thread % LANES;
@@ -114,13 +108,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let last = row_of(b, params.first_query + last_row / params.group);
     let one_document = !HAS_DOCUMENTS || (first.lo == last.lo && first.hi == last.hi);
     let h0 = kv_head * params.group + row0 % params.group;
-    let list = list_of(b, h0, params.first_query + row0 / params.group);
+    let list = list_of(b, h0, params.first_query + row0 / params.group, workgroup.x / params.splits);
     let tiles = tiles_to_visit(list, first, last, one_document, KEYS);
     // What lies behind `kv_len` in a cache is never read, since it may be anything, NaN included: keys past the end
     // repeat the last one, masked.
     let last_key = u32(max(keys_of(b), 1) - 1);
-    let head_tiles = tiles.head_end - tiles.start;
-    let all_tiles = head_tiles + tiles.body_end - tiles.body_start;
+    let all_tiles = tile_count(tiles);
     let share = (all_tiles + params.splits - 1u) / params.splits;
     let from_tile = min(split * share, all_tiles);
     let to_tile = min(from_tile + share, all_tiles);
@@ -153,10 +146,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     var k_values: array<vec4<f32>, KEY_REGS * HEAD_REGS>;
     var v_values: array<vec4<f32>, GROUP_KEYS * VALUE_REGS>;
     if (PREFETCH) {
-        k_values = load_k(k_from, list, tile_at(tiles, from_tile) * KEYS, last_key, slot, lane);
+        k_values = load_k(k_from, list, place_of(list, tile_at(tiles, from_tile), KEYS), last_key, slot, lane);
     }
     for (var n = from_tile; n < to_tile; n++) {
-        let p0 = tile_at(tiles, n) * KEYS;
+        let t = tile_at(tiles, n);
+        let p0 = place_of(list, t, KEYS);
 
         // 1. Partial dot products. The values are on their way meanwhile.
         if (!PREFETCH) {
@@ -191,12 +185,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             }
         }
         if (PREFETCH) {
-            k_values = load_k(k_from, list, tile_at(tiles, min(n + 1u, to_tile - 1u)) * KEYS, last_key, slot, lane);
+            k_values = load_k(k_from, list, place_of(list, tile_at(tiles, min(n + 1u, to_tile - 1u)), KEYS), last_key, slot, lane);
         }
         workgroupBarrier();
 
         // 2. Scores, hooks, masks.
-        let whole = whole_tile(list, false, first, last, one_document, p0, p0 + KEYS);
+        let whole = whole_tile(list, false, first, last, one_document, t, p0, p0 + KEYS);
         for (var e = thread; e < ROWS * KEYS; e += THREADS) {
             let r = e / KEYS;
             let key = e % KEYS;

@@ -43,11 +43,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let one_document = !HAS_DOCUMENTS || (first.lo == last.lo && first.hi == last.hi);
     // Tiles of one key.
     let h0 = kv_head * params.group + row0 % params.group;
-    let list = list_of(b, h0, params.first_query + row0 / params.group);
+    let list = list_of(b, h0, params.first_query + row0 / params.group, index / params.splits);
     let tiles = tiles_to_visit(list, first, last, one_document, 1u);
     let last_key = u32(max(keys_of(b), 1) - 1);
-    let head_keys = tiles.head_end - tiles.start;
-    let all_keys = head_keys + tiles.body_end - tiles.body_start;
+    let all_keys = tile_count(tiles);
     let share = (all_keys + params.splits - 1u) / params.splits;
     let from_key = min(split * share, all_keys);
     let to_key = min(from_key + share, all_keys);
@@ -78,8 +77,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     }
 
     for (var n = from_key; n < to_key; n++) {
-        let place = select(tiles.body_start + n - head_keys, tiles.start + n, n < head_keys);
-        let whole = whole_tile(list, false, first, last, one_document, place, place + 1u);
+        let t = tile_at(tiles, n);
+        let place = place_of(list, t, 1u);
+        let whole = whole_tile(list, false, first, last, one_document, t, place, place + 1u);
         let j = key_at(list, place);
         // A place without a key is masked; what is read for it does not matter.
         let stored = min(j, last_key);

@@ -15,7 +15,7 @@ struct List {
     count: u32,
 }
 
-fn list_of(b: u32, h: u32, i: u32) -> List {
+fn list_of(b: u32, h: u32, i: u32, row_tile: u32) -> List {
     let at = params.list_base + (b - params.first_batch) * params.list_batch
         + (h / params.list_group - params.first_head / params.list_group) * params.list_head
         + (i / params.query_block - params.first_query / params.query_block) * params.list_row;
@@ -28,6 +28,10 @@ fn tiles_to_visit(list: List, first: Row, last: Row, one_document: bool, tile: u
         return Tiles(0u, 0u, 0u, 0u);
     }
     return Tiles(0u, 0u, 0u, (list.count * BLOCK_SIZE + tile - 1u) / tile);
+}
+
+fn place_of(list: List, t: u32, tile: u32) -> u32 {
+    return t * tile;
 }
 
 fn entry_is_sound(list: List, n: u32) -> bool {
@@ -46,7 +50,7 @@ fn key_at(list: List, place: u32) -> u32 {
 
 // Whether every row from `first` to `last` sees the keys at all places from p0 to p1 − 1; `clean` says that all entries
 // of the list are sound.
-fn whole_tile(list: List, clean: bool, first: Row, last: Row, one_document: bool, p0: u32, p1: u32) -> bool {
+fn whole_tile(list: List, clean: bool, first: Row, last: Row, one_document: bool, t: u32, p0: u32, p1: u32) -> bool {
     if (ELEMENT_MASK || !clean || !one_document || p1 > list.count * BLOCK_SIZE) {
         return false;
     }

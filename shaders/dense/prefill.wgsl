@@ -106,7 +106,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     let first = row_of(b, i0);
     let last = row_of(b, min(i0 + ROWS, params.end_query) - 1u);
     let one_document = !HAS_DOCUMENTS || (first.lo == last.lo && first.hi == last.hi);
-    let list = list_of(b, h, i0);
+    let list = list_of(b, h, i0, place);
     let clean = list_is_clean(list, thread);
     let tiles = tiles_to_visit(list, first, last, one_document, KEYS);
     let last_key = u32(max(keys_of(b), 1) - 1);
@@ -134,10 +134,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     var v_values: array<vec4<f32>, V_LOADS>;
     if (PREFETCH) {
         q_values = load_q(q_from, i0, 0u, thread);
-        k_values = load_k(k_from, list, first_tile(tiles) * KEYS, last_key, 0u, thread);
+        k_values = load_k(k_from, list, place_of(list, first_tile(tiles), KEYS), last_key, 0u, thread);
     }
     for (var t = first_tile(tiles); t < tiles.body_end; t = next_tile(tiles, t)) {
-        let p0 = t * KEYS;
+        let p0 = place_of(list, t, KEYS);
 
         // Scores of this tile: s = Q·Kᵀ, a chunk of the head dimension at a time.
         var s: array<f32, ROW_REGS * KEY_REGS>;
@@ -165,7 +165,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
         }
 
         // Hooks and masks. A tile that every row sees whole takes no mask arithmetic.
-        let whole = whole_tile(list, clean, first, last, one_document, p0, p0 + KEYS);
+        let whole = whole_tile(list, clean, first, last, one_document, t, p0, p0 + KEYS);
         if (SCORE_HOOKS || !whole) {
             var keys: array<u32, KEY_REGS>;
             #unroll
@@ -250,7 +250,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
             }
             if (PREFETCH && c + 1u == KEYS / VALUE_CHUNK) {
                 q_values = load_q(q_from, i0, 0u, thread);
-                k_values = load_k(k_from, list, next_tile(tiles, t) * KEYS, last_key, 0u, thread);
+                k_values = load_k(k_from, list, place_of(list, next_tile(tiles, t), KEYS), last_key, 0u, thread);
             }
             for (var step = 0u; step < VALUE_CHUNK / 4u / PV_UNROLL; step++) {
                 #unroll

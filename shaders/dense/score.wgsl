@@ -4,6 +4,8 @@
 // q is scaled when it is staged, by scale·SCORE_UNIT, or by scale alone where a hook needs the natural score
 // (`NATURAL_SCORE`).
 
+#import dense/element
+
 // t, or MASKED where the row does not see key j. With `whole` the row sees every key of the tile. A kernel need not call
 // this where it would change nothing: where `whole` holds and the variant has no SCORE_HOOKS.
 fn masked_score(dot: f32, whole: bool, b: u32, h: u32, i: u32, j: u32, row: Row) -> f32 {
@@ -51,25 +53,4 @@ fn hooked_score(dot: f32, b: u32, h: u32, i: u32, j: u32, row: Row) -> f32 {
 // tanh that stays finite where e^2x would not.
 fn soft_tanh(x: f32) -> f32 {
     return tanh(clamp(x, -20.0, 20.0));
-}
-
-// Masks that no row or tile arithmetic can decide.
-fn element_visible(b: u32, h: u32, i: u32, j: u32, row: Row) -> bool {
-    var seen = true;
-    if (HAS_MASK) {
-        seen = mask_at(local_index(params.mask_base, params.mask_batch, params.mask_head, params.mask_query, b, h, i) + j);
-    }
-    if (CUSTOM_MASK) {
-        seen = seen && mask(position_of(b, h, i, j, row));
-    }
-    return seen;
-}
-
-// Where the row of batch entry b, head h and query i starts in a tensor bound at this part's window.
-fn local_index(base: u32, batch: u32, head: u32, query: u32, b: u32, h: u32, i: u32) -> u32 {
-    return base + (b - params.first_batch) * batch + (h - params.first_head) * head + (i - params.first_query) * query;
-}
-
-fn position_of(b: u32, h: u32, i: u32, j: u32, row: Row) -> Position {
-    return Position(b, h, h / params.group, i, j, row.position - row.origin, i32(j) - row.origin);
 }

@@ -124,6 +124,16 @@ fn next_tile(tiles: Tiles, t: u32) -> u32 {
     return select(t + 1u, max(t + 1u, tiles.body_start), t + 1u >= tiles.head_end);
 }
 
+// How many there are to visit, and the n-th of them.
+fn tile_count(tiles: Tiles) -> u32 {
+    return tiles.head_end - tiles.start + tiles.body_end - tiles.body_start;
+}
+
+fn tile_at(tiles: Tiles, n: u32) -> u32 {
+    let head_tiles = tiles.head_end - tiles.start;
+    return select(tiles.body_start + n - head_tiles, tiles.start + n, n < head_tiles);
+}
+
 // Whether every row from `first` to `last`, of one document, sees every key from j0 to j1 − 1.
 fn sees_all(first: Row, last: Row, j0: i32, j1: i32) -> bool {
     let window = (j0 >= last.position - params.left && j1 - 1 <= first.position + params.right)

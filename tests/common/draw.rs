@@ -45,7 +45,10 @@ pub fn tuning(r: &mut Random) -> Tuning {
         10 => Some(decode(4, 1, 16, 1, 4)),
         _ => Some(decode(2, 2, 8, 1, 16)),
     };
-    Tuning { kernel, splits: None }
+    Tuning {
+        kernel,
+        ..Tuning::default()
+    }
 }
 
 /// Rows and keys of a tile, where lengths are worth testing around.

@@ -313,6 +313,7 @@ pub fn other(gpu: &Gpu, p: &Dense) -> Tuning {
     Tuning {
         kernel: Some(kernel),
         splits: None,
+        live: None,
     }
 }
 
@@ -321,5 +322,6 @@ pub fn forced(kernel: KernelChoice) -> Tuning {
     Tuning {
         kernel: Some(kernel),
         splits: None,
+        live: None,
     }
 }

@@ -212,20 +212,24 @@ fn list_by_matrices(problem: &TopK, t: &DenseCaseInputs, b: usize, rows: &[(u32,
     };
     let entries = p.keys.div_ceil(problem.block_size) as usize;
     let mut scores = vec![f64::NEG_INFINITY; entries];
-    let (mut candidate, mut own) = (vec![false; entries], vec![false; entries]);
+    let mut own = vec![false; entries];
     for &(h, i) in rows {
         let (h, i) = (h as usize, i as usize);
         let (seen, places) = (visibility(&by_position, t, b, h), pairs(p, t, b));
         for (j, &score) in pooled_or_keys(problem, t, b, h, i).iter().enumerate() {
             let entry = j / problem.block_size as usize;
-            if seen.at(i, j) {
-                scores[entry] = scores[entry].max(score);
-                candidate[entry] = true;
+            if !seen.at(i, j) || score == f64::NEG_INFINITY {
+                continue;
             }
-            own[entry] |= places.at(i, j).is_some_and(|(a, j)| a == j);
+            scores[entry] = scores[entry].max(score);
+            // A row that sees a key of the entry it stands in, be there a key at its own position or not.
+            own[entry] |= places.at(i, j).is_some_and(|(a, relative)| {
+                let position = j as i64 + a - relative;
+                position.div_euclid(problem.block_size.into()) == entry as i64
+            });
         }
     }
-    let is_on_diagonal = |entry: usize| problem.diagonal && candidate[entry] && own[entry];
+    let is_on_diagonal = |entry: usize| problem.diagonal && own[entry];
     let scores = scores.into_iter().enumerate();
     scores
         .map(|(entry, score)| if is_on_diagonal(entry) { f64::INFINITY } else { score })

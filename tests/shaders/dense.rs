@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use wgpu_attention::dense::tile::{self, DeviceClass};
-use wgpu_attention::dense::variant_of;
+use wgpu_attention::dense::{live_variants_of, variant_of};
 use wgpu_attention::shader::Variant;
 use wgpu_attention::{Bias, Broadcast, Custom, CustomData, CustomElement, DType, Dense, Selection, Weighting};
 
@@ -109,6 +109,25 @@ fn add(variants: &mut BTreeMap<String, Variant>, p: &Dense, class: &DeviceClass)
         }
         let variant = Variant::Dense(variant_of(p, choice, partial));
         // Labels leave out what is in the code already; the code is the identity.
+        variants.insert(variant.wgsl(), variant);
+        add_live(variants, p, &choice, partial, class);
+    }
+}
+
+/// The same over lists of live tiles, where something may mask, with the scan that writes them.
+fn add_live(
+    variants: &mut BTreeMap<String, Variant>,
+    p: &Dense,
+    choice: &tile::KernelChoice,
+    partial: bool,
+    class: &DeviceClass,
+) {
+    let masks = p.mask.is_some() || p.bias.is_some() || p.custom.as_ref().is_some_and(|c| c.mask.is_some());
+    if !masks || p.selection.is_some() {
+        return;
+    }
+    let attend = variant_of(p, *choice, partial);
+    for variant in live_variants_of(p, choice, &attend, class).map(Variant::Dense) {
         variants.insert(variant.wgsl(), variant);
     }
 }

@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::gpu::{Gpu, Workspace};
 use crate::ops::call::{self, Dispatch, Window};
 use crate::ops::dense::geometry::small_vectors;
+use crate::ops::dense::live::Live;
 use crate::ops::dense::params::Params;
 use crate::ops::dense::plan::PackedSmall;
 use crate::ops::dense::tensors::DenseTensors;
@@ -152,7 +153,7 @@ impl DensePlan {
     /// Records the call into an encoder, as a compute pass of its own. Nothing is submitted, read back or waited for.
     ///
     /// # Errors
-    /// [`Error::Tensor`] names a tensor that does not fit the plan; nothing is recorded then.
+    /// [`crate::Error::Tensor`] names a tensor that does not fit the plan; nothing is recorded then.
     pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, tensors: &DenseTensors<'_>) -> Result<()> {
         self.check_tensors(tensors)?;
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
@@ -172,17 +173,27 @@ impl DensePlan {
     }
 
     fn record(&self, pass: &mut wgpu::ComputePass<'_>, tensors: &DenseTensors<'_>) -> Result<()> {
-        let mut dispatches = Vec::with_capacity(self.parts.len() + 2);
+        let mut dispatches = Vec::with_capacity(2 * self.parts.len() + 2);
         let small = Small::gather(&self.gpu, &self.problem, self.small.as_ref(), tensors, &mut dispatches);
         let workspace = match &self.merge {
-            Some(joiner) => Some((self.gpu.workspace(Workspace::Partials, self.workspace_bytes)?, joiner)),
+            Some(joiner) => Some((self.gpu.workspace(Workspace::Partials, self.partial_bytes)?, joiner)),
+            None => None,
+        };
+        let live = match &self.live {
+            Some(live) => Some((self.gpu.workspace(Workspace::Lists, live.lists.bytes)?, live)),
             None => None,
         };
         for part in &self.parts {
             let partial = workspace.as_ref().map(|(buffer, joiner)| (buffer, *joiner));
-            let lists = tensors
-                .selection
-                .map(|t| Lists::of_tensor(&self.gpu, &self.geometry, part, t));
+            let lists = match (tensors.selection, &live) {
+                (Some(selection), _) => Some(Lists::of_tensor(&self.gpu, &self.geometry, part, selection)),
+                (None, Some((buffer, live))) => {
+                    let lists = live.lists.of_part(&self.gpu, part, buffer);
+                    dispatches.push(self.find_live(part, live, lists, tensors, &small));
+                    Some(lists)
+                }
+                (None, None) => None,
+            };
             dispatches.push(self.attend(part, tensors, &small, lists, partial));
         }
         if let Some((buffer, joiner)) = &workspace {
@@ -212,6 +223,9 @@ impl DensePlan {
             params.list_base = lists.window.base;
             [params.list_batch, params.list_head, params.list_row] = lists.strides;
         }
+        if let Some(live) = &self.live {
+            params.list_group = live.lists.heads_of_a_list();
+        }
         match partial {
             None => {
                 (params.o_base, [params.o_batch, params.o_head, params.o_seq]) = binder.bind(4, "o", tensors.o);
@@ -228,6 +242,29 @@ impl DensePlan {
             params: bytemuck::bytes_of(&params).to_vec(),
             bindings: binder.bindings,
             grid: self.grid(part),
+        }
+    }
+
+    /// The scan that fills a part's lists of live tiles.
+    fn find_live<'a>(
+        &'a self,
+        part: &Part,
+        live: &'a Live,
+        lists: Lists<'a>,
+        tensors: &DenseTensors<'a>,
+        small: &Small<'a>,
+    ) -> Dispatch<'a> {
+        let mut params = self.params(part);
+        let mut binder = Binder::new(&self.gpu, &self.geometry, part);
+        binder.bind_hooks(&mut params, tensors, small);
+        binder.bindings.push((LIST_BINDING, lists.window));
+        params.list_base = lists.window.base;
+        [params.list_batch, params.list_head, params.list_row] = lists.strides;
+        Dispatch {
+            pipeline: &live.pipeline,
+            params: bytemuck::bytes_of(&params).to_vec(),
+            bindings: binder.bindings,
+            grid: live.lists.dims(part),
         }
     }
 

@@ -44,6 +44,7 @@ pub(crate) mod encode;
 pub(crate) mod geometry;
 pub mod host;
 pub(crate) mod inputs;
+pub(crate) mod live;
 mod params;
 pub(crate) mod plan;
 pub mod reference;
@@ -52,6 +53,7 @@ pub mod tile;
 pub mod variant;
 
 pub use inputs::{DenseInputs, DenseOutput};
+pub use live::live_variants_of;
 pub use plan::{DensePlan, variant_of};
 pub use tensors::DenseTensors;
 

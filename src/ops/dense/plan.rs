@@ -6,8 +6,9 @@ use crate::error::{Error, Result, check_limit};
 use crate::gpu::{Gpu, Workspace};
 use crate::ops::call::{self, Need, Uniforms};
 use crate::ops::dense::geometry::{geometry, needs, small_vectors, vector_inputs, vector_output, whole};
+use crate::ops::dense::live::{self, Live};
 use crate::ops::dense::tile::{self, DeviceClass, KernelChoice, Tuning};
-use crate::ops::dense::variant::{Attend, DenseVariant, WeightingKind};
+use crate::ops::dense::variant::{Attend, DenseVariant, Visits, WeightingKind};
 use crate::ops::dense::{Dense, Weighting, check, custom};
 use crate::ops::merge;
 use crate::ops::parts::{self, Bounds, Geometry, Part};
@@ -34,7 +35,8 @@ pub struct DensePlan {
     pub(crate) splits: u32,
     pub(crate) merge: Option<merge::plan::Joiner>,
     pub(crate) small: Option<PackedSmall>,
-    pub(crate) workspace_bytes: u64,
+    pub(crate) live: Option<Box<Live>>,
+    pub(crate) partial_bytes: u64,
     pub(crate) uniforms: Uniforms,
 }
 
@@ -77,19 +79,27 @@ impl Dense {
         };
         let iterations = tile::loop_iterations(self, &choice, splits);
         device.check_loops("attention over so many keys", iterations)?;
-        let variant = Variant::Dense(variant_of(self, choice, splits > 1));
-        check_device(self, variant.spec(), gpu)?;
+        let attend = variant_of(self, choice, splits > 1);
+        check_device(self, attend.spec(), gpu)?;
         let geometry = geometry(self);
         let parts = parts::split(whole(self), &geometry, &bounds(self, choice, splits, gpu))?;
+        let lists = live::choose(self, &choice, &attend, &parts, &device, gpu.limits(), tuning.live)?;
+        let variant = Variant::Dense(match &lists {
+            Some(lists) => attend.visiting(Visits::Live(lists.keys)),
+            None => attend,
+        });
         let pipeline = prepared(self, gpu, &variant)?;
+        let live = lists
+            .map(|lists| Live::new(self, gpu, lists).map(Box::new))
+            .transpose()?;
         let merge = if splits > 1 {
             Some(merge::plan::Joiner::new(gpu, &merge_of(self, splits))?)
         } else {
             None
         };
-        let workspace_bytes = merge.as_ref().map_or(0, |m| m.parts_bytes());
-        if workspace_bytes > 0 {
-            gpu.workspace(Workspace::Partials, workspace_bytes)?;
+        let partial_bytes = merge.as_ref().map_or(0, |m| m.parts_bytes());
+        if partial_bytes > 0 {
+            gpu.workspace(Workspace::Partials, partial_bytes)?;
         }
         Ok(DensePlan {
             choice,
@@ -101,7 +111,8 @@ impl Dense {
             splits,
             merge,
             small: packed_small(self, gpu)?,
-            workspace_bytes,
+            live,
+            partial_bytes,
             uniforms: Uniforms::default(),
             gpu: gpu.clone(),
             problem: self.clone(),
@@ -121,7 +132,8 @@ pub(crate) fn prepared(p: &Dense, gpu: &Gpu, variant: &Variant) -> Result<Arc<Pi
     gpu.pipeline(variant)
 }
 
-/// The variant that serves a problem with a given kernel. `partial` is one split of several.
+/// The variant that serves a problem with a given kernel, visiting what positions or a selection leave. `partial` is one
+/// split of several.
 pub fn variant_of(p: &Dense, choice: KernelChoice, partial: bool) -> DenseVariant {
     let mut attend = options_of(p);
     if partial {
@@ -158,7 +170,9 @@ pub(crate) fn options_of(p: &Dense) -> Attend<()> {
         alibi: p.alibi,
         sinks: p.sinks,
         // A block that is longer than all keys ends where they do.
-        listed: p.selection.map(|s| s.block_size.min(p.keys)),
+        visits: p
+            .selection
+            .map_or(Visits::All, |s| Visits::Listed(s.block_size.min(p.keys))),
         lse: p.lse,
         custom: p.custom.clone(),
         tile: (),
@@ -318,9 +332,16 @@ impl DensePlan {
         self.parts.len()
     }
 
+    /// Whether each call looks first for the key tiles that a boolean mask, a bias or a custom mask empties, to skip them,
+    /// and for those they leave whole, to do without mask arithmetic there. So it is, unless the device has no storage
+    /// buffer to spare for the lists, software GPUs would leave the scan's loops, or there are too few keys for it to pay.
+    pub fn skips_masked_tiles(&self) -> bool {
+        self.live.is_some()
+    }
+
     /// Bytes of device memory the plan uses between its own dispatches, shared with the other plans of its [`Gpu`].
     pub fn workspace_bytes(&self) -> u64 {
-        self.workspace_bytes
+        self.partial_bytes + self.live.as_ref().map_or(0, |live| live.lists.bytes)
     }
 }
 

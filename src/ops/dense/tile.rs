@@ -79,6 +79,8 @@ pub struct Tuning {
     pub kernel: Option<KernelChoice>,
     /// Shares of the keys in decode.
     pub splits: Option<u32>,
+    /// Whether to look first for the key tiles that a boolean mask, a bias or a custom mask empties.
+    pub live: Option<bool>,
 }
 
 /// A kernel with its tile.

@@ -29,6 +29,8 @@ pub enum DenseVariant {
     Decode(Attend<DecodeTile>),
     /// `dense/decode_serial.wgsl`
     DecodeSerial(Attend<SerialTile>),
+    /// `dense/live.wgsl`
+    Live(LiveVariant),
 }
 
 impl DenseVariant {
@@ -38,8 +40,20 @@ impl DenseVariant {
             DenseVariant::Prefill(v) => v,
             DenseVariant::Decode(v) => v,
             DenseVariant::DecodeSerial(v) => v,
+            DenseVariant::Live(v) => v,
         }
     }
+}
+
+/// Which keys a kernel visits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Visits {
+    /// `dense/keys_all.wgsl`: all that positions leave.
+    All,
+    /// `dense/keys_listed.wgsl`: those of a selection, whose entries are so many keys.
+    Listed(u32),
+    /// `dense/keys_live.wgsl`: the tiles of so many keys that masks leave.
+    Live(u32),
 }
 
 /// Which weighting piece a variant uses.
@@ -82,8 +96,8 @@ pub struct Attend<T> {
     pub alibi: bool,
     /// Learned sink logits.
     pub sinks: bool,
-    /// Keys of an entry, where lists say which keys to visit.
-    pub listed: Option<u32>,
+    /// Which keys are visited.
+    pub visits: Visits,
     /// Log-sum-exp output.
     pub lse: bool,
     /// The caller's own code.
@@ -247,7 +261,7 @@ impl<T> Attend<T> {
             documents: self.documents,
             alibi: self.alibi,
             sinks: self.sinks,
-            listed: self.listed,
+            visits: self.visits,
             lse: self.lse,
             custom: self.custom,
             tile,
@@ -295,8 +309,10 @@ impl<T> Attend<T> {
             s.push(' ');
             s.push_str(name);
         }
-        if let Some(keys) = self.listed {
-            s.push_str(&format!(" lists of {keys}"));
+        match self.visits {
+            Visits::All => {}
+            Visits::Listed(keys) => s.push_str(&format!(" lists of {keys}")),
+            Visits::Live(keys) => s.push_str(&format!(" live tiles of {keys}")),
         }
         s
     }
@@ -324,7 +340,9 @@ impl<T> Attend<T> {
             ),
             ("ELEMENT_MASK", Flag(self.mask || self.custom_mask())),
         ];
-        constants.extend(self.listed.map(|keys| ("BLOCK_SIZE", Count(keys))));
+        if let Visits::Listed(keys) | Visits::Live(keys) = self.visits {
+            constants.push(("BLOCK_SIZE", Count(keys)));
+        }
         constants
     }
 
@@ -337,10 +355,10 @@ impl<T> Attend<T> {
             WeightingKind::Softmax => "dense/weighting_softmax",
             WeightingKind::Sigmoid => "dense/weighting_sigmoid",
         });
-        pieces.push(if self.listed.is_some() {
-            "dense/keys_listed"
-        } else {
-            "dense/keys_all"
+        pieces.push(match self.visits {
+            Visits::All => "dense/keys_all",
+            Visits::Listed(_) => "dense/keys_listed",
+            Visits::Live(_) => "dense/keys_live",
         });
         pieces
     }
@@ -381,7 +399,7 @@ impl<T> Attend<T> {
     fn input_bindings(&self) -> Vec<Binding> {
         use BindingKind::{Read, Uniform};
         let mut bindings = vec![(0, Uniform), (1, Read), (2, Read), (3, Read)];
-        if self.listed.is_some() {
+        if self.visits != Visits::All {
             bindings.push((LIST_BINDING, Read));
         }
         let mut bindings: Vec<_> = bindings
@@ -423,6 +441,89 @@ impl<T> Attend<T> {
             bindings.push(write(5));
         }
         bindings
+    }
+}
+
+/// The scan that writes which key tiles masks leave: what it depends on. The other options have a fixed value, so that
+/// problems which differ in them share a pipeline.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LiveVariant {
+    /// The options of the attention that decide about masks.
+    pub(crate) options: Attend<()>,
+    /// Rows of a list.
+    pub rows: u32,
+    /// Whether the rows are those of a KV head, its query heads taking turns.
+    pub interleaved: bool,
+    /// Keys of a tile, a multiple of 4.
+    pub keys: u32,
+    /// Invocations of a workgroup, at least one for each strip of a tile.
+    pub threads: u32,
+}
+
+impl LiveVariant {
+    /// Tiles that a workgroup looks at together.
+    pub(crate) const fn tiles(&self) -> u32 {
+        self.threads / self.strips()
+    }
+
+    /// Invocations that share a tile.
+    pub(crate) const fn strips(&self) -> u32 {
+        self.keys / self.strip()
+    }
+
+    /// Keys of an invocation.
+    pub(crate) const fn strip(&self) -> u32 {
+        if self.keys.is_multiple_of(16) { 16 } else { 4 }
+    }
+}
+
+impl Spec for LiveVariant {
+    fn label(&self) -> String {
+        format!(
+            "dense/live {} rows {} keys {} threads {}",
+            self.options.options(),
+            self.rows,
+            self.keys,
+            self.threads
+        )
+    }
+
+    fn kernel(&self) -> &'static str {
+        "dense/live"
+    }
+
+    fn constants(&self) -> Vec<(&'static str, Constant)> {
+        use Constant::{Count, Flag};
+        let mut constants = self.options.option_constants();
+        constants.extend([
+            ("BLOCK_SIZE", Count(self.keys)),
+            ("STRIP", Count(self.strip())),
+            ("ROWS", Count(self.rows)),
+            ("INTERLEAVED", Flag(self.interleaved)),
+            ("THREADS", Count(self.threads)),
+        ]);
+        constants
+    }
+
+    fn pieces(&self) -> Vec<&'static str> {
+        self.options.hook_pieces()
+    }
+
+    fn custom(&self) -> Option<String> {
+        self.options.custom.as_ref().map(super::custom::module_text)
+    }
+
+    fn bindings(&self) -> Vec<Binding> {
+        use BindingKind::{Uniform, Write};
+        let mut bindings: Vec<_> = [(0, Uniform), (LIST_BINDING, Write)]
+            .map(|(number, kind)| Binding { number, kind })
+            .to_vec();
+        bindings.extend(self.options.hook_bindings());
+        bindings
+    }
+
+    fn workgroup_bytes(&self) -> u32 {
+        16 * self.rows + 16 * self.threads.div_ceil(4) + 16 * self.tiles().div_ceil(4)
     }
 }
 
@@ -481,8 +582,11 @@ trait Tile {
     /// The kernel's file, without `shaders/` and `.wgsl`.
     const KERNEL: &'static str;
 
-    /// Whether it looks at the whole of a list first.
+    /// Whether it looks at the whole of a selection's list first.
     const CHECKS_LISTS: bool;
+
+    /// Tiles of its own in an entry of so many keys of a list of live tiles.
+    fn tiles_of_an_entry(&self, keys: u32) -> u32;
 
     /// The tile, for labels.
     fn label(&self) -> String;
@@ -497,6 +601,10 @@ trait Tile {
 impl Tile for PrefillTile {
     const KERNEL: &'static str = "dense/prefill";
     const CHECKS_LISTS: bool = true;
+
+    fn tiles_of_an_entry(&self, keys: u32) -> u32 {
+        keys / self.keys()
+    }
 
     fn label(&self) -> String {
         format!(
@@ -537,6 +645,10 @@ impl Tile for DecodeTile {
     const KERNEL: &'static str = "dense/decode";
     const CHECKS_LISTS: bool = false;
 
+    fn tiles_of_an_entry(&self, keys: u32) -> u32 {
+        keys / self.keys()
+    }
+
     fn label(&self) -> String {
         format!(
             "rows {} keys {}x{} lanes {}/{}{}",
@@ -570,6 +682,10 @@ impl Tile for SerialTile {
     const KERNEL: &'static str = "dense/decode_serial";
     const CHECKS_LISTS: bool = false;
 
+    fn tiles_of_an_entry(&self, keys: u32) -> u32 {
+        keys
+    }
+
     fn label(&self) -> String {
         format!("rows {}", self.rows)
     }
@@ -595,6 +711,9 @@ impl<T: Tile> Spec for Attend<T> {
 
     fn constants(&self) -> Vec<(&'static str, Constant)> {
         let mut constants = self.option_constants();
+        if let Visits::Live(keys) = self.visits {
+            constants.push(("ENTRY_TILES", Constant::Count(self.tile.tiles_of_an_entry(keys))));
+        }
         constants.extend(self.tile.constants());
         constants
     }
@@ -602,10 +721,9 @@ impl<T: Tile> Spec for Attend<T> {
     fn pieces(&self) -> Vec<&'static str> {
         let mut pieces = self.input_pieces();
         if T::CHECKS_LISTS {
-            pieces.push(if self.listed.is_some() {
-                "dense/list_check"
-            } else {
-                "dense/list_check_none"
+            pieces.push(match self.visits {
+                Visits::Listed(_) => "dense/list_check",
+                Visits::All | Visits::Live(_) => "dense/list_check_none",
             });
         }
         pieces.extend(self.output_pieces());
@@ -624,10 +742,9 @@ impl<T: Tile> Spec for Attend<T> {
 
     fn workgroup_bytes(&self) -> u32 {
         // The verdict on a list, at an offset of its own.
-        let verdict = if T::CHECKS_LISTS && self.listed.is_some() {
-            16
-        } else {
-            0
+        let verdict = match self.visits {
+            Visits::Listed(_) if T::CHECKS_LISTS => 16,
+            _ => 0,
         };
         self.tile.workgroup_bytes(self.value_dim) + verdict
     }

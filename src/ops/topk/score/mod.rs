@@ -181,7 +181,7 @@ impl ScorePlan {
     /// Records the scoring into an encoder, as a compute pass of its own.
     ///
     /// # Errors
-    /// [`Error::Tensor`] names a tensor that does not fit the plan; nothing is recorded then.
+    /// [`crate::Error::Tensor`] names a tensor that does not fit the plan; nothing is recorded then.
     pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, tensors: &ScoreTensors<'_>) -> Result<()> {
         self.check_tensors(tensors)?;
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
