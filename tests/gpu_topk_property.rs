@@ -15,7 +15,7 @@ use wgpu_attention::topk::{TopKTuning, reference};
 use wgpu_attention::{DType, Dense, Error, Gpu, Scoring, TopK};
 
 /// Problems that share a set of options, hence most pipelines.
-const SIZES_AN_OPTION_SET: u32 = 10;
+const SIZES_AN_OPTION_SET: u32 = 15;
 
 /// What pipelines depend on.
 fn draw_options(r: &mut Random) -> TopK {
@@ -72,7 +72,7 @@ fn least(p: &TopK) -> u32 {
 }
 
 fn draw_tuning(r: &mut Random) -> (Tuning, Option<usize>, Option<u64>) {
-    let gather = if r.one_in(3) {
+    let gather = if !r.one_in(4) {
         draw::tuning(r)
     } else {
         Tuning::default()

@@ -171,8 +171,9 @@ impl Inputs {
         });
         let heads = p.heads as usize;
         let alibi_slopes = p.alibi.then(|| {
-            // Without a normaliser, a steep slope leaves outputs too small for f16.
-            let steepest = if p.weighting == Weighting::Softmax { 0.3 } else { 0.01 };
+            // Without a normaliser, or with a sink in it, a steep slope leaves outputs too small for f16.
+            let normalized = p.weighting == Weighting::Softmax && !p.sinks;
+            let steepest = if normalized { 0.3 } else { 0.01 };
             tensor(heads, 0.001, steepest, DType::F32)
         });
         let sinks = p.sinks.then(|| tensor(heads, -1.0, 2.0, DType::F32));
