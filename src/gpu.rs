@@ -212,10 +212,7 @@ impl Gpu {
             needed: needed.into(),
         };
         if !buffer.usage().contains(wgpu::BufferUsages::COPY_SRC) {
-            return Err(wrong(
-                format!("a buffer with usage {:?}", buffer.usage()),
-                "usage `COPY_SRC`",
-            ));
+            return Err(wrong(format!("usage {:?}", buffer.usage()), "usage `COPY_SRC`"));
         }
         if !buffer.size().is_multiple_of(wgpu::COPY_BUFFER_ALIGNMENT) {
             return Err(wrong(format!("{} bytes", buffer.size()), "a multiple of 4"));

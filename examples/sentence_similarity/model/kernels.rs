@@ -51,9 +51,8 @@ struct RowParams {
     epsilon: f32,
 }
 
-/// Rows that an invocation of linear.wgsl works out, and the edges of its workgroups.
-const ROWS: u32 = 8;
-const EDGE: u32 = 8;
+/// Rows, and outputs, of a workgroup of linear.wgsl.
+const TILE: u32 = 64;
 
 /// Vectors of four in a row that a workgroup of embed.wgsl takes.
 const LANES: u32 = 64;
@@ -119,7 +118,7 @@ impl Kernels {
             outputs: weights.outputs / 4,
             gelu: gelu.into(),
         };
-        let grid = [params.outputs.div_ceil(EDGE), rows.div_ceil(EDGE * ROWS)];
+        let grid = [weights.outputs.div_ceil(TILE), rows.div_ceil(TILE)];
         step(
             gpu,
             &self.linear,

@@ -4,9 +4,8 @@
 //     f(a) = a, or a·Φ(a), Φ being the normal distribution's cumulative function
 //
 // Weights lie with neighbouring outputs side by side, so that neighbouring invocations read neighbouring addresses. Each
-// invocation keeps ROWS × 4 outputs in registers and shares nothing: grid (⌈outputs / 32⌉, ⌈rows / (8·ROWS)⌉) of 8 × 8.
-
-const ROWS: u32 = 8u;
+// invocation keeps a block of 8 rows by 8 outputs in registers, as four matrices, and shares nothing: grid
+// (⌈outputs / 64⌉, ⌈rows / 64⌉) of 8 × 8. Rows and outputs behind the last are worked out as the last, and not stored.
 
 struct Params {
     rows: u32,
@@ -24,30 +23,62 @@ struct Params {
 
 @compute @workgroup_size(8, 8)
 fn main(@builtin(global_invocation_id) at: vec3u) {
-    let column = at.x;
-    let first = at.y * ROWS;
-    if column >= p.outputs || first >= p.rows {
-        return;
-    }
-    var sums: array<vec4f, ROWS>;
-    for (var r = 0u; r < ROWS; r++) {
-        sums[r] = bias[column];
-    }
+    let row = at.y * 8u;
+    let column = at.x * 2u;
+
+    // A matrix's columns are rows of y.
+    var y00 = biases(column);
+    var y01 = biases(column + 1u);
+    var y10 = y00;
+    var y11 = y01;
     for (var i = 0u; i < p.inputs; i++) {
-        let w = 4u * i * p.outputs + column;
-        let w0 = weight[w];
-        let w1 = weight[w + p.outputs];
-        let w2 = weight[w + 2u * p.outputs];
-        let w3 = weight[w + 3u * p.outputs];
-        for (var r = 0u; r < ROWS; r++) {
-            // Rows behind the last one are worked out as the last one, and not stored.
-            let a = x[min(first + r, p.rows - 1u) * p.inputs + i];
-            sums[r] += a.x * w0 + a.y * w1 + a.z * w2 + a.w * w3;
-        }
+        let w0 = weights(i, column);
+        let w1 = weights(i, column + 1u);
+        let x0 = four_rows(row, i);
+        let x1 = four_rows(row + 4u, i);
+        y00 += w0 * x0;
+        y01 += w1 * x0;
+        y10 += w0 * x1;
+        y11 += w1 * x1;
     }
-    for (var r = 0u; r < ROWS; r++) {
-        if first + r < p.rows {
-            y[(first + r) * p.outputs + column] = activation(sums[r]);
+    store(row, column, y00);
+    store(row, column + 1u, y01);
+    store(row + 4u, column, y10);
+    store(row + 4u, column + 1u, y11);
+}
+
+fn biases(column: u32) -> mat4x4f {
+    let b = bias[min(column, p.outputs - 1u)];
+    return mat4x4f(b, b, b, b);
+}
+
+// Four inputs by four outputs, from input 4·i on.
+fn weights(i: u32, column: u32) -> mat4x4f {
+    let first = 4u * i * p.outputs + min(column, p.outputs - 1u);
+    return mat4x4f(
+        weight[first],
+        weight[first + p.outputs],
+        weight[first + 2u * p.outputs],
+        weight[first + 3u * p.outputs],
+    );
+}
+
+// Four inputs of four rows, from input 4·i on.
+fn four_rows(row: u32, i: u32) -> mat4x4f {
+    let last = p.rows - 1u;
+    return mat4x4f(
+        x[min(row, last) * p.inputs + i],
+        x[min(row + 1u, last) * p.inputs + i],
+        x[min(row + 2u, last) * p.inputs + i],
+        x[min(row + 3u, last) * p.inputs + i],
+    );
+}
+
+fn store(row: u32, column: u32, block: mat4x4f) {
+    var rows = block;
+    for (var r = 0u; r < 4u; r++) {
+        if row + r < p.rows && column < p.outputs {
+            y[(row + r) * p.outputs + column] = activation(rows[r]);
         }
     }
 }

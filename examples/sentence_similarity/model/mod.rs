@@ -198,13 +198,15 @@ pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-/// The largest difference between two numbers in the same place.
+/// The largest difference between two numbers in the same place; NaN if there is a NaN.
 pub fn largest_difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
-    let differences = a
-        .iter()
-        .flatten()
-        .zip(b.iter().flatten())
-        .map(|(a, b)| f64::from(*a) - f64::from(*b));
-    // NaN must not get lost, as it would in `max`.
-    differences.fold(0.0, |most, d| if d.abs() <= most { most } else { d.abs() })
+    let pairs = a.iter().flatten().zip(b.iter().flatten());
+    pairs
+        .map(|(a, b)| (f64::from(*a) - f64::from(*b)).abs())
+        .fold(0.0, |most, d| match d.is_nan() {
+            true => d,
+            // Not `max`, which would forget a NaN.
+            false if d > most => d,
+            false => most,
+        })
 }
