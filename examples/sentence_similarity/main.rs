@@ -96,11 +96,10 @@ fn run(mut arguments: Arguments) -> Result<()> {
     let run = Run::new(&gpu, &encoder, &ids, arguments.attention)?;
     let dense = match arguments.attention {
         Mechanism::Dense => None,
-        _ => Some(
-            encoder
-                .plan(&Batch::new(&ids, Packing::Packed)?, Mechanism::Dense)?
-                .run()?,
-        ),
+        _ => {
+            let batch = Batch::new(&ids, Packing::Packed)?;
+            Some(encoder.plan(&batch, Mechanism::Dense)?.run()?)
+        }
     };
     report::texts(&arguments.texts, &ids, &run.embeddings[1], dense.as_deref());
     report::similarities(&run.embeddings[1]);

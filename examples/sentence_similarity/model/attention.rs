@@ -50,6 +50,7 @@ impl fmt::Display for Mechanism {
 #[derive(Debug)]
 pub struct Attention {
     plan: Plan,
+    /// `kv_len`, or `cu_seqlens`.
     lengths: wgpu::Buffer,
     packing: Packing,
     /// Bytes of q in a row of the projection, and of k, and of v.
@@ -75,9 +76,8 @@ impl Attention {
             Mechanism::Linear => Plan::Linear(linear(config, batch).plan(gpu)?),
         };
         let lengths = match (mechanism, batch.packing()) {
-            (Mechanism::Linear, _) => documents(batch),
-            (_, Packing::Packed) => documents(batch),
-            (_, Packing::Padded) => batch.lengths().to_vec(),
+            (Mechanism::Dense | Mechanism::TopK(_), Packing::Padded) => batch.lengths().to_vec(),
+            (Mechanism::Linear, _) | (_, Packing::Packed) => documents(batch),
         };
         Ok(Attention {
             plan,
