@@ -33,7 +33,8 @@ fn real() -> Option<PathBuf> {
     if let Some(found) = directory.as_ref().filter(|d| d.join("model.safetensors").exists()) {
         return Some(found.clone());
     }
-    let message = format!("no model in {directory:?}; scripts/similarity --fetch gets it");
+    let looked = directory.map_or("the environment".into(), |d| d.display().to_string());
+    let message = format!("no model in {looked}; scripts/similarity --fetch gets it");
     let required = std::env::var("WGPU_ATTENTION_REQUIRE_MODEL").as_deref() == Ok("1");
     assert!(!required, "{message}");
     eprintln!("\n*** NOT TESTED: {message}; WGPU_ATTENTION_REQUIRE_MODEL=1 makes this fail ***\n");
