@@ -152,6 +152,12 @@ need_rust() {
     esac
 }
 
+# Python with pip.
+need_python() {
+    python3 -m pip --version >/dev/null 2>&1 ||
+        provide 'Python with pip' 'python3 python3-pip' python3-pip python-pip python3-pip py3-pip
+}
+
 # A Vulkan adapter. A machine with a GPU keeps the driver it has; one without
 # gets Mesa's software driver. macOS has Metal and Windows DirectX 12.
 need_vulkan() {

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::FutureExt;
 
 use crate::error::{Error, Result};
+use crate::ops::host;
 use crate::shader::{self, Pipeline, Variant};
 
 /// A device, its queue and what they can do, with the pipelines compiled on it so far.
@@ -185,6 +186,44 @@ impl Gpu {
     /// The features the device was created with.
     pub fn features(&self) -> wgpu::Features {
         self.inner.features
+    }
+
+    /// Submits what was recorded, waits for it, and brings the contents of a buffer back: the end of a program that kept
+    /// everything on the device until then.
+    ///
+    /// ```no_run
+    /// # use wgpu_attention::{DensePlan, DenseTensors, Gpu, Result};
+    /// # async fn f(gpu: &Gpu, plan: &DensePlan, tensors: &DenseTensors<'_>, o: &wgpu::Buffer) -> Result<()> {
+    /// let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    /// plan.encode(&mut encoder, tensors)?;
+    /// let bytes = gpu.submit_and_read(encoder, o).await?;
+    /// let numbers: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] for a buffer without usage `COPY_SRC`, or whose size is no multiple of 4, which wgpu cannot copy;
+    /// [`Error::Device`] if what was recorded is refused or the device is lost.
+    pub async fn submit_and_read(&self, encoder: wgpu::CommandEncoder, buffer: &wgpu::Buffer) -> Result<Vec<u8>> {
+        let wrong = |found: String, needed: &str| Error::Tensor {
+            tensor: "buffer",
+            found,
+            needed: needed.into(),
+        };
+        if !buffer.usage().contains(wgpu::BufferUsages::COPY_SRC) {
+            return Err(wrong(format!("usage {:?}", buffer.usage()), "usage `COPY_SRC`"));
+        }
+        if !buffer.size().is_multiple_of(wgpu::COPY_BUFFER_ALIGNMENT) {
+            return Err(wrong(format!("{} bytes", buffer.size()), "a multiple of 4"));
+        }
+        let mut contents = host::submit_and_read(self, encoder, &[("buffer", buffer)]).await?;
+        Ok(contents.remove(0))
+    }
+
+    /// [`Gpu::submit_and_read`], blocking. Not for browsers, where nothing may block.
+    pub fn submit_and_read_blocking(&self, encoder: wgpu::CommandEncoder, buffer: &wgpu::Buffer) -> Result<Vec<u8>> {
+        pollster::block_on(self.submit_and_read(encoder, buffer))
     }
 
     /// The pipeline of a variant, compiled the first time it is asked for.

@@ -201,6 +201,7 @@
 //! | `webgpu` | the browser |
 //! | `cases` | the module `case`: one problem with its answer in a file, for tests and bug reports |
 //! | `cli` | the program `wgpu-attention` |
+//! | `similarity` | the example `sentence_similarity` |
 //!
 //! A program that brings its own device needs only the back ends it enables itself in its own dependency on wgpu, of
 //! the same version as [`wgpu`] here.

@@ -150,6 +150,9 @@ pub struct Linear {
     /// A tensor `cu_seqlens`, i32 `[S + 1]`, is given, S being this number (B = 1): packed documents, each with a
     /// state of its own. Document d owns tokens `cu_seqlens[d]..cu_seqlens[d+1]`. Tokens outside every document
     /// give o = 0.
+    ///
+    /// A padded batch goes the same way, as one sequence, with the padding as documents of its own: two texts of 3 and 5
+    /// tokens, filled up to 5, are `cu_seqlens` = `[0, 3, 5, 10, 10]`.
     pub documents: Option<u32>,
 
     /// A tensor `initial_state` is given. Otherwise the state begins at zero.
