@@ -80,7 +80,7 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
         ..problem.clone()
     };
     let flops = common::flops(&problem);
-    let device = DeviceClass::of(gpu.limits(), gpu.info().device_type);
+    let device = DeviceClass::of_gpu(gpu);
     println!("prefill {}x{n}x{d} {} causal {}", heads, problem.dtype, problem.causal);
     let mut results = vec![];
     for (row_groups, lanes) in [

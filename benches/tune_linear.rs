@@ -142,7 +142,7 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, tokens: u32, head_dim: u32, heads: u3
     let mut bench = Bench::new(gpu, ceilings, problem.clone());
     let mut run = |name: String, form: Option<Form>| bench.run(&name, form);
     run("planner".into(), None);
-    for tile in tiles(&problem, &DeviceClass::of(gpu.limits(), gpu.info().device_type)) {
+    for tile in tiles(&problem, &DeviceClass::of_gpu(gpu)) {
         let name = format!(
             "tile {}x{} threads {} regs {}x{}x{} chunk {}/{} unroll {}",
             tile.rows(),

@@ -23,6 +23,7 @@ use futures::FutureExt;
 use crate::error::{Error, Result};
 use crate::ops::host;
 use crate::shader::{self, Pipeline, Variant};
+use crate::tier::{Abilities, Tier};
 
 /// A device, its queue and what they can do, with the pipelines compiled on it so far.
 ///
@@ -30,6 +31,8 @@ use crate::shader::{self, Pipeline, Variant};
 #[derive(Clone, Debug)]
 pub struct Gpu {
     inner: Arc<Inner>,
+    /// The tier that plans must use.
+    tier: Option<Tier>,
 }
 
 #[derive(Debug)]
@@ -39,6 +42,7 @@ struct Inner {
     info: wgpu::AdapterInfo,
     limits: wgpu::Limits,
     features: wgpu::Features,
+    abilities: Abilities,
     checked: bool,
     pipelines: Mutex<HashMap<Variant, Arc<Pipeline>>>,
     workspaces: Mutex<[Option<wgpu::Buffer>; 2]>,
@@ -69,6 +73,8 @@ pub struct GpuOptions {
     /// Keep the driver-side checks on every array access and loop. The kernels check their own bounds and do without;
     /// with this on, a test can show that they are right to. Custom code is always checked.
     pub checked: bool,
+    /// As [`Gpu::with_tier`].
+    pub tier: Option<Tier>,
 }
 
 impl GpuOptions {
@@ -110,18 +116,38 @@ pub fn backend_named(name: &str) -> Result<wgpu::Backends> {
 }
 
 impl Gpu {
-    /// Uses the caller's own device. Any feature the device lacks is done without.
+    /// Uses the caller's own device. Any feature the device lacks is done without, and so are cooperative matrices, whose
+    /// shapes only the adapter tells: [`Gpu::of_adapter`] uses them.
     ///
     /// `checked` as in [`GpuOptions::checked`] is off.
     pub fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
         Self::with_checks(device, queue, false)
     }
 
+    /// As [`Gpu::new`], with the adapter that the device is from. Of its features these make kernels faster: `SUBGROUP`,
+    /// `SHADER_F16`, and `EXPERIMENTAL_COOPERATIVE_MATRIX`, which takes the former two as well and
+    /// `wgpu::ExperimentalFeatures::enabled()` when the device is requested.
+    pub fn of_adapter(adapter: &wgpu::Adapter, device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
+        Self::with_matrices(device, queue, false, &adapter.cooperative_matrix_properties())
+    }
+
     /// As [`Gpu::new`], with every access checked by the driver too if `checked`.
     pub fn with_checks(device: &wgpu::Device, queue: &wgpu::Queue, checked: bool) -> Self {
+        Self::with_matrices(device, queue, checked, &[])
+    }
+
+    fn with_matrices(
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        checked: bool,
+        matrices: &[wgpu::CooperativeMatrixProperties],
+    ) -> Self {
+        let info = device.adapter_info();
         Gpu {
+            tier: None,
             inner: Arc::new(Inner {
-                info: device.adapter_info(),
+                abilities: Abilities::of(device.features(), &info, matrices),
+                info,
                 limits: device.limits(),
                 features: device.features(),
                 device: device.clone(),
@@ -135,8 +161,11 @@ impl Gpu {
 
     /// Requests a device.
     ///
+    /// Where the adapter has cooperative matrices that kernels can use, that includes wgpu's experimental feature for them.
+    ///
     /// # Errors
-    /// [`Error::NoAdapter`] with what was asked for and what was found; [`Error::Device`] if the adapter refuses.
+    /// [`Error::NoAdapter`] with what was asked for and what was found; [`Error::Device`] if the adapter refuses;
+    /// [`Error::Unsupported`] if it lacks what `tier` takes.
     pub async fn request(options: &GpuOptions) -> Result<Self> {
         let adapter = find_adapter(options).await?;
         let (features, limits) = if options.minimal {
@@ -144,18 +173,24 @@ impl Gpu {
             let limits = wgpu::Limits::default().or_worse_values_from(&adapter.limits());
             (wgpu::Features::empty(), limits)
         } else {
-            (adapter.features() & useful_features(), adapter.limits())
+            (useful_features(&adapter), adapter.limits())
         };
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("wgpu-attention"),
                 required_features: features,
+                experimental_features: experimental(features),
                 required_limits: options.limits.clone().unwrap_or(limits),
                 ..Default::default()
             })
             .await
             .map_err(|e| Error::Device { message: e.to_string() })?;
-        Ok(Self::with_checks(&device, &queue, options.checked))
+        let matrices = adapter.cooperative_matrix_properties();
+        let gpu = Self::with_matrices(&device, &queue, options.checked, &matrices);
+        match options.tier {
+            Some(tier) => gpu.with_tier(tier),
+            None => Ok(gpu),
+        }
     }
 
     /// [`Gpu::request`], blocking. Not for browsers, where nothing may block.
@@ -186,6 +221,35 @@ impl Gpu {
     /// The features the device was created with.
     pub fn features(&self) -> wgpu::Features {
         self.inner.features
+    }
+
+    /// What the device has beyond the portable tier.
+    pub fn abilities(&self) -> Abilities {
+        self.inner.abilities
+    }
+
+    /// The same device, whose plans use kernels of this tier. A dense or linear problem that none of them serves is refused
+    /// with [`Error::Unsupported`], and so is a top-k problem whose attention is; other steps take the best there is up to
+    /// the tier.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if the device lacks what the tier takes.
+    pub fn with_tier(&self, tier: Tier) -> Result<Self> {
+        if !self.inner.abilities.serve(tier) {
+            return Err(Error::Unsupported {
+                what: format!("the {tier} tier"),
+                why: format!("it takes {}", tier.needs()),
+            });
+        }
+        Ok(Gpu {
+            tier: Some(tier),
+            ..self.clone()
+        })
+    }
+
+    /// The tier that plans must use, if one is forced.
+    pub fn forced_tier(&self) -> Option<Tier> {
+        self.tier
     }
 
     /// Submits what was recorded, waits for it, and brings the contents of a buffer back: the end of a program that kept
@@ -305,12 +369,29 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Optional features that kernels or measurements make use of.
-fn useful_features() -> wgpu::Features {
-    wgpu::Features::TIMESTAMP_QUERY
+/// Optional features of an adapter that kernels or measurements make use of.
+fn useful_features(adapter: &wgpu::Adapter) -> wgpu::Features {
+    let wanted = wgpu::Features::TIMESTAMP_QUERY
         | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
         | wgpu::Features::SHADER_F16
         | wgpu::Features::SUBGROUP
+        | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+    let features = adapter.features() & wanted;
+    let abilities = Abilities::of(features, &adapter.get_info(), &adapter.cooperative_matrix_properties());
+    match abilities.matrices {
+        Some(_) => features,
+        None => features - wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX,
+    }
+}
+
+/// Experimental features are off unless one is among these.
+fn experimental(features: wgpu::Features) -> wgpu::ExperimentalFeatures {
+    if !features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+        return wgpu::ExperimentalFeatures::disabled();
+    }
+    // SAFETY: kernels with cooperative matrices are this library's own. They load and store matrices inside their arrays,
+    // in control flow that is uniform in a subgroup, with shapes that the adapter reports.
+    unsafe { wgpu::ExperimentalFeatures::enabled() }
 }
 
 /// The adapters that match, the fastest kind first.

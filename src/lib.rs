@@ -223,6 +223,7 @@ pub mod measure;
 pub mod ops;
 pub mod shader;
 pub mod tensor;
+pub mod tier;
 
 pub use error::{Error, Result};
 pub use gpu::{Gpu, GpuOptions};
@@ -241,6 +242,7 @@ pub use ops::topk::{
     Selection, TopK, TopKInputs, TopKOutput, TopKPlan, TopKTensors,
 };
 pub use tensor::{DType, Layout, Strides, Tensor};
+pub use tier::Tier;
 /// The wgpu whose devices, buffers and encoders this crate takes.
 pub use wgpu;
 

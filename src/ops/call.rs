@@ -6,6 +6,7 @@ use crate::error::{Error, Result, check_limit};
 use crate::gpu::{Gpu, lost};
 use crate::shader::{Pipeline, Spec};
 use crate::tensor::Tensor;
+use crate::tier::Tier;
 
 /// Bytes between the parameter blocks of successive dispatches: the largest alignment a device may ask for.
 const PARAMS_STRIDE: usize = 256;
@@ -202,6 +203,17 @@ pub(crate) fn check_variant(spec: &dyn Spec, what: &str, (d, dv): (u32, u32), gp
         "max_compute_workgroup_storage_size",
         limits.max_compute_workgroup_storage_size,
     )
+}
+
+/// Checks that a problem got the tier that the device's owner forces.
+pub(crate) fn check_tier(gpu: &Gpu, what: &str, tier: Tier) -> Result<()> {
+    match gpu.forced_tier() {
+        Some(forced) if forced != tier => Err(Error::Unsupported {
+            what: format!("the {forced} tier"),
+            why: format!("it has no kernel for {what}; the best up to it is of the {tier} tier"),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Checks that an optional tensor is there exactly if the problem says so.

@@ -28,6 +28,7 @@ use crate::ops::dense::variant::DenseVariant;
 use crate::ops::linear::variant::LinearVariant;
 use crate::ops::merge::variant::MergeVariant;
 use crate::ops::topk::variant::TopKVariant;
+use crate::tier::Tier;
 
 pub use sources::SOURCES;
 
@@ -64,6 +65,14 @@ pub trait Spec {
     fn bindings(&self) -> Vec<Binding>;
     /// Workgroup memory in bytes.
     fn workgroup_bytes(&self) -> u32;
+    /// What it asks of a device.
+    fn tier(&self) -> Tier {
+        Tier::Portable
+    }
+    /// The WGSL extensions it enables.
+    fn enables(&self) -> Vec<&'static str> {
+        vec![]
+    }
 }
 
 /// A value in the header.
@@ -163,6 +172,9 @@ impl Variant {
 
 fn assemble(spec: &dyn Spec) -> String {
     let mut text = String::with_capacity(32 << 10);
+    for extension in spec.enables() {
+        let _ = writeln!(text, "enable {extension};");
+    }
     for (name, value) in spec.constants() {
         let _ = match value {
             Constant::Count(n) => writeln!(text, "const {name}: u32 = {n}u;"),

@@ -279,7 +279,7 @@ pub fn check_on(name: &str, gpu: &Gpu, p: &Dense, inputs: &Inputs, tuning: &Tuni
 
 /// The device as tile choice sees it.
 pub fn class(gpu: &Gpu) -> DeviceClass {
-    DeviceClass::of(gpu.limits(), gpu.info().device_type)
+    DeviceClass::of_gpu(gpu)
 }
 
 /// The decode kernel, with the tile that few queries of this problem would get.

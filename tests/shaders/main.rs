@@ -12,7 +12,8 @@ use wgpu_attention::DType;
 use wgpu_attention::dense::tile::DeviceClass;
 use wgpu_attention::measure::Probe;
 use wgpu_attention::ops::merge::variant::MergeVariant;
-use wgpu_attention::shader::{SOURCES, Variant};
+use wgpu_attention::shader::{SOURCES, Spec, Variant};
+use wgpu_attention::tier::{Abilities, Tier};
 
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
@@ -27,6 +28,7 @@ fn classes() -> Vec<DeviceClass> {
                     invocations,
                     software,
                     processors: if software { 4 } else { 0 },
+                    ..SMALLEST
                 });
             }
         }
@@ -40,6 +42,8 @@ const SMALLEST: DeviceClass = DeviceClass {
     invocations: 256,
     software: false,
     processors: 0,
+    abilities: Abilities::NONE,
+    tier: None,
 };
 
 /// The merge of partial results and the kernels that have no options, by their code.
@@ -77,15 +81,27 @@ fn reachable() -> BTreeMap<String, Variant> {
         .collect()
 }
 
-/// All checks; conversions between packed f16 and f32 are core WGSL, though naga counts them as a capability.
-fn validator() -> Validator {
-    let capabilities = Capabilities::default() | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+/// All checks, and what the variant's tier has beyond core WGSL; conversions between packed f16 and f32 are core, though
+/// naga counts them as a capability.
+fn validator(spec: &dyn Spec) -> Validator {
+    let mut capabilities = Capabilities::default() | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    if spec.tier() >= Tier::Subgroup {
+        capabilities |= Capabilities::SUBGROUP;
+    }
+    for extension in spec.enables() {
+        capabilities |= match extension {
+            "f16" => Capabilities::SHADER_FLOAT16,
+            "wgpu_cooperative_matrix" => Capabilities::COOPERATIVE_MATRIX,
+            other => panic!("{}: enables `{other}`", spec.label()),
+        };
+    }
     Validator::new(ValidationFlags::all(), capabilities)
 }
 
-fn validated(label: &str, wgsl: &str) -> (naga::Module, ModuleInfo) {
+fn validated(spec: &dyn Spec, wgsl: &str) -> (naga::Module, ModuleInfo) {
+    let label = spec.label();
     let module = naga::front::wgsl::parse_str(wgsl).unwrap_or_else(|e| panic!("{label}: {}", e.emit_to_string(wgsl)));
-    let info = validator()
+    let info = validator(spec)
         .validate(&module)
         .unwrap_or_else(|e| panic!("{label}: {}", e.emit_to_string(wgsl)));
     (module, info)
@@ -93,7 +109,12 @@ fn validated(label: &str, wgsl: &str) -> (naga::Module, ModuleInfo) {
 
 fn translate(label: &str, module: &naga::Module, info: &ModuleInfo, variant: &Variant) {
     use naga::back::{glsl, hlsl, msl, spv};
-    let words = spv::write_vec(module, info, &spv::Options::default(), None);
+    let spec = variant.spec();
+    let options = spv::Options {
+        lang_version: (1, 3),
+        ..Default::default()
+    };
+    let words = spv::write_vec(module, info, &options, None);
     assert!(!words.unwrap_or_else(|e| panic!("{label}: SPIR-V: {e}")).is_empty());
 
     let options = msl::Options {
@@ -103,7 +124,14 @@ fn translate(label: &str, module: &naga::Module, info: &ModuleInfo, variant: &Va
     let text = msl::write_string(module, info, &options, &msl::PipelineOptions::default());
     assert!(!text.unwrap_or_else(|e| panic!("{label}: MSL: {e}")).0.is_empty());
 
-    let options = hlsl::Options::default();
+    // HLSL has no cooperative matrices.
+    if spec.tier() == Tier::Cooperative {
+        return;
+    }
+    let options = hlsl::Options {
+        shader_model: hlsl::ShaderModel::V6_2,
+        ..Default::default()
+    };
     let pipeline_options = hlsl::PipelineOptions::default();
     let mut text = String::new();
     hlsl::Writer::new(&mut text, &options, &pipeline_options)
@@ -111,6 +139,10 @@ fn translate(label: &str, module: &naga::Module, info: &ModuleInfo, variant: &Va
         .unwrap_or_else(|e| panic!("{label}: HLSL: {e}"));
     assert!(!text.is_empty());
 
+    // wgpu's OpenGL back end has the portable tier only.
+    if spec.tier() != Tier::Portable {
+        return;
+    }
     // As wgpu's OpenGL back end does: uniform and storage buffers numbered apart from each other.
     let mut next = [0u8; 2];
     let mut options = glsl::Options {
@@ -184,7 +216,7 @@ fn every_reachable_variant_is_valid_and_translates() {
     let variants = reachable();
     for (wgsl, variant) in &variants {
         let label = variant.spec().label();
-        let (module, info) = validated(&label, wgsl);
+        let (module, info) = validated(variant.spec(), wgsl);
         assert_bindings(&label, &module, variant);
         assert_eq!(variant.spec().workgroup_bytes(), workgroup_bytes(&module), "{label}");
         translate(&label, &module, &info, variant);
@@ -251,7 +283,7 @@ fn a_wrong_shader_would_be_noticed() {
     assert!(
         naga::front::wgsl::parse_str(&broken).is_err() || {
             let module = naga::front::wgsl::parse_str(&broken).unwrap();
-            validator().validate(&module).is_err()
+            validator(variant.spec()).validate(&module).is_err()
         }
     );
 }

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use wgpu_attention::case::Case;
 use wgpu_attention::compare::Tolerance;
-use wgpu_attention::{Error, Gpu};
+use wgpu_attention::{Error, Gpu, Tier};
 
 use crate::Failure;
-use crate::ops::{Errors, Problem, Solution};
+use crate::ops::{Errors, Planned, Problem, Solution};
 
 /// The project's own cases: `tests/cases` of the checkout that the working directory is in, or of the one that this
 /// program was built in.
@@ -78,6 +78,8 @@ pub struct Outcome {
     /// Seconds from problem to a judged result on the host: planning (compiling, the first time), upload, run, read
     /// back, comparison.
     pub seconds: Option<f64>,
+    /// The tier of its kernels, where it was planned.
+    pub tier: Option<Tier>,
     /// Why, where it did not pass.
     pub note: Option<String>,
 }
@@ -89,6 +91,7 @@ pub fn check(gpu: &Gpu, file: CaseFile) -> Outcome {
         verdict: Verdict::Failed,
         errors: None,
         seconds: None,
+        tier: None,
         note: None,
     };
     let case = match Case::load(&outcome.file.path) {
@@ -107,10 +110,9 @@ pub fn check(gpu: &Gpu, file: CaseFile) -> Outcome {
         }
     };
     let start = Instant::now();
-    match problem
-        .plan(gpu)
-        .and_then(|plan| plan.run(&Tolerance::for_dtype(case.dtype)))
-    {
+    let planned = problem.plan(gpu);
+    outcome.tier = planned.as_ref().ok().map(Planned::tier);
+    match planned.and_then(|plan| plan.run(&Tolerance::for_dtype(case.dtype))) {
         Ok(Solution { errors, .. }) => {
             outcome.seconds = Some(start.elapsed().as_secs_f64());
             if errors.passed() {

@@ -72,7 +72,7 @@ pub fn demo(args: &DemoArgs, out: &mut dyn Write) -> Result<ExitCode, Failure> {
         let summary = verify::run_all(&gpu, files, |_| Ok(()))?;
         let mut json = summary.to_json();
         json["adapter"] = device::to_json(gpu.info());
-        json["tier"] = args.gpu.tier().name().into();
+        json["tier"] = plan.tier().name().into();
         json["model"] = json!({
             "source": case.source,
             "kernel": plan.label(),
@@ -93,7 +93,7 @@ pub fn demo(args: &DemoArgs, out: &mut dyn Write) -> Result<ExitCode, Failure> {
     writeln!(out, "model     {}", case.source)?;
     writeln!(out, "problem   {}", problem.describe())?;
     writeln!(out, "adapter   {}", device::describe(gpu.info()))?;
-    writeln!(out, "kernel    {}, {} tier", plan.label(), args.gpu.tier().name())?;
+    writeln!(out, "kernel    {}, {} tier", plan.label(), plan.tier())?;
     writeln!(out, "time      {}", run::describe_times(&times))?;
     for (i, comparison) in errors.0.iter().enumerate() {
         let name = if i == 0 { "errors" } else { "" };

@@ -1,7 +1,10 @@
 //! Which GPU to use, and how to describe it.
 
+use std::str::FromStr;
+
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
+use wgpu_attention::tier::{Abilities, Tier};
 use wgpu_attention::{Gpu, GpuOptions, gpu};
 
 use crate::Failure;
@@ -16,9 +19,10 @@ pub struct GpuArgs {
     /// Use this back end.
     #[arg(long, value_enum)]
     backend: Option<Backend>,
-    /// Use the kernels of this tier.
-    #[arg(long, value_enum, default_value_t = Tier::Portable)]
-    tier: Tier,
+    /// Use the kernels of this tier: portable, subgroup, cooperative, or (`verify` only) each that the GPU has, one after
+    /// the other [default: the best for each problem]
+    #[arg(long, num_args = 0..=1, default_missing_value = "each")]
+    tier: Option<TierChoice>,
     /// Request no optional feature, and the limits that every WebGPU device has.
     #[arg(long)]
     minimal: bool,
@@ -36,22 +40,21 @@ enum Backend {
     Gl,
 }
 
-/// Kernels by what they ask of a device.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Tier {
-    /// Core WGSL and the limits of every WebGPU device.
-    Portable,
+/// What `--tier` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TierChoice {
+    One(Tier),
+    Each,
 }
 
-impl Tier {
-    /// The best one that an adapter can have.
-    pub fn of(_adapter: &wgpu::Adapter) -> Self {
-        Tier::Portable
-    }
+impl FromStr for TierChoice {
+    type Err = String;
 
-    pub fn name(self) -> &'static str {
-        match self {
-            Tier::Portable => "portable",
+    fn from_str(name: &str) -> Result<Self, String> {
+        match (name, name.parse()) {
+            ("each", _) => Ok(TierChoice::Each),
+            (_, Ok(tier)) => Ok(TierChoice::One(tier)),
+            (_, Err(_)) => Err("portable, subgroup, cooperative or each".into()),
         }
     }
 }
@@ -72,16 +75,44 @@ impl GpuArgs {
             options.adapter = Some(adapter.clone());
         }
         options.minimal = self.minimal;
+        if let Some(TierChoice::One(tier)) = self.tier {
+            options.tier = Some(tier);
+        }
         Ok(options)
     }
 
+    /// The device, for a command that runs in one tier.
     pub fn request(&self) -> Result<Gpu, Failure> {
+        if self.tier == Some(TierChoice::Each) {
+            return Err(Failure::Message(
+                "--tier each: only `verify` runs in one tier after the other".into(),
+            ));
+        }
         Ok(Gpu::request_blocking(&self.options()?)?)
     }
 
-    pub fn tier(&self) -> Tier {
-        self.tier
+    /// The device, once for every tier to run in.
+    pub fn request_tiers(&self) -> Result<Vec<Gpu>, Failure> {
+        let gpu = Gpu::request_blocking(&self.options()?)?;
+        match self.tier {
+            Some(TierChoice::Each) => {
+                let tiers = gpu.abilities().tiers().into_iter();
+                Ok(tiers.map(|tier| gpu.with_tier(tier)).collect::<Result<_, _>>()?)
+            }
+            _ => Ok(vec![gpu]),
+        }
     }
+}
+
+/// What an adapter can do for kernels, as far as the library uses it.
+pub fn abilities(adapter: &wgpu::Adapter) -> Abilities {
+    let matrices = adapter.cooperative_matrix_properties();
+    Abilities::of(adapter.features(), &adapter.get_info(), &matrices)
+}
+
+/// The tier that is forced, with a comma before it; nothing where the planner chooses.
+pub fn forced(gpu: &Gpu) -> String {
+    gpu.forced_tier().map_or(String::new(), |tier| format!(", {tier} tier"))
 }
 
 /// `name, back end, driver`.

@@ -7,12 +7,12 @@ use clap::Args;
 use clap::builder::styling::Style;
 use serde_json::{Value, json};
 use wgpu::Features;
-use wgpu_attention::gpu;
+use wgpu_attention::{Tier, gpu};
 
-use crate::device::{self, GpuArgs, Tier};
+use crate::device::{self, GpuArgs};
 use crate::{Failure, status};
 
-/// Show the GPUs here: back end, driver, features and limits that matter, and the tier of kernels they get.
+/// Show the GPUs here: back end, driver, features and limits that matter, and the tiers of kernels they can run.
 ///
 /// The first is the one that the other commands use. OpenGL is looked at where nothing else is found, or where it is
 /// asked for with --backend gl.
@@ -100,13 +100,18 @@ fn print(adapter: &wgpu::Adapter, out: &mut dyn Write) -> Result<(), Failure> {
         let sizes = (info.subgroup_min_size, info.subgroup_max_size);
         writeln!(out, "  subgroups of {} to {}", sizes.0, sizes.1)?;
     }
+    let abilities = device::abilities(adapter);
+    if let Some(edge) = abilities.matrices {
+        writeln!(out, "  matrices  {edge}×{edge}, f16 with f32 sums")?;
+    }
     let limits: Vec<_> = limits(&adapter.limits())
         .iter()
         .map(|&(what, _, value, bytes)| format!("{what} {}", if bytes { size(value) } else { value.to_string() }))
         .collect();
     writeln!(out, "  limits    {}", limits[..3].join(", "))?;
     writeln!(out, "            {}", limits[3..].join(", "))?;
-    writeln!(out, "  tier      {}", Tier::of(adapter).name())?;
+    let tiers: Vec<_> = abilities.tiers().into_iter().map(Tier::name).collect();
+    writeln!(out, "  tiers     {}", tiers.join(", "))?;
     Ok(())
 }
 
@@ -140,6 +145,8 @@ fn to_json(adapter: &wgpu::Adapter) -> Value {
     json["features"] = features.into();
     json["subgroup_sizes"] = json!([info.subgroup_min_size, info.subgroup_max_size]);
     json["limits"] = limits.into();
-    json["tier"] = Tier::of(adapter).name().into();
+    let abilities = device::abilities(adapter);
+    json["matrix_edge"] = abilities.matrices.into();
+    json["tiers"] = abilities.tiers().into_iter().map(Tier::name).collect::<Vec<_>>().into();
     json
 }

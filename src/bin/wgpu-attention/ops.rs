@@ -9,7 +9,7 @@ use wgpu_attention::linear::{FeatureMap, LinearPlan};
 use wgpu_attention::measure::{self, Effort, Times};
 use wgpu_attention::topk::host::TopKBuffers;
 use wgpu_attention::{
-    Decay, Dense, DenseInputs, DenseOutput, DensePlan, Error, Gpu, Linear, LinearInputs, LinearOutput, TopK,
+    Decay, Dense, DenseInputs, DenseOutput, DensePlan, Error, Gpu, Linear, LinearInputs, LinearOutput, Tier, TopK,
     TopKInputs, TopKOutput, TopKPlan, Weighting,
 };
 
@@ -73,6 +73,14 @@ impl Planned<'_> {
             Planned::Dense(_, plan) => plan.label().into(),
             Planned::Linear(_, plan) => plan.label().into(),
             Planned::TopK(_, plan) => plan.label(),
+        }
+    }
+
+    pub fn tier(&self) -> Tier {
+        match self {
+            Planned::Dense(_, plan) => plan.tier(),
+            Planned::Linear(_, plan) => plan.tier(),
+            Planned::TopK(_, plan) => plan.tier(),
         }
     }
 

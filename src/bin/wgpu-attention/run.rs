@@ -63,7 +63,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<ExitCode, Failure> {
             "case": case.name,
             "source": case.source,
             "adapter": device::to_json(gpu.info()),
-            "tier": args.gpu.tier().name(),
+            "tier": plan.tier().name(),
             "kernel": plan.label(),
             "planning_seconds": planning,
             "median_seconds": times.median(),
@@ -85,7 +85,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<ExitCode, Failure> {
     writeln!(out, "case      {}: {}", case.name, case.source)?;
     writeln!(out, "problem   {}", problem.describe())?;
     writeln!(out, "adapter   {}", device::describe(gpu.info()))?;
-    writeln!(out, "kernel    {}, {} tier", plan.label(), args.gpu.tier().name())?;
+    writeln!(out, "kernel    {}, {} tier", plan.label(), plan.tier())?;
     if let Some(division) = plan.division() {
         writeln!(out, "          {division}")?;
     }

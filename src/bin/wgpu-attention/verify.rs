@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use clap::builder::styling::AnsiColor;
 use serde_json::{Value, json};
-use wgpu_attention::Gpu;
+use wgpu_attention::{Gpu, Tier};
 
 use crate::cases::{self, CaseFile, Outcome, Verdict};
 use crate::device::{self, GpuArgs};
@@ -18,7 +18,7 @@ use crate::{Failure, complain, duration, status};
 /// Run case files, a line each, and compare with the answers they hold.
 ///
 /// A line gives the errors of the output (RMS and maximum, relative) and the time from problem to result on the host,
-/// compiling included. The exit status is 1 if a result is wrong, a file unreadable, or no case found.
+/// compiling included, and the tier of the kernels. The exit status is 1 if a result is wrong, a file unreadable, or no case found.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
     /// Case files, or directories of them [default: tests/cases of the project, in a checkout of it]
@@ -30,18 +30,30 @@ pub struct VerifyArgs {
 
 pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> Result<ExitCode, Failure> {
     let files = files(&args.paths)?;
-    let gpu = args.gpu.request()?;
-    if args.gpu.json {
-        let summary = run_all(&gpu, files, |_| Ok(()))?;
-        let mut json = summary.to_json();
-        json["adapter"] = device::to_json(gpu.info());
-        json["tier"] = args.gpu.tier().name().into();
-        writeln!(out, "{json:#}")?;
-        return Ok(summary.status());
+    let tiers = args.gpu.request_tiers()?;
+    let mut right = true;
+    let mut all_json = vec![];
+    for (n, gpu) in tiers.iter().enumerate() {
+        let summary = if args.gpu.json {
+            let summary = run_all(gpu, files.clone(), |_| Ok(()))?;
+            let mut json = summary.to_json();
+            json["adapter"] = device::to_json(gpu.info());
+            json["tier"] = gpu.forced_tier().map(Tier::name).into();
+            all_json.push(json);
+            summary
+        } else {
+            let gap = if n > 0 { "\n" } else { "" };
+            writeln!(out, "{gap}{}{}", device::describe(gpu.info()), device::forced(gpu))?;
+            print_all(gpu, files.clone(), out)?
+        };
+        right &= summary.status() == ExitCode::SUCCESS;
     }
-    writeln!(out, "{}, {} tier", device::describe(gpu.info()), args.gpu.tier().name())?;
-    let summary = print_all(&gpu, files, out)?;
-    Ok(summary.status())
+    match (all_json.len(), args.gpu.json) {
+        (_, false) => {}
+        (1, true) => writeln!(out, "{:#}", all_json[0])?,
+        (_, true) => writeln!(out, "{:#}", json!({ "tiers": all_json }))?,
+    }
+    Ok(status(right))
 }
 
 /// The case files to run.
@@ -113,6 +125,9 @@ fn print(outcome: &Outcome, width: usize, out: &mut dyn Write) -> Result<(), Fai
     if let Some(seconds) = outcome.seconds {
         write!(out, "  {:>9}", duration(seconds))?;
     }
+    if let Some(tier) = outcome.tier {
+        write!(out, "  {:11}", tier.name())?;
+    }
     if let Some(note) = &outcome.note {
         write!(out, "  {note}")?;
     }
@@ -158,6 +173,7 @@ fn outcome_json(outcome: &Outcome) -> Value {
         "verdict": verdict,
         "errors": outcome.errors.as_ref().map(Errors::to_json),
         "seconds": outcome.seconds,
+        "tier": outcome.tier.map(Tier::name),
         "note": outcome.note,
     })
 }

@@ -270,12 +270,15 @@ mod tests {
     use crate::ops::dense::plan::variant_of;
     use crate::ops::dense::tile;
     use crate::ops::dense::{Bias, Broadcast, Custom};
+    use crate::tier::Abilities;
 
     const SOFTWARE_GPU: DeviceClass = DeviceClass {
         workgroup_memory: 32 << 10,
         invocations: 1024,
         software: true,
         processors: 2,
+        abilities: Abilities::NONE,
+        tier: None,
     };
 
     fn masked(queries: u32, keys: u32) -> Dense {

@@ -14,6 +14,7 @@ use crate::ops::merge;
 use crate::ops::parts::{self, Bounds, Geometry, Part};
 use crate::shader::{Pipeline, Spec, Variant};
 use crate::tensor::DType;
+use crate::tier::Tier;
 
 /// Shares of the keys at most.
 const MAX_SPLITS: u32 = 65535;
@@ -28,6 +29,7 @@ pub struct DensePlan {
     pub(crate) problem: Dense,
     pub(crate) choice: KernelChoice,
     pub(crate) label: String,
+    pub(crate) tier: Tier,
     pub(crate) pipeline: Arc<Pipeline>,
     pub(crate) parts: Vec<Part>,
     pub(crate) geometry: Vec<Geometry>,
@@ -63,7 +65,7 @@ impl Dense {
     /// As [`Dense::plan`]; [`Error::Limit`] if a given tile does not fit the device.
     pub fn plan_with(&self, gpu: &Gpu, tuning: &Tuning) -> Result<DensePlan> {
         check::check(self)?;
-        let device = DeviceClass::of(gpu.limits(), gpu.info().device_type);
+        let device = DeviceClass::of_gpu(gpu);
         let choice = match tuning.kernel {
             Some(choice) => choice,
             None => tile::choose(self, &device)?,
@@ -88,6 +90,7 @@ impl Dense {
             Some(lists) => attend.visiting(Visits::Live(lists.keys)),
             None => attend,
         });
+        call::check_tier(gpu, "this problem", variant.spec().tier())?;
         let pipeline = prepared(self, gpu, &variant)?;
         let live = lists
             .map(|lists| Live::new(self, gpu, lists).map(Box::new))
@@ -104,6 +107,7 @@ impl Dense {
         Ok(DensePlan {
             choice,
             label: variant.spec().label(),
+            tier: variant.spec().tier(),
             pipeline,
             parts,
             needs: needs(self, &geometry),
@@ -204,7 +208,7 @@ fn check_choice(p: &Dense, choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
         "the tile",
         threads,
         "max_compute_invocations_per_workgroup",
-        DeviceClass::of(gpu.limits(), gpu.info().device_type).invocations,
+        DeviceClass::of_gpu(gpu).invocations,
     )
 }
 
@@ -320,6 +324,11 @@ impl DensePlan {
     /// What the pipeline is called in a graphics debugger.
     pub fn label(&self) -> &str {
         &self.label
+    }
+
+    /// The tier of that kernel.
+    pub fn tier(&self) -> Tier {
+        self.tier
     }
 
     /// Shares of the keys that are computed apart and merged.

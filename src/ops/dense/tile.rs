@@ -14,8 +14,10 @@
 //! ```
 
 use crate::error::{Error, Result};
+use crate::gpu::Gpu;
 use crate::ops::dense::Dense;
 use crate::ops::dense::variant::{DecodeTile, PrefillTile, SerialTile, unroll as unrolled};
+use crate::tier::{Abilities, Tier};
 
 /// What the choice of a tile depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,10 +30,23 @@ pub struct DeviceClass {
     pub software: bool,
     /// Processors that workgroups run on, where that is known: on a software GPU. Otherwise 0.
     pub processors: u32,
+    /// What it has beyond the portable tier.
+    pub abilities: Abilities,
+    /// The tier that must be used.
+    pub tier: Option<Tier>,
 }
 
 impl DeviceClass {
-    /// Of a device with these limits and this kind of adapter.
+    /// Of a device.
+    pub fn of_gpu(gpu: &Gpu) -> Self {
+        DeviceClass {
+            abilities: gpu.abilities(),
+            tier: gpu.forced_tier(),
+            ..DeviceClass::of(gpu.limits(), gpu.info().device_type)
+        }
+    }
+
+    /// Of a device with these limits and this kind of adapter, without optional features.
     pub fn of(limits: &wgpu::Limits, device_type: wgpu::DeviceType) -> Self {
         DeviceClass {
             workgroup_memory: limits.max_compute_workgroup_storage_size,
@@ -43,7 +58,14 @@ impl DeviceClass {
                 wgpu::DeviceType::Cpu => std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
                 _ => 0,
             },
+            abilities: Abilities::NONE,
+            tier: None,
         }
+    }
+
+    /// Whether kernels of a tier may be used, as far as the device goes.
+    pub fn allows(&self, tier: Tier) -> bool {
+        self.abilities.serve(tier) && self.tier.is_none_or(|most| tier <= most)
     }
 
     /// Iterations that all loops of one invocation may take together. llvmpipe leaves a shader after 65 535 of them, without
@@ -399,6 +421,8 @@ mod tests {
         invocations: 1024,
         software: true,
         processors: 2,
+        abilities: Abilities::NONE,
+        tier: None,
     };
 
     #[test]

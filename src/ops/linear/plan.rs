@@ -14,6 +14,7 @@ use crate::ops::linear::variant::{
 use crate::ops::linear::{FeatureMap, Linear, feature, rules};
 use crate::ops::parts::{self, Bounds, Geometry, Part};
 use crate::shader::{Pipeline, Variant};
+use crate::tier::Tier;
 
 /// Invocations of a workgroup of `linear/scan.wgsl`.
 pub(super) const SCAN_THREADS: u32 = 64;
@@ -28,6 +29,7 @@ pub struct LinearPlan {
     pub(super) problem: Linear,
     pub(super) form: Form,
     pub(super) label: String,
+    pub(super) tier: Tier,
     pub(super) kernels: Kernels,
     pub(super) totals: Option<Arc<Pipeline>>,
     pub(super) parts: Vec<Part>,
@@ -65,7 +67,7 @@ impl Linear {
     /// not fit the device.
     pub fn plan_with(&self, gpu: &Gpu, tuning: &LinearTuning) -> Result<LinearPlan> {
         rules::check(self)?;
-        let device = DeviceClass::of(gpu.limits(), gpu.info().device_type);
+        let device = DeviceClass::of_gpu(gpu);
         let form = match tuning.form {
             Some(form) => check_form(self, form)?,
             None => planned_form(self, &device, gpu)?,
@@ -86,6 +88,8 @@ impl Linear {
         if workspace_bytes > 0 {
             gpu.workspace(Workspace::Partials, workspace_bytes)?;
         }
+        let tier = variants.iter().map(|v| v.spec().tier()).max().unwrap_or(Tier::Portable);
+        call::check_tier(gpu, "this problem", tier)?;
         let pipelines = pipelines(self, gpu, &variants)?;
         let totals = match self.total_decay {
             true => Some(gpu.pipeline(&Variant::Linear(LinearVariant::TotalDecay(TotalDecay {
@@ -102,6 +106,7 @@ impl Linear {
         };
         Ok(LinearPlan {
             label,
+            tier,
             kernels,
             totals,
             needs: needs(self, &geometry),
@@ -282,7 +287,7 @@ fn check_device(p: &Linear, form: Form, variant: &LinearVariant, gpu: &Gpu) -> R
         Form::Step(tile) => tile.threads(),
         Form::Serial(tile) | Form::Split { tile, .. } => tile.threads(),
     };
-    let most = DeviceClass::of(gpu.limits(), gpu.info().device_type).invocations;
+    let most = DeviceClass::of_gpu(gpu).invocations;
     check_limit("the tile", threads, "max_compute_invocations_per_workgroup", most)
 }
 
@@ -328,6 +333,11 @@ impl LinearPlan {
     /// The device it was planned for.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
+    }
+
+    /// The highest tier among its kernels.
+    pub fn tier(&self) -> Tier {
+        self.tier
     }
 
     /// Kernel, options and tile, as pipelines are labelled.

@@ -116,7 +116,7 @@ impl Extend {
     /// list exceeds, [`crate::Error::Unsupported`] more entries at once than a software GPU can add.
     pub fn plan(&self, gpu: &Gpu) -> Result<ExtendPlan> {
         rules::check_extend(self)?;
-        let device = DeviceClass::of(gpu.limits(), gpu.info().device_type);
+        let device = DeviceClass::of_gpu(gpu);
         device.check_loops("adding so many entries at once", looped(self.to - self.from, 0).into())?;
         Ok(ExtendPlan {
             cut: Cut::new(

@@ -15,6 +15,7 @@ use crate::ops::topk::score::{SCORES_BINDING, Scorer, scores_geometry};
 use crate::ops::topk::select::plan::Selector;
 use crate::ops::topk::{Select, TopK, rules};
 use crate::tensor::Tensor;
+use crate::tier::Tier;
 
 /// Bytes of scores that are held at a time, unless one list's are more: longer calls run in parts.
 const SCORE_BYTES: u64 = 64 << 20;
@@ -262,6 +263,11 @@ impl TopKPlan {
     /// The kernel and tile of the gather.
     pub fn kernel(&self) -> KernelChoice {
         self.gather.kernel()
+    }
+
+    /// The tier of the gather's kernel.
+    pub fn tier(&self) -> Tier {
+        self.gather.tier()
     }
 
     /// Kernels, options and tiles of scoring and gather, as their pipelines are labelled.

@@ -81,7 +81,7 @@ impl Hierarchical {
     /// one head exceeds, [`crate::Error::Unsupported`] says where a software GPU cannot search so long.
     pub fn plan(&self, gpu: &Gpu) -> Result<HierarchicalPlan> {
         rules::check_hierarchical(self)?;
-        let device = DeviceClass::of(gpu.limits(), gpu.info().device_type);
+        let device = DeviceClass::of_gpu(gpu);
         self.plan_with(gpu, choose(self, &device)?)
     }
 
@@ -93,7 +93,7 @@ impl Hierarchical {
         rules::check_hierarchical(self)?;
         check_tile(self, &tile)?;
         let limits = gpu.limits();
-        let device = DeviceClass::of(limits, gpu.info().device_type);
+        let device = DeviceClass::of_gpu(gpu);
         check_limit(
             "the tile",
             tile.threads,

@@ -89,12 +89,15 @@ pub(crate) fn loop_iterations(p: &Hierarchical, tile: &HierarchicalTile) -> u64 
 mod tests {
     use super::*;
     use crate::ops::dense::Dense;
+    use crate::tier::Abilities;
 
     const SMALLEST: DeviceClass = DeviceClass {
         workgroup_memory: 16 << 10,
         invocations: 256,
         software: false,
         processors: 0,
+        abilities: Abilities::NONE,
+        tier: None,
     };
 
     fn search(query_block: u32, top_k: u32, head_dim: u32) -> Hierarchical {

@@ -59,7 +59,7 @@ impl Pooler {
         let geometry = [k_geometry(pool), pooled_geometry(pool)];
         let most = limits.max_compute_workgroups_per_dimension;
         let workgroups = workgroups(pool).min(most.into()) as u32;
-        let device = DeviceClass::of(limits, gpu.info().device_type);
+        let device = DeviceClass::of_gpu(gpu);
         device.check_loops("pooling blocks of so many keys", loop_iterations(pool, workgroups))?;
         if pool.kv_len {
             check_limit(

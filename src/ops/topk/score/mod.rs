@@ -285,7 +285,7 @@ pub(crate) struct Scorer {
 
 impl Scorer {
     pub fn new(gpu: &Gpu, problem: &TopK, tile: Option<ScoreTile>) -> Result<Self> {
-        let device = DeviceClass::of(gpu.limits(), gpu.info().device_type);
+        let device = DeviceClass::of_gpu(gpu);
         let tile = match tile {
             Some(tile) => tile::check(problem, tile, &device)?,
             None => tile::choose(problem, &device)?,

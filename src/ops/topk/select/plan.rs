@@ -49,7 +49,7 @@ impl Selector {
 
     fn with(gpu: &Gpu, select: &Select, tuning: &SelectTuning) -> Result<Self> {
         rules::check_select(select)?;
-        let device = DeviceClass::of(gpu.limits(), gpu.info().device_type);
+        let device = DeviceClass::of_gpu(gpu);
         let tile = match tuning.tile {
             Some(tile) => tile,
             None => tile::choose(select.columns, select.rows, &device)?,

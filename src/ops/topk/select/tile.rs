@@ -133,12 +133,15 @@ pub(crate) fn check_loops(s: &Select, t: &SelectTile, device: &DeviceClass) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tier::Abilities;
 
     const PORTABLE: DeviceClass = DeviceClass {
         workgroup_memory: 16 << 10,
         invocations: 256,
         software: false,
         processors: 0,
+        abilities: Abilities::NONE,
+        tier: None,
     };
     const LARGE: DeviceClass = DeviceClass {
         workgroup_memory: 48 << 10,
