@@ -7,6 +7,9 @@
 //! }                                                           …
 //! ```
 //!
+//! `#unroll if NAME` does so where the constant NAME is not 0: processors that emulate a GPU take minutes to compile what a
+//! GPU needs written out.
+//!
 //! The body stays as it is: without the directive the text is the same algorithm in plain WGSL. With it, an index
 //! such as `acc[r * VALUE_VECS + n]` is a constant, so that every driver's compiler keeps the array in registers.
 //! Left to themselves they do so for some sizes only: on an NVIDIA H200 decode with eight rows took 2.8 times as long.
@@ -28,9 +31,13 @@ pub(super) fn unroll(text: &str) -> Result<String, String> {
 fn expand(lines: &[&str], constants: &HashMap<String, u32>, out: &mut String) -> Result<(), String> {
     let mut n = 0;
     while n < lines.len() {
-        if lines[n].trim() != "#unroll" {
+        let Some(condition) = lines[n].trim().strip_prefix("#unroll") else {
             out.push_str(lines[n]);
             out.push('\n');
+            n += 1;
+            continue;
+        };
+        if !holds(condition, constants)? {
             n += 1;
             continue;
         }
@@ -46,6 +53,18 @@ fn expand(lines: &[&str], constants: &HashMap<String, u32>, out: &mut String) ->
         n += 2 + length;
     }
     Ok(())
+}
+
+/// Whether a loop is to be written out; the condition is nothing, or ` if NAME`.
+fn holds(condition: &str, constants: &HashMap<String, u32>) -> Result<bool, String> {
+    if condition.is_empty() {
+        return Ok(true);
+    }
+    let name = condition.strip_prefix(" if ");
+    let value = name.and_then(|name| constants.get(name.trim()));
+    value
+        .map(|n| *n != 0)
+        .ok_or_else(|| format!("`#unroll{condition}` is not `#unroll if CONSTANT`"))
 }
 
 /// Variable and range of `for (var NAME = START; NAME < END; NAME++) {`.

@@ -55,6 +55,7 @@ pub fn tuning(r: &mut Random) -> Tuning {
 pub fn edges(tuning: &Tuning) -> (u32, u32) {
     match tuning.kernel {
         Some(KernelChoice::Prefill(t)) => (t.rows(), t.keys()),
+        Some(KernelChoice::Cooperative(t)) => (t.rows(), t.keys),
         Some(KernelChoice::Decode(t)) => (t.rows, t.keys()),
         Some(KernelChoice::DecodeSerial(t)) => (t.rows, 8 * t.threads),
         None => (64, 64),

@@ -17,7 +17,9 @@ use wgpu_attention::case::DenseCaseInputs;
 use wgpu_attention::compare::{self, DenseComparison, Tolerance};
 use wgpu_attention::dense::reference::{self, Hooks};
 use wgpu_attention::dense::tile::{self, DeviceClass, KernelChoice, Tuning};
-use wgpu_attention::{Broadcast, DType, Dense, DenseInputs, DenseOutput, Error, Gpu, GpuOptions, Result, Weighting};
+use wgpu_attention::{
+    Broadcast, DType, Dense, DenseInputs, DenseOutput, Error, Gpu, GpuOptions, Result, Tier, Weighting,
+};
 
 /// The device that `WGPU_ATTENTION_BACKEND` and `WGPU_ATTENTION_ADAPTER` name, shared by the tests of a file.
 ///
@@ -299,7 +301,11 @@ pub fn prefill(gpu: &Gpu, p: &Dense) -> KernelChoice {
         queries: p.queries.max(1000),
         ..p.clone()
     };
-    let choice = tile::choose(&many, &class(gpu)).unwrap();
+    let portable = DeviceClass {
+        tier: Some(Tier::Portable),
+        ..class(gpu)
+    };
+    let choice = tile::choose(&many, &portable).unwrap();
     assert!(matches!(choice, KernelChoice::Prefill(_)));
     choice
 }
@@ -307,7 +313,7 @@ pub fn prefill(gpu: &Gpu, p: &Dense) -> KernelChoice {
 /// The kernel that the planner would not pick.
 pub fn other(gpu: &Gpu, p: &Dense) -> Tuning {
     let kernel = match tile::choose(p, &class(gpu)).unwrap() {
-        KernelChoice::Prefill(_) => decode(gpu, p),
+        KernelChoice::Prefill(_) | KernelChoice::Cooperative(_) => decode(gpu, p),
         KernelChoice::Decode(_) | KernelChoice::DecodeSerial(_) => prefill(gpu, p),
     };
     Tuning {

@@ -104,7 +104,12 @@ fn problem(queries: u32) -> Dense {
 fn add(variants: &mut BTreeMap<String, Variant>, p: &Dense, class: &DeviceClass) {
     let choice = tile::choose(p, class).unwrap_or_else(|error| panic!("{error}: {p:?} on {class:?}"));
     for partial in [false, true] {
-        if partial && matches!(choice, tile::KernelChoice::Prefill(_)) {
+        if partial
+            && matches!(
+                choice,
+                tile::KernelChoice::Prefill(_) | tile::KernelChoice::Cooperative(_)
+            )
+        {
             continue;
         }
         let variant = Variant::Dense(variant_of(p, choice, partial));
@@ -198,6 +203,7 @@ fn the_smallest_device_runs_every_head_size() {
                     let (bytes, threads) = match choice {
                         // The verdict on a list takes 16 more.
                         tile::KernelChoice::Prefill(t) => (t.workgroup_bytes(value_dim) + 16, t.threads()),
+                        tile::KernelChoice::Cooperative(_) => unreachable!("it has no matrices"),
                         tile::KernelChoice::Decode(t) => (t.workgroup_bytes(), t.threads()),
                         tile::KernelChoice::DecodeSerial(t) => (0, t.threads),
                     };

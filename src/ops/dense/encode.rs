@@ -302,6 +302,7 @@ impl DensePlan {
         let batch = part.batch.1 - part.batch.0;
         match self.choice {
             KernelChoice::Prefill(t) => [queries.div_ceil(t.rows()), heads, batch],
+            KernelChoice::Cooperative(t) => [queries.div_ceil(t.rows()), heads, batch],
             KernelChoice::Decode(t) => {
                 let group = self.problem.heads / self.problem.kv_heads();
                 [(queries * group).div_ceil(t.rows) * self.splits, heads / group, batch]

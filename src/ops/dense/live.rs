@@ -66,6 +66,7 @@ impl LiveLists {
     fn of(p: &Dense, choice: &KernelChoice, parts: &[Part], device: &DeviceClass) -> Self {
         let (rows, keys, interleaved) = match choice {
             KernelChoice::Prefill(t) => (t.rows(), t.keys(), false),
+            KernelChoice::Cooperative(t) => (t.rows(), t.keys, false),
             KernelChoice::Decode(t) => (t.rows, t.keys(), true),
             KernelChoice::DecodeSerial(t) => (t.rows, SERIAL_KEYS, true),
         };
@@ -204,6 +205,7 @@ const DECODE_KEYS: u32 = 256;
 fn pays(p: &Dense, choice: &KernelChoice) -> bool {
     match choice {
         KernelChoice::Prefill(t) => p.keys > t.keys(),
+        KernelChoice::Cooperative(t) => p.keys > t.keys,
         KernelChoice::Decode(_) | KernelChoice::DecodeSerial(_) => p.keys >= DECODE_KEYS,
     }
 }
@@ -242,6 +244,7 @@ impl DenseVariant {
     pub(crate) fn visiting(mut self, visits: Visits) -> Self {
         match &mut self {
             DenseVariant::Prefill(v) => v.visits = visits,
+            DenseVariant::Cooperative(v) => v.visits = visits,
             DenseVariant::Decode(v) => v.visits = visits,
             DenseVariant::DecodeSerial(v) => v.visits = visits,
             DenseVariant::Live(_) => {}

@@ -39,6 +39,7 @@
 //! ```
 
 pub(crate) mod check;
+pub mod cooperative;
 pub(crate) mod custom;
 pub(crate) mod encode;
 pub(crate) mod geometry;
@@ -176,6 +177,11 @@ pub struct Dense {
     pub dtype: DType,
     /// Storage type of o. `None`: `dtype`.
     pub output_dtype: Option<DType>,
+    /// q, k and v of f32 or bf16 may be rounded to f16 (11 significant bits, 6.1e-5 to 65504 in magnitude; what is larger
+    /// becomes infinite, what is smaller loses bits), so that kernels on cooperative matrices can serve; sums stay f32.
+    /// On inputs of order 1 the output's RMS error is then that of f16 tensors, about 3e-4 relative. Weights are rounded to
+    /// f16 in those kernels in any case. Has no effect on f16 tensors, nor where a device has no such matrices.
+    pub reduced_precision: bool,
 
     /// What turns a score into a weight.
     pub weighting: Weighting,
@@ -249,6 +255,7 @@ impl Default for Dense {
             value_dim: None,
             dtype: DType::F32,
             output_dtype: None,
+            reduced_precision: false,
             weighting: Weighting::Softmax,
             scale: None,
             softcap: None,

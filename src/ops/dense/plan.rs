@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result, check_limit};
 use crate::gpu::{Gpu, Workspace};
 use crate::ops::call::{self, Need, Uniforms};
+use crate::ops::dense::cooperative::{self, CooperativeTile};
 use crate::ops::dense::geometry::{geometry, needs, small_vectors, vector_inputs, vector_output, whole};
 use crate::ops::dense::live::{self, Live};
 use crate::ops::dense::tile::{self, DeviceClass, KernelChoice, Tuning};
@@ -72,7 +73,7 @@ impl Dense {
         };
         check_choice(self, &choice, gpu)?;
         let splits = match (choice, tuning.splits) {
-            (KernelChoice::Prefill(_), _) => 1,
+            (KernelChoice::Prefill(_) | KernelChoice::Cooperative(_), _) => 1,
             (_, Some(splits)) => check_splits(splits)?,
             (KernelChoice::Decode(t), None) => tile::splits(self, &t, &device).min(most_splits(self, gpu.limits())),
             (KernelChoice::DecodeSerial(t), None) => {
@@ -147,6 +148,7 @@ pub fn variant_of(p: &Dense, choice: KernelChoice, partial: bool) -> DenseVarian
     }
     match choice {
         KernelChoice::Prefill(tile) => DenseVariant::Prefill(attend.with_tile(tile)),
+        KernelChoice::Cooperative(tile) => DenseVariant::Cooperative(attend.with_tile(tile)),
         KernelChoice::Decode(tile) => DenseVariant::Decode(attend.with_tile(tile)),
         KernelChoice::DecodeSerial(tile) => DenseVariant::DecodeSerial(attend.with_tile(tile)),
     }
@@ -187,6 +189,7 @@ pub(crate) fn options_of(p: &Dense) -> Attend<()> {
 fn check_choice(p: &Dense, choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
     let (sound, threads) = match choice {
         KernelChoice::Prefill(t) => (t.is_sound(), t.threads()),
+        KernelChoice::Cooperative(t) => (t.is_sound(), t.threads),
         KernelChoice::Decode(t) => (t.is_sound(), t.threads()),
         KernelChoice::DecodeSerial(t) => (t.is_sound(), t.threads),
     };
@@ -196,6 +199,9 @@ fn check_choice(p: &Dense, choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
             value: format!("{choice:?}"),
             allowed: "a tile that keeps to the rules beside its fields, each of which is 1 to 256".into(),
         });
+    }
+    if let KernelChoice::Cooperative(t) = choice {
+        check_matrices(p, t, gpu)?;
     }
     if !tile::rows_share_a_list(p, choice) {
         return Err(Error::Invalid {
@@ -210,6 +216,26 @@ fn check_choice(p: &Dense, choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
         "max_compute_invocations_per_workgroup",
         DeviceClass::of_gpu(gpu).invocations,
     )
+}
+
+/// Whether a device has the matrices and subgroups that a given tile is made for, and the problem allows f16 factors.
+fn check_matrices(p: &Dense, tile: &CooperativeTile, gpu: &Gpu) -> Result<()> {
+    let abilities = gpu.abilities();
+    let largest = abilities.subgroups.map_or(0, |(_, most)| most);
+    let allowed = match abilities.matrices {
+        Some(edge) if edge != tile.edge => format!("matrices of {edge}, which this device has"),
+        Some(_) if tile.subgroup() < largest => {
+            format!("{largest} invocations for each strip, this device's subgroups")
+        }
+        Some(_) if !cooperative::serves(p) => "f16 tensors or `reduced_precision`, and more than 16 queries".into(),
+        Some(_) => return Ok(()),
+        None => "no such kernel: this device has no cooperative matrices that could serve".into(),
+    };
+    Err(Error::Invalid {
+        field: "tuning.kernel",
+        value: format!("{tile:?}"),
+        allowed,
+    })
 }
 
 fn check_splits(splits: u32) -> Result<u32> {
@@ -255,6 +281,7 @@ pub(crate) fn bounds(p: &Dense, choice: KernelChoice, splits: u32, gpu: &Gpu) ->
     let group = p.heads / p.kv_heads();
     let (rows, heads) = match choice {
         KernelChoice::Prefill(t) => (t.rows(), 1),
+        KernelChoice::Cooperative(t) => (t.rows(), 1),
         // Workgroups along x are row tiles times splits, along y KV heads.
         KernelChoice::Decode(t) => (t.rows, group),
         KernelChoice::DecodeSerial(t) => (t.rows, group),

@@ -16,6 +16,7 @@
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::ops::dense::Dense;
+use crate::ops::dense::cooperative::{self, CooperativeTile};
 use crate::ops::dense::variant::{DecodeTile, PrefillTile, SerialTile, unroll as unrolled};
 use crate::tier::{Abilities, Tier};
 
@@ -110,6 +111,8 @@ pub struct Tuning {
 pub enum KernelChoice {
     /// `dense/prefill.wgsl`
     Prefill(PrefillTile),
+    /// `dense/prefill_cooperative.wgsl`
+    Cooperative(CooperativeTile),
     /// `dense/decode.wgsl`
     Decode(DecodeTile),
     /// `dense/decode_serial.wgsl`
@@ -122,12 +125,33 @@ const DECODE_QUERIES: u32 = 16;
 /// The kernel for a problem on a device. With lists of keys that too few queries share for a tile, every row is a decode
 /// step.
 pub fn choose(problem: &Dense, device: &DeviceClass) -> Result<KernelChoice> {
+    if let Some(tile) = cooperative_tile(problem, device) {
+        return Ok(KernelChoice::Cooperative(tile));
+    }
     let few = problem.queries <= DECODE_QUERIES || candidates(problem, device).is_empty();
     match (few, device.software) {
         (true, true) => Ok(KernelChoice::DecodeSerial(serial_tile(problem))),
         (true, false) => decode_tile(problem, device).map(KernelChoice::Decode),
         (false, _) => prefill_tile(problem, device).map(KernelChoice::Prefill),
     }
+}
+
+/// The tile on cooperative matrices, where those may be used, serve the problem, and are wanted or faster: on a software
+/// GPU they are emulated.
+fn cooperative_tile(problem: &Dense, device: &DeviceClass) -> Option<CooperativeTile> {
+    let wanted = device.tier == Some(Tier::Cooperative) || !device.software;
+    if !wanted || !device.allows(Tier::Cooperative) || !cooperative::serves(problem) {
+        return None;
+    }
+    let tiles = cooperative::candidates(problem, device).into_iter();
+    let tiles: Vec<_> = tiles
+        .filter(|t| rows_share_a_list(problem, &KernelChoice::Cooperative(*t)))
+        .collect();
+    let heads = u64::from(problem.batch) * u64::from(problem.heads);
+    let workgroups = |t: &CooperativeTile| heads * u64::from(problem.queries.div_ceil(t.rows()));
+    let enough = u64::from(device.resident_workgroups() / 2);
+    let chosen = tiles.iter().find(|t| workgroups(t) >= enough);
+    chosen.or_else(|| tiles.iter().min_by_key(|t| t.rows())).copied()
 }
 
 /// Consecutive rows that share a list, `u32::MAX` if all of a head do: queries of a head, or with `interleaved` a query's
@@ -149,6 +173,7 @@ fn rows_of_a_list(problem: &Dense, interleaved: bool) -> u32 {
 pub(crate) fn rows_share_a_list(problem: &Dense, choice: &KernelChoice) -> bool {
     let (rows, interleaved) = match choice {
         KernelChoice::Prefill(t) => (t.rows(), false),
+        KernelChoice::Cooperative(t) => (t.rows(), false),
         KernelChoice::Decode(t) => (t.rows, true),
         KernelChoice::DecodeSerial(t) => (t.rows, true),
     };
@@ -368,6 +393,14 @@ pub(crate) fn loop_iterations(problem: &Dense, choice: &KernelChoice, splits: u3
             let values = looped(t.keys() / t.value_chunk, looped(steps / unrolled(steps, t.unroll), 0));
             let maxima = looped(t.rows().div_ceil(t.threads()), looped(t.lanes, 0));
             keys.div_ceil(t.keys().into()) * u64::from(1 + scores + values + maxima) + 1
+        }
+        KernelChoice::Cooperative(t) => {
+            let masked = looped(t.keys / 4, looped(4, 0)) + looped(t.keys / 4, 0);
+            let rows = t.rows().div_ceil(t.threads) * masked;
+            // A rescale of all rows, a block of columns at a time.
+            let blocks = problem.value_dim().div_ceil(t.edge);
+            let rescale = blocks * (looped((t.rows() * t.edge / 4).div_ceil(t.threads), 0) + 4);
+            keys.div_ceil(t.keys.into()) * u64::from(1 + 4 + rows + rescale) + 1000
         }
         // A tile's own loops are written out but for those over a workgroup's few groups.
         KernelChoice::Decode(t) => {

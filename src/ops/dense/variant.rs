@@ -17,8 +17,10 @@
 //! ```
 
 use crate::ops::dense::Custom;
+use crate::ops::dense::cooperative::CooperativeTile;
 use crate::shader::{Binding, BindingKind, Constant, Spec};
 use crate::tensor::DType;
+use crate::tier::Tier;
 
 /// A kernel of the dense op with everything its code depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -29,6 +31,8 @@ pub enum DenseVariant {
     Decode(Attend<DecodeTile>),
     /// `dense/decode_serial.wgsl`
     DecodeSerial(Attend<SerialTile>),
+    /// `dense/prefill_cooperative.wgsl`
+    Cooperative(Attend<CooperativeTile>),
     /// `dense/live.wgsl`
     Live(LiveVariant),
 }
@@ -40,6 +44,7 @@ impl DenseVariant {
             DenseVariant::Prefill(v) => v,
             DenseVariant::Decode(v) => v,
             DenseVariant::DecodeSerial(v) => v,
+            DenseVariant::Cooperative(v) => v,
             DenseVariant::Live(v) => v,
         }
     }
@@ -347,8 +352,11 @@ impl<T> Attend<T> {
     }
 
     /// The pieces for reading q, k, v, the optional tensors and the hooks.
-    fn input_pieces(&self) -> Vec<&'static str> {
-        let mut pieces = vec![element_piece(self.dtype, self.vector_inputs)];
+    fn input_pieces(&self, native_half: bool) -> Vec<&'static str> {
+        let mut pieces = vec![match (self.dtype, self.vector_inputs, native_half) {
+            (DType::F16, true, true) => "shared/element_f16_x4_native",
+            _ => element_piece(self.dtype, self.vector_inputs),
+        }];
         pieces.extend(row_pieces(self.vector_inputs));
         pieces.extend(self.hook_pieces());
         pieces.push(match self.weighting {
@@ -578,7 +586,7 @@ pub(crate) fn unroll(steps: u32, wanted: u32) -> u32 {
 }
 
 /// What a kernel of the dense op adds to the options that all of them have.
-trait Tile {
+pub(super) trait Tile {
     /// The kernel's file, without `shaders/` and `.wgsl`.
     const KERNEL: &'static str;
 
@@ -592,10 +600,25 @@ trait Tile {
     fn label(&self) -> String;
 
     /// The header's constants that describe the tile.
-    fn constants(&self) -> Vec<(&'static str, Constant)>;
+    fn constants(&self, value_dim: u32) -> Vec<(&'static str, Constant)>;
+
+    /// Pieces of its own.
+    fn pieces<T>(&self, _attend: &Attend<T>) -> Vec<&'static str> {
+        vec![]
+    }
 
     /// Workgroup memory in bytes.
-    fn workgroup_bytes(&self, value_dim: u32) -> u32;
+    fn workgroup_bytes(&self, head_dim: u32, value_dim: u32) -> u32;
+
+    /// What it asks of a device.
+    fn tier(&self) -> Tier {
+        Tier::Portable
+    }
+
+    /// The WGSL extensions it enables.
+    fn enables(&self) -> Vec<&'static str> {
+        vec![]
+    }
 }
 
 impl Tile for PrefillTile {
@@ -620,7 +643,7 @@ impl Tile for PrefillTile {
         )
     }
 
-    fn constants(&self) -> Vec<(&'static str, Constant)> {
+    fn constants(&self, _value_dim: u32) -> Vec<(&'static str, Constant)> {
         use Constant::{Count, Flag};
         vec![
             ("ROW_GROUPS", Count(self.row_groups)),
@@ -636,7 +659,7 @@ impl Tile for PrefillTile {
         ]
     }
 
-    fn workgroup_bytes(&self, value_dim: u32) -> u32 {
+    fn workgroup_bytes(&self, _head_dim: u32, value_dim: u32) -> u32 {
         self.workgroup_bytes(value_dim)
     }
 }
@@ -661,7 +684,7 @@ impl Tile for DecodeTile {
         )
     }
 
-    fn constants(&self) -> Vec<(&'static str, Constant)> {
+    fn constants(&self, _value_dim: u32) -> Vec<(&'static str, Constant)> {
         use Constant::{Count, Flag};
         vec![
             ("ROWS", Count(self.rows)),
@@ -673,7 +696,7 @@ impl Tile for DecodeTile {
         ]
     }
 
-    fn workgroup_bytes(&self, _value_dim: u32) -> u32 {
+    fn workgroup_bytes(&self, _head_dim: u32, _value_dim: u32) -> u32 {
         self.workgroup_bytes()
     }
 }
@@ -690,12 +713,12 @@ impl Tile for SerialTile {
         format!("rows {}", self.rows)
     }
 
-    fn constants(&self) -> Vec<(&'static str, Constant)> {
+    fn constants(&self, _value_dim: u32) -> Vec<(&'static str, Constant)> {
         use Constant::Count;
         vec![("ROWS", Count(self.rows)), ("THREADS", Count(self.threads))]
     }
 
-    fn workgroup_bytes(&self, _value_dim: u32) -> u32 {
+    fn workgroup_bytes(&self, _head_dim: u32, _value_dim: u32) -> u32 {
         0
     }
 }
@@ -714,12 +737,13 @@ impl<T: Tile> Spec for Attend<T> {
         if let Visits::Live(keys) = self.visits {
             constants.push(("ENTRY_TILES", Constant::Count(self.tile.tiles_of_an_entry(keys))));
         }
-        constants.extend(self.tile.constants());
+        constants.extend(self.tile.constants(self.value_dim));
         constants
     }
 
     fn pieces(&self) -> Vec<&'static str> {
-        let mut pieces = self.input_pieces();
+        let mut pieces = self.tile.pieces(self);
+        pieces.extend(self.input_pieces(self.enables().contains(&"f16")));
         if T::CHECKS_LISTS {
             pieces.push(match self.visits {
                 Visits::Listed(_) => "dense/list_check",
@@ -746,6 +770,14 @@ impl<T: Tile> Spec for Attend<T> {
             Visits::Listed(_) if T::CHECKS_LISTS => 16,
             _ => 0,
         };
-        self.tile.workgroup_bytes(self.value_dim) + verdict
+        self.tile.workgroup_bytes(self.head_dim, self.value_dim) + verdict
+    }
+
+    fn tier(&self) -> Tier {
+        self.tile.tier()
+    }
+
+    fn enables(&self) -> Vec<&'static str> {
+        self.tile.enables()
     }
 }

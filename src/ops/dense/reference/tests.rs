@@ -15,6 +15,7 @@ const TINY: Dense = Dense {
     value_dim: None,
     dtype: DType::F32,
     output_dtype: None,
+    reduced_precision: false,
     weighting: Weighting::Softmax,
     scale: None,
     softcap: None,
