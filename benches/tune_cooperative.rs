@@ -37,19 +37,24 @@ fn main() {
     let mut results = vec![];
     for tile in tiles(edge, subgroup) {
         let name = format!(
-            "strips {} blocks {} keys {} {} B{}",
+            "strips {}x{} blocks {} keys {} lanes {} {} B{}",
             tile.strips,
+            tile.shares,
             tile.row_blocks,
             tile.keys,
+            tile.row_lanes,
             tile.workgroup_bytes(d, d),
-            if tile.vectors { "" } else { " scalars" }
+            if tile.vectors { "" } else { " scalars" },
         );
         let wanted = std::env::var("TILE").map_or(true, |t| t.split('|').any(|part| name.contains(part)));
         if !wanted || tile.workgroup_bytes(d, d) > gpu.limits().max_compute_workgroup_storage_size {
             continue;
         }
         match measure(&gpu, &problem, tile) {
-            Ok(seconds) => results.push((seconds, name)),
+            Ok(seconds) => {
+                println!("{name:40} {:9.3} ms", seconds * 1e3);
+                results.push((seconds, name));
+            }
             Err(message) => println!("{name}: {message}"),
         }
     }
@@ -60,27 +65,43 @@ fn main() {
     }
 }
 
+/// Strips, shares, blocks of rows, keys.
+const SHAPES: &[[u32; 4]] = &[
+    [4, 2, 2, 32],
+    [8, 2, 1, 32],
+    [4, 2, 1, 32],
+    [3, 2, 2, 32],
+    [2, 2, 2, 32],
+    [4, 1, 2, 32],
+    [4, 1, 1, 32],
+    [8, 1, 1, 16],
+    [8, 1, 1, 32],
+    [6, 1, 1, 32],
+    [2, 1, 2, 32],
+    [2, 2, 2, 64],
+    [4, 1, 1, 64],
+    [4, 1, 2, 64],
+    [2, 1, 2, 64],
+    [4, 1, 2, 16],
+];
+
 fn tiles(edge: u32, subgroup: u32) -> Vec<CooperativeTile> {
-    let mut all = vec![];
-    for strips in [2, 4, 8] {
-        for row_blocks in [1, 2, 3, 4] {
-            for keys in [16, 32, 48, 64, 128] {
-                for vectors in [true, false] {
-                    all.push(CooperativeTile {
-                        edge,
-                        strips,
-                        row_blocks,
-                        keys,
-                        threads: strips * subgroup,
-                        vectors,
-                        written_out: true,
-                        alternate: false,
-                    });
-                }
-            }
+    let tile = |&[strips, shares, row_blocks, keys]: &[u32; 4]| {
+        let threads = strips * shares * subgroup;
+        CooperativeTile {
+            edge,
+            strips,
+            shares,
+            row_blocks,
+            keys,
+            threads,
+            row_lanes: (threads / (strips * row_blocks * edge)).max(1),
+            vectors: true,
+            written_out: true,
+            alternate: false,
         }
-    }
-    all
+    };
+    SHAPES.iter().map(tile).collect()
 }
 
 /// Seconds, or why there are none; a wrong result gets no time.

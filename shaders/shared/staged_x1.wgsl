@@ -1,25 +1,25 @@
-// Workgroup memory between vectors and cooperative matrices, an element to a word, for compilers that load matrices from
-// scalars only (Metal): factors as f16, sums as f32. Places are counted in elements; a matrix is loaded or stored at
-// [place / STAGED], its rows so many / STAGED apart.
-const STAGED: u32 = 1u;
+// Workgroup memory between vectors and cooperative matrices: factors as f16, sums as f32, an element to an entry, for
+// compilers that load matrices from scalars only (Metal). Places are counted in words of four elements; a matrix is loaded or
+// stored at [place * WORD], its rows so many words * WORD apart.
+const WORD: u32 = 4u;
 
-var<workgroup> factors: array<f16, FACTORS>;
-var<workgroup> sums: array<f32, SUMS>;
+var<workgroup> factors: array<f16, FACTORS * 4u>;
+var<workgroup> sums: array<f32, SUMS * 4u>;
 
 fn put_factors(at: u32, four: vec4<f16>) {
-    factors[at] = four.x;
-    factors[at + 1u] = four.y;
-    factors[at + 2u] = four.z;
-    factors[at + 3u] = four.w;
+    factors[at * 4u] = four.x;
+    factors[at * 4u + 1u] = four.y;
+    factors[at * 4u + 2u] = four.z;
+    factors[at * 4u + 3u] = four.w;
 }
 
 fn put_sums(at: u32, four: vec4<f32>) {
-    sums[at] = four.x;
-    sums[at + 1u] = four.y;
-    sums[at + 2u] = four.z;
-    sums[at + 3u] = four.w;
+    sums[at * 4u] = four.x;
+    sums[at * 4u + 1u] = four.y;
+    sums[at * 4u + 2u] = four.z;
+    sums[at * 4u + 3u] = four.w;
 }
 
 fn get_sums(at: u32) -> vec4<f32> {
-    return vec4<f32>(sums[at], sums[at + 1u], sums[at + 2u], sums[at + 3u]);
+    return vec4<f32>(sums[at * 4u], sums[at * 4u + 1u], sums[at * 4u + 2u], sums[at * 4u + 3u]);
 }

@@ -44,6 +44,7 @@ const SMALLEST: DeviceClass = DeviceClass {
     processors: 0,
     abilities: Abilities::NONE,
     tier: None,
+    scalar_matrices: false,
 };
 
 /// The merge of partial results and the kernels that have no options, by their code.

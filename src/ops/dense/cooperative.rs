@@ -12,14 +12,19 @@ use crate::tier::Tier;
 pub struct CooperativeTile {
     /// Rows and columns of a matrix: 8 or 16, as the device has them.
     pub edge: u32,
-    /// Strips of rows, each with a subgroup of its own.
+    /// Strips of rows.
     pub strips: u32,
+    /// Subgroups that share a strip: a divisor of the blocks of keys, and of those of value columns.
+    pub shares: u32,
     /// Blocks of `edge` rows of a strip.
     pub row_blocks: u32,
     /// Keys of a tile, a multiple of `edge`.
     pub keys: u32,
-    /// Invocations of a workgroup: for each strip as many as the largest subgroup of the device has.
+    /// Invocations of a workgroup: for each strip and share as many as the largest subgroup of the device has.
     pub threads: u32,
+    /// Invocations that share a row's weights: a power of two, no more than the smallest subgroup of the device has, and a
+    /// divisor of a quarter of the keys.
+    pub row_lanes: u32,
     /// Workgroup memory is in words of four elements, not of one.
     pub vectors: bool,
     /// Loops over matrices are written out.
@@ -31,13 +36,21 @@ pub struct CooperativeTile {
 impl CooperativeTile {
     /// Whether all fields are in range and the shader's static assertions hold.
     pub(crate) fn is_sound(&self) -> bool {
-        let counts = [self.strips, self.row_blocks, self.keys];
+        let counts = [self.strips, self.shares, self.row_blocks, self.keys, self.row_lanes];
         [8, 16].contains(&self.edge)
             && counts.iter().all(|n| (1..=256).contains(n))
-            && self.keys.is_multiple_of(self.edge)
+            && self.keys.is_multiple_of(self.edge * self.shares)
+            && self.row_lanes.is_power_of_two()
+            && (self.keys / 4).is_multiple_of(self.row_lanes)
             && self.rows() <= 1024
-            && self.threads >= self.strips
-            && self.threads <= 1024
+            && (self.strips * self.shares..=1024).contains(&self.threads)
+    }
+
+    /// Whether shares and lanes divide the output's columns and the device's subgroups, of so many invocations.
+    pub(crate) fn suits(&self, value_dim: u32, (least, most): (u32, u32)) -> bool {
+        value_dim.div_ceil(self.edge).is_multiple_of(self.shares)
+            && self.row_lanes <= least
+            && self.threads == self.strips * self.shares * most
     }
 
     /// Query rows of a workgroup.
@@ -45,10 +58,10 @@ impl CooperativeTile {
         self.strips * self.row_blocks * self.edge
     }
 
-    /// Blocks of output columns that go through workgroup memory at once.
+    /// Blocks of output columns of a share that go through workgroup memory at once.
     fn out_blocks(&self, value_dim: u32) -> u32 {
-        let blocks = value_dim.div_ceil(self.edge);
-        let room = self.keys / self.edge;
+        let blocks = value_dim.div_ceil(self.edge) / self.shares;
+        let room = self.keys / self.edge / self.shares;
         (1..=room).rev().find(|n| blocks.is_multiple_of(*n)).unwrap_or(1)
     }
 
@@ -60,17 +73,6 @@ impl CooperativeTile {
         let sums = self.rows() * (self.keys + 4) * 4;
         let row_factors = self.rows() * 4;
         factors.next_multiple_of(16) + sums.next_multiple_of(16) + row_factors.next_multiple_of(16) + 16
-    }
-
-    /// Matrices that a strip keeps in registers: of q, and of the output.
-    pub(crate) fn held(&self, head_dim: u32, value_dim: u32) -> (u32, u32) {
-        let blocks = |d: u32| self.row_blocks * d.div_ceil(self.edge);
-        (blocks(head_dim), blocks(value_dim))
-    }
-
-    /// The largest subgroup it is made for.
-    pub(crate) fn subgroup(&self) -> u32 {
-        self.threads / self.strips
     }
 }
 
@@ -84,12 +86,14 @@ impl Tile for CooperativeTile {
 
     fn label(&self) -> String {
         format!(
-            "matrices of {} tile {}x{} strips {} threads {}{}",
+            "matrices of {} tile {}x{} strips {}x{} threads {}/{}{}",
             self.edge,
             self.rows(),
             self.keys,
             self.strips,
+            self.shares,
             self.threads,
+            self.row_lanes,
             if self.vectors { "" } else { " scalars" }
         )
     }
@@ -98,6 +102,8 @@ impl Tile for CooperativeTile {
         use Constant::{Count, Flag};
         vec![
             ("STRIPS", Count(self.strips)),
+            ("SHARES", Count(self.shares)),
+            ("ROW_LANES", Count(self.row_lanes)),
             ("ROW_BLOCKS", Count(self.row_blocks)),
             ("KEYS", Count(self.keys)),
             ("THREADS", Count(self.threads)),
@@ -148,53 +154,76 @@ pub(super) fn serves(problem: &Dense) -> bool {
     problem.queries >= FEWEST_QUERIES && (problem.dtype == DType::F16 || problem.reduced_precision)
 }
 
-/// Strips, blocks of rows of a strip, keys; best first.
-struct Candidate(u32, u32, u32);
+/// Strips, shares, blocks of rows of a strip, keys.
+struct Candidate(u32, u32, u32, u32);
 
-/// For matrices of 16.
-const EDGE_16: &[Candidate] = &[
-    Candidate(4, 2, 32),
-    Candidate(4, 1, 32),
-    Candidate(4, 1, 16),
-    Candidate(2, 1, 16),
+/// For matrices of 16, best first, by measurements on an NVIDIA H200 (`benches/tune_cooperative.rs`). Its Vulkan driver lets
+/// workgroups have some 50 KiB of workgroup memory together on a processor, so that of the larger tiles one runs at a
+/// time, and of those below 25 KiB two. The last but one fit 32 KiB at D = 128 and D = 256.
+const WIDE: &[Candidate] = &[
+    Candidate(4, 2, 2, 32),
+    Candidate(6, 1, 1, 32),
+    Candidate(8, 1, 1, 16),
+    Candidate(4, 2, 1, 32),
+    Candidate(4, 1, 1, 32),
+    Candidate(4, 1, 1, 16),
+    Candidate(2, 1, 1, 16),
 ];
 
-/// For matrices of 8.
+/// The same for Dv up to 64.
+const NARROW: &[Candidate] = &[
+    Candidate(4, 1, 2, 16),
+    Candidate(4, 2, 1, 32),
+    Candidate(4, 1, 1, 32),
+    Candidate(4, 1, 1, 16),
+    Candidate(2, 1, 1, 16),
+];
+
+/// For matrices of 8, best first; reasoned, not measured.
 const EDGE_8: &[Candidate] = &[
-    Candidate(4, 2, 32),
-    Candidate(4, 1, 32),
-    Candidate(4, 1, 16),
-    Candidate(2, 1, 16),
-    Candidate(2, 1, 8),
+    Candidate(4, 2, 2, 32),
+    Candidate(4, 1, 2, 16),
+    Candidate(4, 1, 1, 32),
+    Candidate(4, 1, 1, 16),
+    Candidate(2, 1, 1, 16),
+    Candidate(2, 1, 1, 8),
 ];
 
-/// 32-bit registers of an invocation that matrices may take.
-const REGISTERS: u32 = 200;
+/// For processors that emulate matrices of 8: little code.
+const SOFTWARE: &[Candidate] = &[Candidate(4, 1, 1, 8), Candidate(2, 1, 1, 8)];
 
 /// Tiles that serve a problem on a device, best first.
 pub(super) fn candidates(problem: &Dense, device: &DeviceClass) -> Vec<CooperativeTile> {
-    let (Some(edge), Some((_, subgroup))) = (device.abilities.matrices, device.abilities.subgroups) else {
+    let (Some(edge), Some(subgroups)) = (device.abilities.matrices, device.abilities.subgroups) else {
         return vec![];
     };
-    let all = if edge == 16 { EDGE_16 } else { EDGE_8 };
-    let tile = |c: &Candidate| CooperativeTile {
-        edge,
-        strips: c.0,
-        row_blocks: c.1,
-        keys: c.2,
-        threads: c.0 * subgroup,
-        vectors: true,
-        written_out: !device.software,
-        alternate: device.software,
+    let all = match (edge, device.software) {
+        (16, _) if problem.value_dim() <= 64 => NARROW,
+        (16, _) => WIDE,
+        (_, false) => EDGE_8,
+        (_, true) => SOFTWARE,
+    };
+    let tile = |c: &Candidate| {
+        let threads = c.0 * c.1 * subgroups.1;
+        let lanes = threads / (c.0 * c.2 * edge);
+        CooperativeTile {
+            edge,
+            strips: c.0,
+            shares: c.1,
+            row_blocks: c.2,
+            keys: c.3,
+            threads,
+            row_lanes: lanes.clamp(1, (c.3 / 4).min(subgroups.0)).next_power_of_two(),
+            vectors: !device.scalar_matrices,
+            written_out: !device.software,
+            alternate: device.software,
+        }
     };
     let fits = |t: &CooperativeTile| {
-        let (q, o) = t.held(problem.head_dim, problem.value_dim());
-        let elements = edge * edge;
-        // Two elements of q to a register, one of o and of the scores of a block of keys.
-        let registers = (q * elements / 2 + (o + t.row_blocks) * elements) / subgroup.max(8);
-        t.threads <= device.invocations
+        t.is_sound()
+            && t.suits(problem.value_dim(), subgroups)
+            && t.threads <= device.invocations
             && t.workgroup_bytes(problem.head_dim, problem.value_dim()) + list_bytes(problem) <= device.workgroup_memory
-            && (device.software || t.row_blocks == 1 || registers <= REGISTERS)
     };
     all.iter().map(tile).filter(fits).collect()
 }

@@ -282,6 +282,7 @@ mod tests {
         processors: 2,
         abilities: Abilities::NONE,
         tier: None,
+        scalar_matrices: false,
     };
 
     fn masked(queries: u32, keys: u32) -> Dense {

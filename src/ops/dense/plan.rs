@@ -221,12 +221,13 @@ fn check_choice(p: &Dense, choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
 /// Whether a device has the matrices and subgroups that a given tile is made for, and the problem allows f16 factors.
 fn check_matrices(p: &Dense, tile: &CooperativeTile, gpu: &Gpu) -> Result<()> {
     let abilities = gpu.abilities();
-    let largest = abilities.subgroups.map_or(0, |(_, most)| most);
+    let subgroups = abilities.subgroups.unwrap_or_default();
     let allowed = match abilities.matrices {
         Some(edge) if edge != tile.edge => format!("matrices of {edge}, which this device has"),
-        Some(_) if tile.subgroup() < largest => {
-            format!("{largest} invocations for each strip, this device's subgroups")
-        }
+        Some(_) if !tile.suits(p.value_dim(), subgroups) => format!(
+            "shares that divide the blocks of value columns, {} invocations for each, and at most {} lanes to a row",
+            subgroups.1, subgroups.0
+        ),
         Some(_) if !cooperative::serves(p) => "f16 tensors or `reduced_precision`, and more than 16 queries".into(),
         Some(_) => return Ok(()),
         None => "no such kernel: this device has no cooperative matrices that could serve".into(),

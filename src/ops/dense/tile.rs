@@ -35,6 +35,8 @@ pub struct DeviceClass {
     pub abilities: Abilities,
     /// The tier that must be used.
     pub tier: Option<Tier>,
+    /// Matrices can be loaded from arrays of scalars only, as in Metal's language.
+    pub scalar_matrices: bool,
 }
 
 impl DeviceClass {
@@ -43,6 +45,7 @@ impl DeviceClass {
         DeviceClass {
             abilities: gpu.abilities(),
             tier: gpu.forced_tier(),
+            scalar_matrices: gpu.info().backend == wgpu::Backend::Metal,
             ..DeviceClass::of(gpu.limits(), gpu.info().device_type)
         }
     }
@@ -61,6 +64,7 @@ impl DeviceClass {
             },
             abilities: Abilities::NONE,
             tier: None,
+            scalar_matrices: false,
         }
     }
 
@@ -456,6 +460,7 @@ mod tests {
         processors: 2,
         abilities: Abilities::NONE,
         tier: None,
+        scalar_matrices: false,
     };
 
     #[test]

@@ -98,6 +98,7 @@ mod tests {
         processors: 0,
         abilities: Abilities::NONE,
         tier: None,
+        scalar_matrices: false,
     };
 
     fn search(query_block: u32, top_k: u32, head_dim: u32) -> Hierarchical {

@@ -142,6 +142,7 @@ mod tests {
         processors: 0,
         abilities: Abilities::NONE,
         tier: None,
+        scalar_matrices: false,
     };
     const LARGE: DeviceClass = DeviceClass {
         workgroup_memory: 48 << 10,
