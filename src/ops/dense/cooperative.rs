@@ -149,9 +149,14 @@ impl Tile for CooperativeTile {
 /// Queries from which matrices pay: fewer leave most rows of a tile empty.
 pub(super) const FEWEST_QUERIES: u32 = 17;
 
-/// Whether the kernel may serve a problem: f16 factors are exact for f16 tensors only.
+/// Whether f16 factors will do for a problem: they are exact for f16 tensors only.
+pub(super) fn precise_enough(problem: &Dense) -> bool {
+    problem.dtype == DType::F16 || problem.reduced_precision
+}
+
+/// Whether the planner takes the kernel into account.
 pub(super) fn serves(problem: &Dense) -> bool {
-    problem.queries >= FEWEST_QUERIES && (problem.dtype == DType::F16 || problem.reduced_precision)
+    problem.queries >= FEWEST_QUERIES && precise_enough(problem)
 }
 
 /// Strips, shares, blocks of rows of a strip, keys.

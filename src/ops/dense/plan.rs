@@ -228,7 +228,7 @@ fn check_matrices(p: &Dense, tile: &CooperativeTile, gpu: &Gpu) -> Result<()> {
             "shares that divide the blocks of value columns, {} invocations for each, and at most {} lanes to a row",
             subgroups.1, subgroups.0
         ),
-        Some(_) if !cooperative::serves(p) => "f16 tensors or `reduced_precision`, and more than 16 queries".into(),
+        Some(_) if !cooperative::precise_enough(p) => "another kernel, or f16 tensors, or `reduced_precision`".into(),
         Some(_) => return Ok(()),
         None => "no such kernel: this device has no cooperative matrices that could serve".into(),
     };

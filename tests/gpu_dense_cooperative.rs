@@ -1,0 +1,420 @@
+//! Dense prefill on cooperative matrices: golden cases, drawn problems, references that change, what is refused.
+
+mod common;
+
+use common::{Inputs, Random, draw, golden, gpu, property};
+use wgpu_attention::case::{Case, Op};
+use wgpu_attention::compare::{self, Tolerance};
+use wgpu_attention::dense::cooperative::CooperativeTile;
+use wgpu_attention::dense::tile::{KernelChoice, Tuning};
+use wgpu_attention::{DType, Dense, DenseOutput, Error, Gpu, Selection, Tier, Weighting};
+
+/// The device with what its matrices and subgroups are; `None` where it has no matrices, and is seen to refuse the tier.
+fn matrices(gpu: &Gpu) -> Option<(u32, (u32, u32))> {
+    let abilities = gpu.abilities();
+    let Some(edge) = abilities.matrices else {
+        let error = gpu.with_tier(Tier::Cooperative).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+        println!("{}: no cooperative matrices", common::describe(gpu));
+        return None;
+    };
+    println!("{}: matrices of {edge}", common::describe(gpu));
+    Some((edge, abilities.subgroups.expect("matrices come with subgroups")))
+}
+
+/// A small tile: strips, shares, blocks of rows, blocks of keys, lanes of a row.
+fn tile(gpu: &Gpu, [strips, shares, row_blocks, key_blocks, row_lanes]: [u32; 5], vectors: bool) -> CooperativeTile {
+    let (edge, (least, most)) = matrices(gpu).expect("asked before");
+    CooperativeTile {
+        edge,
+        strips,
+        shares,
+        row_blocks,
+        keys: key_blocks * edge,
+        threads: strips * shares * most,
+        row_lanes: row_lanes.min(least),
+        vectors,
+        written_out: false,
+        alternate: true,
+    }
+}
+
+const SHAPES: [[u32; 5]; 5] = [
+    [2, 1, 1, 1, 1],
+    [1, 1, 2, 2, 1],
+    [1, 2, 1, 2, 4],
+    [2, 2, 2, 2, 2],
+    [3, 1, 1, 1, 2],
+];
+
+/// f16 factors set the bounds.
+fn tolerance(p: &Dense) -> Tolerance {
+    match p.dtype {
+        DType::F32 => Tolerance::for_dtype(match p.output_dtype() {
+            DType::F32 => DType::F16,
+            other => other,
+        }),
+        _ => common::tolerance(p),
+    }
+}
+
+/// As [`tolerance`], of a run on random inputs, against the reference.
+fn check(name: &str, gpu: &Gpu, p: &Dense, inputs: &Inputs, tuning: &Tuning) -> DenseOutput<f32> {
+    let plan = p
+        .plan_with(gpu, tuning)
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert_eq!(plan.tier(), Tier::Cooperative, "{name}");
+    let output = inputs.with(|inputs| plan.run_blocking(inputs)).unwrap();
+    let result = compare::dense(&output, &common::truth(p, inputs, &Default::default()), &tolerance(p));
+    println!("{name}: {result}");
+    assert!(result.passed(), "{name}: {result}\n{p:?}\n{tuning:?}");
+    output
+}
+
+#[test]
+fn golden_cases_with_factors_rounded_to_f16() {
+    let Some(gpu) = gpu() else { return };
+    let Some(_) = matrices(&gpu) else { return };
+    let gpu = gpu.with_tier(Tier::Cooperative).unwrap();
+    let (mut ran, mut decode) = (0, 0);
+    for path in golden("dense") {
+        let case = Case::load(&path).unwrap();
+        let Op::Dense(attention) = &case.op else {
+            panic!("{} is not dense", path.display())
+        };
+        let p = Dense {
+            reduced_precision: true,
+            ..attention.problem.clone()
+        };
+        match p.plan(&gpu) {
+            Ok(plan) => {
+                assert_eq!(plan.tier(), Tier::Cooperative, "{}", case.name);
+                let output = plan.run_blocking(&attention.inputs()).unwrap();
+                let result = compare::dense(&output, &attention.expected(), &tolerance(&p));
+                println!("{:36} {result}", case.name);
+                assert!(result.passed(), "{}: {result}", case.name);
+                ran += 1;
+            }
+            Err(error @ Error::Unsupported { .. }) => {
+                println!("{:36} {error}", case.name);
+                assert!(p.queries <= 16, "{}: {error}", case.name);
+                decode += 1;
+            }
+            Err(error) => panic!("{}: {error}", case.name),
+        }
+    }
+    println!("{ran} ran, {decode} of few queries have no kernel in this tier");
+    assert!(ran >= 25, "{ran}");
+}
+
+/// A drawn problem that matrices serve.
+fn options(r: &mut Random) -> Dense {
+    let p = draw::options(r);
+    let dim = |r: &mut Random| r.pick(&[4, 8, 16, 20, 24, 33, 48]);
+    let head_dim = dim(r);
+    let value_dim = p.value_dim.map(|_| dim(r));
+    Dense {
+        head_dim,
+        value_dim,
+        reduced_precision: p.dtype != DType::F16,
+        ..p
+    }
+}
+
+#[test]
+fn random_problems() {
+    let Some(there) = gpu() else { return };
+    if matrices(&there).is_none() {
+        return;
+    }
+    property::share(0, 3, |gpu, name, r| {
+        let options = options(r);
+        // Shares divide the blocks of columns.
+        let shape = loop {
+            let t = tile(gpu, r.pick(&SHAPES), r.one_in(2));
+            if options.value_dim().div_ceil(t.edge).is_multiple_of(t.shares) {
+                break t;
+            }
+        };
+        let tuning = common::forced(KernelChoice::Cooperative(shape));
+        let one = |size| {
+            let p = draw::sizes(&options, (shape.rows(), shape.keys), r);
+            let inputs = draw::inputs(&p, r);
+            let expected = draw::with_twins(&p, &inputs, |hooks| common::truth(&p, &inputs, hooks));
+            let output = common::run(gpu, &p, &inputs, &tuning).map_err(|e| format!("{name}-{size}: {e}\n{p:?}"))?;
+            let result = compare::dense(&output, &expected, &tolerance(&p));
+            if result.passed() {
+                return Ok(());
+            }
+            Err(format!("{name}-{size}: {result}\n  {shape:?}\n  {p:?}"))
+        };
+        (0..4).map(one).collect()
+    });
+}
+
+#[test]
+fn lists_of_keys() {
+    let Some(gpu) = gpu() else { return };
+    let Some((edge, _)) = matrices(&gpu) else { return };
+    let shape = tile(&gpu, [2, 1, 1, 2, 2], true);
+    for block_size in [1, 3, edge, 2 * edge + 1] {
+        let entries = 70u32.div_ceil(block_size);
+        let selection = Selection {
+            block_size,
+            query_block: 2 * edge,
+            per_kv_head: true,
+            capacity: entries.div_ceil(2),
+        };
+        let p = Dense {
+            heads: 4,
+            kv_heads: Some(2),
+            queries: 45,
+            keys: 70,
+            head_dim: 16,
+            dtype: DType::F16,
+            causal: true,
+            lse: true,
+            selection: Some(selection),
+            ..Dense::default()
+        };
+        // Every other entry, with the last one.
+        let list: Vec<u32> = (0..entries).filter(|n| (entries - 1 - n) % 2 == 0).collect();
+        let lists = p.kv_heads() * p.queries.div_ceil(selection.query_block);
+        let one: Vec<u32> = std::iter::once(list.len() as u32)
+            .chain(list.iter().copied())
+            .chain(std::iter::repeat(0))
+            .take(selection.capacity as usize + 1)
+            .collect();
+        let words = one.repeat(lists as usize);
+        let inputs = Inputs::random(&p, &mut Random::new(5));
+        let plan = p
+            .plan_with(&gpu, &common::forced(KernelChoice::Cooperative(shape)))
+            .unwrap();
+        inputs.with(|inputs| {
+            let inputs = wgpu_attention::DenseInputs {
+                selection: Some(&words),
+                ..*inputs
+            };
+            let output = plan.run_blocking(&inputs).unwrap();
+            let expected = wgpu_attention::dense::reference::dense(&p, &inputs, &Default::default()).unwrap();
+            let result = compare::dense(&output, &expected, &tolerance(&p));
+            println!("blocks of {block_size}: {result}");
+            assert!(result.passed(), "blocks of {block_size}: {result}");
+        });
+    }
+}
+
+/// Scores that a row meets, tile after tile: q·k of row i and key j, of D = 8, where only the first element counts.
+fn steps(gpu: &Gpu, q: impl Fn(usize) -> f32, k: impl Fn(usize) -> f32) -> (Dense, Inputs, Tuning) {
+    let shape = tile(gpu, [2, 2, 1, 2, 2], true);
+    let p = Dense {
+        queries: shape.rows() + 5,
+        keys: 6 * shape.keys + 3,
+        head_dim: 8,
+        value_dim: Some(4 * shape.edge),
+        dtype: DType::F16,
+        scale: Some(1.0),
+        lse: true,
+        ..Dense::default()
+    };
+    let mut inputs = Inputs::random(&p, &mut Random::new(11));
+    for (i, row) in inputs.tensors.q.chunks_exact_mut(8).enumerate() {
+        row.fill(0.0);
+        row[0] = q(i);
+    }
+    for (j, row) in inputs.tensors.k.chunks_exact_mut(8).enumerate() {
+        row.fill(0.0);
+        row[0] = k(j / shape.keys as usize);
+    }
+    (p, inputs, common::forced(KernelChoice::Cooperative(shape)))
+}
+
+#[test]
+fn references_change_at_every_tile_never_and_in_one_row_only() {
+    let Some(gpu) = gpu() else { return };
+    if matrices(&gpu).is_none() {
+        return;
+    }
+    let run = |name: &str, (p, inputs, tuning): (Dense, Inputs, Tuning)| check(name, &gpu, &p, &inputs, &tuning);
+    // 12 log2 e is 17: more than what a reference leaves room for.
+    run("every tile", steps(&gpu, |_| 1.0, |t| 12.0 * t as f32));
+    run("never: all alike", steps(&gpu, |_| 1.0, |_| 3.0));
+    run("never: falling", steps(&gpu, |_| 1.0, |t| -12.0 * t as f32));
+    run(
+        "never: rising by less than the room",
+        steps(&gpu, |_| 1.0, |t| 0.75 * t as f32),
+    );
+    run(
+        "one row, every tile",
+        steps(&gpu, |i| if i == 7 { 1.0 } else { 0.0 }, |t| 12.0 * t as f32),
+    );
+    run(
+        "alternate rows, every other tile",
+        steps(&gpu, |i| if i % 2 == 0 { 1.0 } else { -1.0 }, |t| 14.0 * (t / 2) as f32),
+    );
+    // exp2 of the difference of two of these is beyond f32 in either direction.
+    run("steps of 8192", steps(&gpu, |_| 1.0, |t| 8192.0 * t as f32 - 24_576.0));
+    run(
+        "from −60 000 to 60 000",
+        steps(&gpu, |_| 1.0, |t| if t % 2 == 0 { -60_000.0 } else { 60_000.0 }),
+    );
+}
+
+#[test]
+fn sigmoid_weights_of_a_long_sequence_do_not_vanish() {
+    let Some(gpu) = gpu() else { return };
+    if matrices(&gpu).is_none() {
+        return;
+    }
+    // All weights near e^−11, which alone would be below f16's normal numbers.
+    let p = Dense {
+        queries: 40,
+        keys: 700,
+        head_dim: 16,
+        dtype: DType::F16,
+        output_dtype: Some(DType::F32),
+        weighting: Weighting::Sigmoid { bias: Some(-11.0) },
+        ..Dense::default()
+    };
+    let inputs = Inputs::random(&p, &mut Random::new(2));
+    let shape = tile(&gpu, [2, 1, 1, 2, 1], true);
+    check(
+        "sigmoid",
+        &gpu,
+        &p,
+        &inputs,
+        &common::forced(KernelChoice::Cooperative(shape)),
+    );
+}
+
+#[test]
+fn the_same_bits_twice_and_from_scalars() {
+    let Some(gpu) = gpu() else { return };
+    if matrices(&gpu).is_none() {
+        return;
+    }
+    let p = Dense {
+        heads: 3,
+        queries: 70,
+        keys: 99,
+        head_dim: 24,
+        value_dim: Some(32),
+        dtype: DType::F16,
+        causal: true,
+        lse: true,
+        ..Dense::default()
+    };
+    let inputs = Inputs::random(&p, &mut Random::new(3));
+    let outputs: Vec<_> = [true, true, false]
+        .into_iter()
+        .map(|vectors| {
+            let shape = tile(&gpu, [2, 2, 1, 2, 1], vectors);
+            check(
+                &format!("{shape:?}"),
+                &gpu,
+                &p,
+                &inputs,
+                &common::forced(KernelChoice::Cooperative(shape)),
+            )
+        })
+        .collect();
+    let bits = |o: &DenseOutput<f32>| o.o.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(&outputs[0]), bits(&outputs[1]));
+    assert_eq!(bits(&outputs[0]), bits(&outputs[2]));
+}
+
+#[test]
+fn large_heads_on_the_planners_tile() {
+    let Some(gpu) = gpu() else { return };
+    if matrices(&gpu).is_none() {
+        return;
+    }
+    let gpu = gpu.with_tier(Tier::Cooperative).unwrap();
+    for (head_dim, value_dim) in [(256, 96), (40, 256)] {
+        let p = Dense {
+            queries: 33,
+            keys: 40,
+            head_dim,
+            value_dim: Some(value_dim),
+            dtype: DType::F16,
+            ..Dense::default()
+        };
+        let inputs = Inputs::random(&p, &mut Random::new(9));
+        check(
+            &format!("{head_dim}x{value_dim}"),
+            &gpu,
+            &p,
+            &inputs,
+            &Tuning::default(),
+        );
+    }
+}
+
+#[test]
+fn what_matrices_do_not_serve_is_refused() {
+    let Some(gpu) = gpu() else { return };
+    let Some((edge, (_, most))) = matrices(&gpu) else {
+        return;
+    };
+    let forced = gpu.with_tier(Tier::Cooperative).unwrap();
+    let p = Dense {
+        queries: 64,
+        keys: 64,
+        dtype: DType::F16,
+        ..Dense::default()
+    };
+    assert_eq!(p.plan(&forced).unwrap().tier(), Tier::Cooperative);
+    for wrong in [
+        Dense {
+            queries: 1,
+            ..p.clone()
+        },
+        Dense {
+            dtype: DType::F32,
+            ..p.clone()
+        },
+        Dense {
+            dtype: DType::BF16,
+            ..p.clone()
+        },
+    ] {
+        let error = wrong.plan(&forced).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+    }
+    let right = tile(&gpu, [2, 1, 1, 1, 1], true);
+    for wrong in [
+        CooperativeTile {
+            edge: 24 - edge,
+            keys: 16,
+            ..right
+        },
+        CooperativeTile {
+            threads: 2 * most - 1,
+            ..right
+        },
+        CooperativeTile { row_lanes: 3, ..right },
+        CooperativeTile {
+            keys: edge + 1,
+            ..right
+        },
+        CooperativeTile { shares: 3, ..right },
+        CooperativeTile { strips: 0, ..right },
+    ] {
+        let error = p
+            .plan_with(&gpu, &common::forced(KernelChoice::Cooperative(wrong)))
+            .unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::Invalid {
+                    field: "tuning.kernel",
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+    let kernel = KernelChoice::Cooperative(right);
+    let f32 = Dense { dtype: DType::F32, ..p };
+    assert!(f32.plan_with(&gpu, &common::forced(kernel)).is_err());
+}
