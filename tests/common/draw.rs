@@ -57,6 +57,8 @@ pub fn edges(tuning: &Tuning) -> (u32, u32) {
         Some(KernelChoice::Prefill(t)) => (t.rows(), t.keys()),
         Some(KernelChoice::Decode(t)) => (t.rows, t.keys()),
         Some(KernelChoice::DecodeSerial(t)) => (t.rows, 8 * t.threads),
+        Some(KernelChoice::SubgroupPrefill(s)) => (s.tile.rows(), s.tile.keys()),
+        Some(KernelChoice::SubgroupDecode(s)) => (s.tile.rows, s.tile.keys()),
         None => (64, 64),
     }
 }

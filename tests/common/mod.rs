@@ -282,6 +282,11 @@ pub fn class(gpu: &Gpu) -> DeviceClass {
     DeviceClass::of_gpu(gpu)
 }
 
+/// Whether a kernel is one for many queries.
+pub fn is_prefill(choice: &KernelChoice) -> bool {
+    matches!(choice, KernelChoice::Prefill(_) | KernelChoice::SubgroupPrefill(_))
+}
+
 /// The decode kernel, with the tile that few queries of this problem would get.
 pub fn decode(gpu: &Gpu, p: &Dense) -> KernelChoice {
     let few = Dense {
@@ -289,7 +294,7 @@ pub fn decode(gpu: &Gpu, p: &Dense) -> KernelChoice {
         ..p.clone()
     };
     let choice = tile::choose(&few, &class(gpu)).unwrap();
-    assert!(!matches!(choice, KernelChoice::Prefill(_)));
+    assert!(!is_prefill(&choice));
     choice
 }
 
@@ -300,15 +305,15 @@ pub fn prefill(gpu: &Gpu, p: &Dense) -> KernelChoice {
         ..p.clone()
     };
     let choice = tile::choose(&many, &class(gpu)).unwrap();
-    assert!(matches!(choice, KernelChoice::Prefill(_)));
+    assert!(is_prefill(&choice));
     choice
 }
 
 /// The kernel that the planner would not pick.
 pub fn other(gpu: &Gpu, p: &Dense) -> Tuning {
     let kernel = match tile::choose(p, &class(gpu)).unwrap() {
-        KernelChoice::Prefill(_) => decode(gpu, p),
-        KernelChoice::Decode(_) | KernelChoice::DecodeSerial(_) => prefill(gpu, p),
+        choice if is_prefill(&choice) => decode(gpu, p),
+        _ => prefill(gpu, p),
     };
     Tuning {
         kernel: Some(kernel),

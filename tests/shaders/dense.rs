@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use wgpu_attention::dense::tile::{self, DeviceClass};
+use wgpu_attention::dense::tile::{self, DeviceClass, KernelChoice};
 use wgpu_attention::dense::{live_variants_of, variant_of};
 use wgpu_attention::shader::Variant;
 use wgpu_attention::{Bias, Broadcast, Custom, CustomData, CustomElement, DType, Dense, Selection, Weighting};
 
-use crate::{DTYPES, SMALLEST, classes};
+use crate::{DTYPES, SMALLEST, classes, subgroup_classes};
 
 type Change = fn(&mut Dense);
 
@@ -100,11 +100,15 @@ fn problem(queries: u32) -> Dense {
     }
 }
 
+fn is_prefill(choice: &KernelChoice) -> bool {
+    matches!(choice, KernelChoice::Prefill(_) | KernelChoice::SubgroupPrefill(_))
+}
+
 /// The variants of one problem on one kind of device: whole, and one of several splits where that is a thing.
 fn add(variants: &mut BTreeMap<String, Variant>, p: &Dense, class: &DeviceClass) {
     let choice = tile::choose(p, class).unwrap_or_else(|error| panic!("{error}: {p:?} on {class:?}"));
     for partial in [false, true] {
-        if partial && matches!(choice, tile::KernelChoice::Prefill(_)) {
+        if partial && is_prefill(&choice) {
             continue;
         }
         let variant = Variant::Dense(variant_of(p, choice, partial));
@@ -118,7 +122,7 @@ fn add(variants: &mut BTreeMap<String, Variant>, p: &Dense, class: &DeviceClass)
 fn add_live(
     variants: &mut BTreeMap<String, Variant>,
     p: &Dense,
-    choice: &tile::KernelChoice,
+    choice: &KernelChoice,
     partial: bool,
     class: &DeviceClass,
 ) {
@@ -136,7 +140,7 @@ fn add_live(
 pub fn reachable() -> BTreeMap<String, Variant> {
     let mut variants = BTreeMap::new();
     for queries in QUERIES {
-        for class in classes() {
+        for class in classes().into_iter().chain(subgroup_classes()) {
             for head_dim in [1, 3, 4, 40, 64, 65, 128, 256] {
                 for dtype in DTYPES {
                     add(
@@ -149,6 +153,16 @@ pub fn reachable() -> BTreeMap<String, Variant> {
                         &class,
                     );
                 }
+            }
+        }
+        for ((_, option), class) in OPTIONS.iter().zip(subgroup_classes().iter().cycle()) {
+            for head_dim in [40, 65] {
+                let mut p = Dense {
+                    head_dim,
+                    ..problem(queries)
+                };
+                option(&mut p);
+                add(&mut variants, &p, class);
             }
         }
         for (n, (_, first)) in OPTIONS.iter().enumerate() {
@@ -197,9 +211,11 @@ fn the_smallest_device_runs_every_head_size() {
                     let choice = tile::choose(&p, &SMALLEST).unwrap_or_else(|error| panic!("{error}: {p:?}"));
                     let (bytes, threads) = match choice {
                         // The verdict on a list takes 16 more.
-                        tile::KernelChoice::Prefill(t) => (t.workgroup_bytes(value_dim) + 16, t.threads()),
-                        tile::KernelChoice::Decode(t) => (t.workgroup_bytes(), t.threads()),
-                        tile::KernelChoice::DecodeSerial(t) => (0, t.threads),
+                        KernelChoice::Prefill(t) => (t.workgroup_bytes(value_dim) + 16, t.threads()),
+                        KernelChoice::Decode(t) => (t.workgroup_bytes(), t.threads()),
+                        KernelChoice::DecodeSerial(t) => (0, t.threads),
+                        KernelChoice::SubgroupPrefill(s) => (s.workgroup_bytes(value_dim) + 16, s.tile.threads()),
+                        KernelChoice::SubgroupDecode(s) => (s.workgroup_bytes(value_dim), s.tile.threads()),
                     };
                     let most = if selection.is_some() { 16 << 10 } else { (16 << 10) + 16 };
                     assert!(

@@ -48,6 +48,7 @@ pub(crate) mod live;
 mod params;
 pub(crate) mod plan;
 pub mod reference;
+pub mod subgroup;
 mod tensors;
 pub mod tile;
 pub mod variant;

@@ -17,8 +17,10 @@
 //! ```
 
 use crate::ops::dense::Custom;
+use crate::ops::dense::subgroup::Subgroup;
 use crate::shader::{Binding, BindingKind, Constant, Spec};
 use crate::tensor::DType;
+use crate::tier::Tier;
 
 /// A kernel of the dense op with everything its code depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -29,6 +31,10 @@ pub enum DenseVariant {
     Decode(Attend<DecodeTile>),
     /// `dense/decode_serial.wgsl`
     DecodeSerial(Attend<SerialTile>),
+    /// `dense/prefill.wgsl`, its statistics in subgroups
+    SubgroupPrefill(Attend<Subgroup<PrefillTile>>),
+    /// `dense/decode_subgroup.wgsl`
+    SubgroupDecode(Attend<Subgroup<DecodeTile>>),
     /// `dense/live.wgsl`
     Live(LiveVariant),
 }
@@ -40,6 +46,8 @@ impl DenseVariant {
             DenseVariant::Prefill(v) => v,
             DenseVariant::Decode(v) => v,
             DenseVariant::DecodeSerial(v) => v,
+            DenseVariant::SubgroupPrefill(v) => v,
+            DenseVariant::SubgroupDecode(v) => v,
             DenseVariant::Live(v) => v,
         }
     }
@@ -164,9 +172,13 @@ impl PrefillTile {
         let scores = (self.rows() + self.keys()) * (self.chunk + 1);
         let weights = self.rows() * (self.keys() / 4 + 1) + self.value_chunk * value_pitch;
         let tile = if scores > weights { scores } else { weights };
-        let row_scratch = self.rows() * (self.lanes + 1);
-        let row_scratch = row_scratch.div_ceil(4) * 4;
-        16 * tile + 4 * row_scratch + 4 * self.rows() + 16 * self.rows()
+        16 * tile + self.statistics_bytes() + 16 * self.rows()
+    }
+
+    /// Those of `dense/statistics_workgroup.wgsl`.
+    pub(crate) const fn statistics_bytes(&self) -> u32 {
+        let scratch = self.rows() * (self.lanes + 1);
+        4 * (scratch.div_ceil(4) * 4) + 4 * self.rows()
     }
 }
 
@@ -346,9 +358,9 @@ impl<T> Attend<T> {
         constants
     }
 
-    /// The pieces for reading q, k, v, the optional tensors and the hooks.
-    fn input_pieces(&self) -> Vec<&'static str> {
-        let mut pieces = vec![element_piece(self.dtype, self.vector_inputs)];
+    /// The pieces for reading q, k, v, the optional tensors and the hooks; `half` as in [`native_element_piece`].
+    fn input_pieces(&self, half: bool) -> Vec<&'static str> {
+        let mut pieces = vec![native_element_piece(self.dtype, self.vector_inputs, half)];
         pieces.extend(row_pieces(self.vector_inputs));
         pieces.extend(self.hook_pieces());
         pieces.push(match self.weighting {
@@ -545,6 +557,15 @@ pub fn element_piece(dtype: DType, vector: bool) -> &'static str {
     }
 }
 
+/// The same; `half`: f16 is read as the device's own.
+pub fn native_element_piece(dtype: DType, vector: bool, half: bool) -> &'static str {
+    match (dtype, vector, half) {
+        (DType::F16, true, true) => "shared/element_f16_x4_native",
+        (DType::F16, false, true) => "shared/element_f16_x1_native",
+        _ => element_piece(dtype, vector),
+    }
+}
+
 /// The pieces that read rows of q, k and v, four elements at a time or singly.
 pub fn row_pieces(vector: bool) -> [&'static str; 3] {
     match vector {
@@ -578,9 +599,12 @@ pub(crate) fn unroll(steps: u32, wanted: u32) -> u32 {
 }
 
 /// What a kernel of the dense op adds to the options that all of them have.
-trait Tile {
+pub(crate) trait Tile {
     /// The kernel's file, without `shaders/` and `.wgsl`.
     const KERNEL: &'static str;
+
+    /// What it asks of a device.
+    const TIER: Tier = Tier::Portable;
 
     /// Whether it looks at the whole of a selection's list first.
     const CHECKS_LISTS: bool;
@@ -588,11 +612,21 @@ trait Tile {
     /// Tiles of its own in an entry of so many keys of a list of live tiles.
     fn tiles_of_an_entry(&self, keys: u32) -> u32;
 
+    /// Whether f16 tensors are read as the device's own f16.
+    fn half(&self) -> bool {
+        false
+    }
+
     /// The tile, for labels.
     fn label(&self) -> String;
 
     /// The header's constants that describe the tile.
-    fn constants(&self) -> Vec<(&'static str, Constant)>;
+    fn constants(&self, value_dim: u32) -> Vec<(&'static str, Constant)>;
+
+    /// The pieces that depend on the tile.
+    fn pieces(&self) -> Vec<&'static str> {
+        vec![]
+    }
 
     /// Workgroup memory in bytes.
     fn workgroup_bytes(&self, value_dim: u32) -> u32;
@@ -620,7 +654,7 @@ impl Tile for PrefillTile {
         )
     }
 
-    fn constants(&self) -> Vec<(&'static str, Constant)> {
+    fn constants(&self, _value_dim: u32) -> Vec<(&'static str, Constant)> {
         use Constant::{Count, Flag};
         vec![
             ("ROW_GROUPS", Count(self.row_groups)),
@@ -634,6 +668,10 @@ impl Tile for PrefillTile {
             ("QK_UNROLL", Count(unroll(self.chunk, self.unroll))),
             ("PV_UNROLL", Count(unroll(self.value_chunk / 4, self.unroll))),
         ]
+    }
+
+    fn pieces(&self) -> Vec<&'static str> {
+        vec!["dense/statistics_workgroup"]
     }
 
     fn workgroup_bytes(&self, value_dim: u32) -> u32 {
@@ -661,7 +699,7 @@ impl Tile for DecodeTile {
         )
     }
 
-    fn constants(&self) -> Vec<(&'static str, Constant)> {
+    fn constants(&self, _value_dim: u32) -> Vec<(&'static str, Constant)> {
         use Constant::{Count, Flag};
         vec![
             ("ROWS", Count(self.rows)),
@@ -690,7 +728,7 @@ impl Tile for SerialTile {
         format!("rows {}", self.rows)
     }
 
-    fn constants(&self) -> Vec<(&'static str, Constant)> {
+    fn constants(&self, _value_dim: u32) -> Vec<(&'static str, Constant)> {
         use Constant::Count;
         vec![("ROWS", Count(self.rows)), ("THREADS", Count(self.threads))]
     }
@@ -714,12 +752,13 @@ impl<T: Tile> Spec for Attend<T> {
         if let Visits::Live(keys) = self.visits {
             constants.push(("ENTRY_TILES", Constant::Count(self.tile.tiles_of_an_entry(keys))));
         }
-        constants.extend(self.tile.constants());
+        constants.extend(self.tile.constants(self.value_dim));
         constants
     }
 
     fn pieces(&self) -> Vec<&'static str> {
-        let mut pieces = self.input_pieces();
+        let mut pieces = self.input_pieces(self.tile.half());
+        pieces.extend(self.tile.pieces());
         if T::CHECKS_LISTS {
             pieces.push(match self.visits {
                 Visits::Listed(_) => "dense/list_check",
@@ -728,6 +767,17 @@ impl<T: Tile> Spec for Attend<T> {
         }
         pieces.extend(self.output_pieces());
         pieces
+    }
+
+    fn tier(&self) -> Tier {
+        T::TIER
+    }
+
+    fn enables(&self) -> Vec<&'static str> {
+        match self.tile.half() && self.dtype == DType::F16 {
+            true => vec!["f16"],
+            false => vec![],
+        }
     }
 
     fn custom(&self) -> Option<String> {
