@@ -194,7 +194,8 @@ mod tests {
 
     #[test]
     fn bounds_may_name_the_loops_around() {
-        let text = "#unroll\nfor (var i = 0u; i < 2u; i++) {\n#unroll\nfor (var j = 0u; j < (2u >> i); j++) {\nx(j);\n}\n}\n";
+        let text =
+            "#unroll\nfor (var i = 0u; i < 2u; i++) {\n#unroll\nfor (var j = 0u; j < (2u >> i); j++) {\nx(j);\n}\n}\n";
         let expected = "{ const i = 0u;\n{ const j = 0u;\nx(j);\n}\n{ const j = 1u;\nx(j);\n}\n}\n\
                         { const i = 1u;\n{ const j = 0u;\nx(j);\n}\n}\n";
         assert_eq!(unroll(text).unwrap(), expected);

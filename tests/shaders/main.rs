@@ -39,10 +39,23 @@ fn classes() -> Vec<DeviceClass> {
 /// Kinds of device with subgroups: of each size, and of sizes that leave open whether they hold the lanes of a row; with
 /// the tier forced and left to the planner.
 fn subgroup_classes() -> Vec<DeviceClass> {
-    let sizes = [(4, 4), (8, 8), (16, 16), (32, 32), (64, 64), (128, 128), (8, 32), (4, 64)];
+    let sizes = [
+        (4, 4),
+        (8, 8),
+        (16, 16),
+        (32, 32),
+        (64, 64),
+        (128, 128),
+        (8, 32),
+        (4, 64),
+    ];
     let mut classes = vec![];
     for subgroups in sizes {
-        for (software, tier) in [(false, None), (false, Some(Tier::Subgroup)), (true, Some(Tier::Subgroup))] {
+        for (software, tier) in [
+            (false, None),
+            (false, Some(Tier::Subgroup)),
+            (true, Some(Tier::Subgroup)),
+        ] {
             classes.push(DeviceClass {
                 software,
                 abilities: Abilities {

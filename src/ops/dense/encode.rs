@@ -302,7 +302,9 @@ impl DensePlan {
         let heads = part.head.1 - part.head.0;
         let batch = part.batch.1 - part.batch.0;
         match self.choice {
-            KernelChoice::Prefill(t) | KernelChoice::SubgroupPrefill(Subgroup { tile: t, .. }) => [queries.div_ceil(t.rows()), heads, batch],
+            KernelChoice::Prefill(t) | KernelChoice::SubgroupPrefill(Subgroup { tile: t, .. }) => {
+                [queries.div_ceil(t.rows()), heads, batch]
+            }
             KernelChoice::Decode(t) | KernelChoice::SubgroupDecode(Subgroup { tile: t, .. }) => {
                 let group = self.problem.heads / self.problem.kv_heads();
                 [(queries * group).div_ceil(t.rows) * self.splits, heads / group, batch]

@@ -69,7 +69,9 @@ impl LiveLists {
             KernelChoice::Prefill(t) | KernelChoice::SubgroupPrefill(Subgroup { tile: t, .. }) => {
                 (t.rows(), t.keys(), false)
             }
-            KernelChoice::Decode(t) | KernelChoice::SubgroupDecode(Subgroup { tile: t, .. }) => (t.rows, t.keys(), true),
+            KernelChoice::Decode(t) | KernelChoice::SubgroupDecode(Subgroup { tile: t, .. }) => {
+                (t.rows, t.keys(), true)
+            }
             KernelChoice::DecodeSerial(t) => (t.rows, SERIAL_KEYS, true),
         };
         let shapes = [p.mask, p.bias.map(|b| b.shape)];
@@ -207,7 +209,9 @@ const DECODE_KEYS: u32 = 256;
 fn pays(p: &Dense, choice: &KernelChoice) -> bool {
     match choice {
         KernelChoice::Prefill(t) | KernelChoice::SubgroupPrefill(Subgroup { tile: t, .. }) => p.keys > t.keys(),
-        KernelChoice::Decode(_) | KernelChoice::DecodeSerial(_) | KernelChoice::SubgroupDecode(_) => p.keys >= DECODE_KEYS,
+        KernelChoice::Decode(_) | KernelChoice::DecodeSerial(_) | KernelChoice::SubgroupDecode(_) => {
+            p.keys >= DECODE_KEYS
+        }
     }
 }
 

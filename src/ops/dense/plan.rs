@@ -204,6 +204,12 @@ fn check_choice(p: &Dense, choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
             allowed: "a tile that keeps to the rules beside its fields, each of which is 1 to 256".into(),
         });
     }
+    let device = DeviceClass::of_gpu(gpu);
+    match choice {
+        KernelChoice::SubgroupPrefill(s) => s.check(&device)?,
+        KernelChoice::SubgroupDecode(s) => s.check(&device)?,
+        _ => {}
+    }
     if !tile::rows_share_a_list(p, choice) {
         return Err(Error::Invalid {
             field: "tuning.kernel",
@@ -215,7 +221,7 @@ fn check_choice(p: &Dense, choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
         "the tile",
         threads,
         "max_compute_invocations_per_workgroup",
-        DeviceClass::of_gpu(gpu).invocations,
+        device.invocations,
     )
 }
 

@@ -16,7 +16,9 @@
 //! # Ok::<(), wgpu_attention::Error>(())
 //! ```
 
+use crate::error::{Error, Result};
 use crate::ops::dense::Dense;
+use crate::ops::dense::check::invalid;
 use crate::ops::dense::tile::{DeviceClass, decode_rows};
 use crate::ops::dense::variant::{DecodeTile, PrefillTile, Tile};
 use crate::shader::Constant;
@@ -87,6 +89,27 @@ impl<T> Subgroup<T> {
             true => format!(" subgroups{half}"),
             false => format!(" subgroups of {} to {}{half}", self.least, self.most),
         }
+    }
+
+    /// Refuses what the device does not have.
+    pub(crate) fn check(&self, device: &DeviceClass) -> Result<()> {
+        let Some((least, most)) = device.abilities.subgroups else {
+            return Err(Error::Unsupported {
+                what: "a kernel of the subgroup tier".into(),
+                why: format!("the device lacks {}", Tier::Subgroup.needs()),
+            });
+        };
+        if self.least > least || self.most < most || self.half && !device.abilities.half {
+            let given = format!("subgroups of {} to {}, native f16 {}", self.least, self.most, self.half);
+            let half = if device.abilities.half {
+                "true or false"
+            } else {
+                "false"
+            };
+            let allowed = format!("a range that holds the device's, {least} to {most}, and native f16 {half}");
+            return Err(invalid("tuning.kernel", given, allowed));
+        }
+        Ok(())
     }
 
     fn sizes_are_sound(&self) -> bool {
@@ -270,7 +293,12 @@ pub(crate) fn decode(problem: &Dense, device: &DeviceClass) -> Option<Subgroup<D
         let lanes = vecs.div_ceil(row_regs(rows)).next_power_of_two().max(rows);
         (lanes <= room).then_some((rows, lanes))
     });
-    let anyway = forced.then(|| (most_rows, vecs.div_ceil(row_regs(most_rows)).next_power_of_two().max(most_rows)));
+    let anyway = forced.then(|| {
+        (
+            most_rows,
+            vecs.div_ceil(row_regs(most_rows)).next_power_of_two().max(most_rows),
+        )
+    });
     let (rows, lanes) = shapes.clone().next().or(anyway)?;
     let threads = 64.min(device.invocations).max(lanes);
     let sizes = [(threads, 2), (threads, 1), (threads / 2, 1), (lanes, 1)];
