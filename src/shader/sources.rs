@@ -132,6 +132,8 @@ pub const SOURCES: &[(&str, &str)] = &[
     source!("topk/row_x1"),
     source!("topk/row_x4"),
     source!("topk/rows"),
+    source!("topk/scan_subgroup"),
+    source!("topk/scan_workgroup"),
     source!("topk/score"),
     source!("topk/score_serial"),
     source!("topk/select"),

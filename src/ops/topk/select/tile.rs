@@ -15,6 +15,7 @@ use crate::ops::dense::check::invalid;
 use crate::ops::dense::tile::{DeviceClass, no_tile};
 use crate::ops::topk::select::Select;
 use crate::ops::topk::select::variant::SelectTile;
+use crate::tier::Tier;
 
 /// Overrides of what the planner would choose, for measurements and tests. `None` leaves the choice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,6 +94,14 @@ pub fn choose(columns: u32, rows: u32, device: &DeviceClass) -> Result<SelectTil
         let smallest = candidates.last().map_or((0, 0), |t| (t.workgroup_bytes(), t.threads));
         no_tile(smallest.0, smallest.1, device)
     })
+}
+
+/// Invocations of the smallest subgroups, where scans go through subgroups: on a GPU, where every barrier they save is
+/// waited for, and where the tier is forced.
+pub fn subgroups(device: &DeviceClass) -> Option<u32> {
+    let wanted = !device.software || device.forces(Tier::Subgroup);
+    let (least, _) = device.abilities.subgroups?;
+    (wanted && device.allows(Tier::Subgroup)).then_some(least)
 }
 
 /// Refuses a tile that the kernel is not made for, or the device.

@@ -1,0 +1,40 @@
+// Sums over the invocations of a workgroup: over each subgroup, then over the subgroups' sums, which every subgroup adds
+// up for itself. One barrier, whatever the size of a subgroup, which is SUBGROUP_LEAST or more.
+//
+// Invocations are numbered subgroup by subgroup, as in `shared/lanes_subgroup.wgsl`, so that the order of the numbers is
+// that of the sums.
+struct Invocation {
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(num_subgroups) subgroups: u32,
+    @builtin(subgroup_size) size: u32,
+    @builtin(subgroup_invocation_id) index: u32,
+}
+
+var<workgroup> subgroup_sums: array<u32, (THREADS + SUBGROUP_LEAST - 1u) / SUBGROUP_LEAST>;
+
+var<private> own: Invocation;
+
+fn thread_of(invocation: Invocation) -> u32 {
+    own = invocation;
+    return invocation.subgroup * invocation.size + invocation.index;
+}
+
+// Sums of `value` over the invocations before this one, and over all. Before the next call there must be a barrier.
+fn scan(value: u32, thread: u32) -> vec2<u32> {
+    let before = subgroupExclusiveAdd(value);
+    let sum = subgroupAdd(value);
+    if (own.index == 0u) {
+        subgroup_sums[own.subgroup] = sum;
+    }
+    workgroupBarrier();
+    var sums = vec2<u32>(before, 0u);
+    for (var first = 0u; first < own.subgroups; first += own.size) {
+        let n = first + own.index;
+        var part = 0u;
+        if (n < own.subgroups) {
+            part = subgroup_sums[n];
+        }
+        sums += vec2<u32>(subgroupAdd(select(0u, part, n < own.subgroup)), subgroupAdd(part));
+    }
+    return sums;
+}
