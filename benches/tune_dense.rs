@@ -87,8 +87,8 @@ fn in_subgroups<T: Copy>(
         return vec![];
     };
     let mut forms = vec![("subgroup", subgroup(Subgroup { half: false, ..own }))];
-    if own.half && dtype() == DType::F16 {
-        forms.push(("subgroup, native f16", subgroup(own)));
+    if device.abilities.half && dtype() == DType::F16 {
+        forms.push(("subgroup, native f16", subgroup(Subgroup { half: true, ..own })));
     }
     forms
 }

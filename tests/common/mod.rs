@@ -17,7 +17,9 @@ use wgpu_attention::case::DenseCaseInputs;
 use wgpu_attention::compare::{self, DenseComparison, Tolerance};
 use wgpu_attention::dense::reference::{self, Hooks};
 use wgpu_attention::dense::tile::{self, DeviceClass, KernelChoice, Tuning};
-use wgpu_attention::{Broadcast, DType, Dense, DenseInputs, DenseOutput, Error, Gpu, GpuOptions, Result, Weighting};
+use wgpu_attention::{
+    Broadcast, DType, Dense, DenseInputs, DenseOutput, Error, Gpu, GpuOptions, Result, Tier, Weighting,
+};
 
 /// The device that `WGPU_ATTENTION_BACKEND` and `WGPU_ATTENTION_ADAPTER` name, shared by the tests of a file.
 ///
@@ -275,6 +277,18 @@ pub fn check_on(name: &str, gpu: &Gpu, p: &Dense, inputs: &Inputs, tuning: &Tuni
     let result = compared(gpu, p, inputs, tuning, hooks).unwrap_or_else(|error| panic!("{name}: {error}"));
     println!("{name}: {result}");
     assert!(result.passed(), "{name}: {result}\n{p:?}\n{tuning:?}");
+}
+
+/// The device, its plans held to the subgroup tier, where it has that.
+pub fn in_subgroups() -> Option<Gpu> {
+    let gpu = gpu()?;
+    match gpu.abilities().serve(Tier::Subgroup) {
+        true => Some(gpu.with_tier(Tier::Subgroup).unwrap()),
+        false => {
+            assert!(gpu.with_tier(Tier::Subgroup).is_err());
+            None
+        }
+    }
 }
 
 /// The device as tile choice sees it.

@@ -140,7 +140,17 @@ fn add_live(
 pub fn reachable() -> BTreeMap<String, Variant> {
     let mut variants = BTreeMap::new();
     for queries in QUERIES {
-        for class in classes().into_iter().chain(subgroup_classes()) {
+        for class in subgroup_classes() {
+            for (head_dim, dtype) in [(1, DType::F16), (64, DType::F32), (65, DType::F16), (256, DType::BF16)] {
+                let p = Dense {
+                    head_dim,
+                    dtype,
+                    ..problem(queries)
+                };
+                add(&mut variants, &p, &class);
+            }
+        }
+        for class in classes() {
             for head_dim in [1, 3, 4, 40, 64, 65, 128, 256] {
                 for dtype in DTYPES {
                     add(

@@ -46,7 +46,7 @@ impl<T> Subgroup<T> {
             tile,
             least,
             most,
-            half: device.abilities.half,
+            half: device.reads_half(),
         })
     }
 
@@ -317,4 +317,165 @@ pub(crate) fn decode(problem: &Dense, device: &DeviceClass) -> Option<Subgroup<D
             && subgroup.workgroup_bytes(problem.value_dim()) <= device.workgroup_memory;
         fits.then_some(subgroup)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::dense::tile::{KernelChoice, choose};
+    use crate::tier::Abilities;
+
+    const SIZES: [(u32, u32); 8] = [
+        (4, 4),
+        (8, 8),
+        (16, 16),
+        (32, 32),
+        (64, 64),
+        (128, 128),
+        (8, 32),
+        (4, 64),
+    ];
+
+    fn device(subgroups: (u32, u32), software: bool, tier: Option<Tier>) -> DeviceClass {
+        DeviceClass {
+            workgroup_memory: 16 << 10,
+            invocations: 256,
+            software,
+            processors: 0,
+            abilities: Abilities {
+                subgroups: Some(subgroups),
+                half: true,
+                matrices: None,
+            },
+            tier,
+        }
+    }
+
+    fn problem(queries: u32, head_dim: u32) -> Dense {
+        Dense {
+            heads: 8,
+            kv_heads: Some(1),
+            queries,
+            keys: 1000,
+            head_dim,
+            ..Dense::default()
+        }
+    }
+
+    #[test]
+    fn forced_subgroups_of_every_size_serve_every_head_size() {
+        for size in SIZES {
+            for software in [false, true] {
+                let device = device(size, software, Some(Tier::Subgroup));
+                for head_dim in 1..=256 {
+                    for queries in [1, 300] {
+                        let p = problem(queries, head_dim);
+                        let (sound, bytes, threads) = match choose(&p, &device).unwrap() {
+                            KernelChoice::SubgroupPrefill(s) => {
+                                (s.is_sound(), s.workgroup_bytes(head_dim), s.tile.threads())
+                            }
+                            KernelChoice::SubgroupDecode(s) => {
+                                (s.is_sound(), s.workgroup_bytes(head_dim), s.tile.threads())
+                            }
+                            other => panic!("{size:?}, D = {head_dim}: {other:?}"),
+                        };
+                        assert!(sound && bytes <= 16 << 10 && threads <= 256, "{size:?}, D = {head_dim}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_planner_keeps_lanes_within_subgroups() {
+        for size in SIZES {
+            let device = device(size, false, None);
+            for head_dim in [8, 64, 128, 256] {
+                for queries in [1, 300] {
+                    let lanes = match choose(&problem(queries, head_dim), &device).unwrap() {
+                        KernelChoice::SubgroupPrefill(s) => s.tile.lanes,
+                        KernelChoice::SubgroupDecode(s) => s.tile.lanes,
+                        KernelChoice::Prefill(t) => {
+                            assert!(t.lanes > size.1);
+                            continue;
+                        }
+                        _ => continue,
+                    };
+                    assert!(
+                        lanes <= size.1,
+                        "{size:?}, D = {head_dim}, {queries} queries: {lanes} lanes"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_tier_below_is_obeyed_and_software_decodes_serially() {
+        let portable = device((32, 32), false, Some(Tier::Portable));
+        for queries in [1, 300] {
+            let choice = choose(&problem(queries, 64), &portable).unwrap();
+            assert!(
+                matches!(choice, KernelChoice::Prefill(_) | KernelChoice::Decode(_)),
+                "{choice:?}"
+            );
+        }
+        let choice = choose(&problem(1, 64), &device((8, 8), true, None)).unwrap();
+        assert!(matches!(choice, KernelChoice::DecodeSerial(_)), "{choice:?}");
+    }
+
+    #[test]
+    fn lanes_take_the_way_that_their_subgroups_allow() {
+        let tile = |lanes| DecodeTile {
+            rows: 1,
+            lanes,
+            slots: 2,
+            key_regs: 1,
+            value_lanes: lanes,
+            prefetch: false,
+        };
+        for (size, within, beyond) in [((4, 4), 4, 8), ((8, 32), 8, 16), ((128, 128), 128, 256)] {
+            let device = device(size, false, None);
+            let pieces = |lanes| Tile::pieces(&Subgroup::of(tile(lanes), &device).unwrap());
+            assert_eq!(pieces(within), ["shared/lanes_subgroup"]);
+            assert_eq!(pieces(beyond), ["shared/lanes_mixed"]);
+        }
+    }
+
+    #[test]
+    fn what_the_device_lacks_is_refused() {
+        let device = device((8, 16), false, None);
+        let KernelChoice::SubgroupDecode(right) = choose(&problem(1, 64), &device).unwrap() else {
+            panic!("no decode in subgroups")
+        };
+        assert!(right.check(&device).is_ok());
+        assert!(
+            Subgroup {
+                least: 4,
+                most: 64,
+                ..right
+            }
+            .check(&device)
+            .is_ok(),
+            "less is known"
+        );
+        for wrong in [Subgroup { least: 16, ..right }, Subgroup { most: 8, ..right }] {
+            let error = wrong.check(&device).unwrap_err().to_string();
+            assert!(error.contains("8 to 16"), "{error}");
+        }
+        let without = DeviceClass {
+            abilities: Abilities::NONE,
+            ..device
+        };
+        let error = right.check(&without).unwrap_err().to_string();
+        assert!(error.contains("SUBGROUP"), "{error}");
+        let no_half = DeviceClass {
+            abilities: Abilities {
+                half: false,
+                ..device.abilities
+            },
+            ..device
+        };
+        assert!(right.check(&no_half).unwrap_err().to_string().contains("f16 false"));
+    }
 }

@@ -74,6 +74,12 @@ impl DeviceClass {
         self.tier == Some(tier)
     }
 
+    /// Whether f16 tensors are read as the device's own f16. A software GPU has to convert element by element either way,
+    /// which takes llvmpipe a twentieth longer than whole words.
+    pub(crate) fn reads_half(&self) -> bool {
+        self.abilities.half && self.allows(Tier::Subgroup) && (!self.software || self.forces(Tier::Subgroup))
+    }
+
     /// Iterations that all loops of one invocation may take together. llvmpipe leaves a shader after 65 535 of them, without
     /// a word and with wrong results.
     pub(crate) fn loop_iterations(&self) -> u64 {

@@ -74,7 +74,7 @@ impl Linear {
         };
         tile::check_loops(self, form, &device)?;
         let mut variants = variants_of(self, form);
-        if device.allows(Tier::Subgroup) && device.abilities.half {
+        if device.reads_half() {
             variants = variants.into_iter().map(LinearVariant::with_half).collect();
         }
         for variant in &variants {

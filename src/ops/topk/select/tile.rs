@@ -177,6 +177,30 @@ mod tests {
     const MAX: u32 = crate::ops::dense::check::MAX_POSITION;
 
     #[test]
+    fn scans_go_through_subgroups_of_any_size_on_gpus_and_where_forced() {
+        for size in [4, 8, 16, 32, 64, 128] {
+            let abilities = Abilities {
+                subgroups: Some((size, 2 * size)),
+                ..Abilities::NONE
+            };
+            let gpu = DeviceClass { abilities, ..PORTABLE };
+            let software = DeviceClass {
+                abilities,
+                ..SOFTWARE_GPU
+            };
+            let with = |device, tier| DeviceClass {
+                tier: Some(tier),
+                ..device
+            };
+            assert_eq!(subgroups(&gpu), Some(size));
+            assert_eq!(subgroups(&software), None);
+            assert_eq!(subgroups(&with(software, Tier::Subgroup)), Some(size));
+            assert_eq!(subgroups(&with(gpu, Tier::Portable)), None);
+        }
+        assert_eq!(subgroups(&PORTABLE), None);
+    }
+
+    #[test]
     fn few_long_rows_take_all_the_invocations_a_gpu_has() {
         assert_eq!(choose(65536, 1, &LARGE).unwrap().threads, 1024);
         assert_eq!(choose(65536, 1, &PORTABLE).unwrap().threads, 256);
