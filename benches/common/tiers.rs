@@ -3,7 +3,9 @@
 use wgpu_attention::{DType, Dense, Linear};
 
 use super::linear::Choice;
-use super::problems::{GROUPS, HEAD_DIMS, Side, WEIGHTINGS, blocks, one_query, sequence, square, tokens};
+use super::problems::{
+    GROUPS, HEAD_DIMS, Side, WEIGHTINGS, blocks, one_query, sequence, square, tokens, weighting_name,
+};
 use super::topk::Step;
 
 /// Prefill, decode, linear and top-k, each for both head sizes.
@@ -19,7 +21,7 @@ pub fn suite(software: bool) -> Vec<(String, Side)> {
                     dtype,
                     ..square(software, short, d)
                 };
-                let name = format!("prefill, causal, {weighting:?}, N = {short}, D = {d}, {dtype}");
+                let name = format!("prefill, causal, {}, N = {short}, D = {d}, {dtype}", weighting_name(&p));
                 all.push((name, Side::Attention(p)));
             }
             for (group, keys) in GROUPS.into_iter().flat_map(|g| [(g, long / 16), (g, long)]) {

@@ -15,7 +15,7 @@ var<private> own_thread: u32;
 
 fn thread_of(invocation: Invocation) -> u32 {
     own_place = invocation.index;
-    own_thread = invocation.subgroup * invocation.size + invocation.index;
+    own_thread = min(invocation.subgroup * invocation.size + invocation.index, THREADS - 1u);
     if (own_thread == 0u) {
         subgroups_hold_lanes = u32(invocation.size >= LANES);
     }

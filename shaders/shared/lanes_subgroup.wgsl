@@ -20,7 +20,8 @@ var<private> own_place: u32;
 
 fn thread_of(invocation: Invocation) -> u32 {
     own_place = invocation.index;
-    return invocation.subgroup * invocation.size + invocation.index;
+    // The bound keeps accesses within workgroup memory whatever a driver numbers.
+    return min(invocation.subgroup * invocation.size + invocation.index, THREADS - 1u);
 }
 
 fn exchange(value: f32, mask: u32) -> f32 {

@@ -10,13 +10,16 @@ struct Invocation {
     @builtin(subgroup_invocation_id) index: u32,
 }
 
-var<workgroup> subgroup_sums: array<u32, (THREADS + SUBGROUP_LEAST - 1u) / SUBGROUP_LEAST>;
+const MOST_SUBGROUPS = (THREADS + SUBGROUP_LEAST - 1u) / SUBGROUP_LEAST;
+
+var<workgroup> subgroup_sums: array<u32, MOST_SUBGROUPS>;
 
 var<private> own: Invocation;
 
 fn thread_of(invocation: Invocation) -> u32 {
     own = invocation;
-    return invocation.subgroup * invocation.size + invocation.index;
+    // The bound keeps accesses within workgroup memory whatever a driver numbers.
+    return min(invocation.subgroup * invocation.size + invocation.index, THREADS - 1u);
 }
 
 // Sums of `value` over the invocations before this one, and over all. Before the next call there must be a barrier.
@@ -24,14 +27,14 @@ fn scan(value: u32, thread: u32) -> vec2<u32> {
     let before = subgroupExclusiveAdd(value);
     let sum = subgroupAdd(value);
     if (own.index == 0u) {
-        subgroup_sums[own.subgroup] = sum;
+        subgroup_sums[min(own.subgroup, MOST_SUBGROUPS - 1u)] = sum;
     }
     workgroupBarrier();
     var sums = vec2<u32>(before, 0u);
     for (var first = 0u; first < own.subgroups; first += own.size) {
         let n = first + own.index;
         var part = 0u;
-        if (n < own.subgroups) {
+        if (n < min(own.subgroups, MOST_SUBGROUPS)) {
             part = subgroup_sums[n];
         }
         sums += vec2<u32>(subgroupAdd(select(0u, part, n < own.subgroup)), subgroupAdd(part));

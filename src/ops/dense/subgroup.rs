@@ -17,11 +17,12 @@
 //! ```
 
 use crate::error::{Error, Result};
-use crate::ops::dense::Dense;
 use crate::ops::dense::check::invalid;
 use crate::ops::dense::tile::{DeviceClass, decode_rows};
 use crate::ops::dense::variant::{DecodeTile, PrefillTile, Tile};
+use crate::ops::dense::{Dense, Weighting};
 use crate::shader::Constant;
+use crate::tensor::DType;
 use crate::tier::Tier;
 
 /// A tile for devices with subgroups.
@@ -260,12 +261,15 @@ impl Tile for Subgroup<DecodeTile> {
     }
 }
 
-/// The prefill kernel with a given tile in subgroups, where the tier is forced, or where the lanes of a row fit a
-/// subgroup: every subgroup, on a software GPU, where workgroup memory is no slower than anything else.
-pub(crate) fn prefill(tile: PrefillTile, device: &DeviceClass) -> Option<Subgroup<PrefillTile>> {
+/// The prefill kernel with a given tile in subgroups, where the tier is forced, or where it has something to gain: rows have
+/// statistics, or f16 is read natively, and the lanes of a row fit a subgroup: every subgroup, on a software GPU, where
+/// workgroup memory is no slower than anything else.
+pub(crate) fn prefill(problem: &Dense, tile: PrefillTile, device: &DeviceClass) -> Option<Subgroup<PrefillTile>> {
     let subgroup = Subgroup::of(tile, device)?;
     let room = if device.software { subgroup.least } else { subgroup.most };
-    (device.forces(Tier::Subgroup) || tile.lanes <= room).then_some(subgroup)
+    let statistics = matches!(problem.weighting, Weighting::Softmax);
+    let gains = statistics || subgroup.half && problem.dtype == DType::F16;
+    (device.forces(Tier::Subgroup) || gains && tile.lanes <= room).then_some(subgroup)
 }
 
 /// Vectors of a row that an invocation holds, at most, by the number of rows: what registers there are hold queries and
@@ -422,6 +426,20 @@ mod tests {
         }
         let choice = choose(&problem(1, 64), &device((8, 8), true, None)).unwrap();
         assert!(matches!(choice, KernelChoice::DecodeSerial(_)), "{choice:?}");
+    }
+
+    #[test]
+    fn sigmoid_prefill_goes_through_subgroups_for_native_f16_alone() {
+        let device = device((32, 32), false, None);
+        for (dtype, gains) in [(DType::F32, false), (DType::F16, true), (DType::BF16, false)] {
+            let p = Dense {
+                weighting: Weighting::Sigmoid { bias: None },
+                dtype,
+                ..problem(300, 64)
+            };
+            let choice = choose(&p, &device).unwrap();
+            assert_eq!(matches!(choice, KernelChoice::SubgroupPrefill(_)), gains, "{dtype}");
+        }
     }
 
     #[test]

@@ -141,7 +141,7 @@ pub fn choose(problem: &Dense, device: &DeviceClass) -> Result<KernelChoice> {
     let few = problem.queries <= DECODE_QUERIES || candidates(problem, device).is_empty();
     if !few {
         let tile = prefill_tile(problem, device)?;
-        let subgroup = subgroup::prefill(tile, device).map(KernelChoice::SubgroupPrefill);
+        let subgroup = subgroup::prefill(problem, tile, device).map(KernelChoice::SubgroupPrefill);
         return Ok(subgroup.unwrap_or(KernelChoice::Prefill(tile)));
     }
     if device.software && !device.forces(Tier::Subgroup) {
