@@ -4,9 +4,13 @@
 //! cargo bench --bench tune_dense -- prefill [N] [D] [heads]     every prefill tile that fits
 //! cargo bench --bench tune_dense -- decode [Nk] [D] [kv heads] [group] [batch]
 //! ```
+//! Each tile runs in every form that the device has: through workgroup memory, in subgroups, and for f16 with the
+//! device's own f16; `WGPU_ATTENTION_TIER` is not needed. `TILE` narrows the tiles by their printed names, so that
+//! `TILE=subgroup` or `TILE=workgroup` picks a form.
 //! `WGPU_ATTENTION_BACKEND`, `WGPU_ATTENTION_ADAPTER` choose the device; `DTYPE=f16` the storage type; `FULL=1` drops
 //! the causal mask.
 
+use wgpu_attention::dense::subgroup::Subgroup;
 use wgpu_attention::dense::tile::{DeviceClass, KernelChoice, Tuning, prefill_fits};
 use wgpu_attention::dense::variant::{DecodeTile, PrefillTile};
 use wgpu_attention::measure::{Ceilings, Effort, time};
@@ -59,6 +63,63 @@ fn measure(gpu: &Gpu, problem: &Dense, small: &Dense, tuning: &Tuning) -> Result
         plan.encode_in(pass, &buffers.tensors())
     });
     times.map(|t| t.median()).map_err(|e| e.to_string())
+}
+
+/// A tile as a kernel through workgroup memory, then in subgroups, as far as the device goes.
+fn forms<T: Copy>(
+    tile: T,
+    device: &DeviceClass,
+    portable: impl Fn(T) -> KernelChoice,
+    subgroup: impl Fn(Subgroup<T>) -> KernelChoice,
+) -> Vec<(&'static str, KernelChoice)> {
+    let mut forms = vec![("workgroup", portable(tile))];
+    forms.extend(in_subgroups(tile, device, subgroup));
+    forms
+}
+
+/// A tile in subgroups; for f16 with and without the device's own.
+fn in_subgroups<T: Copy>(
+    tile: T,
+    device: &DeviceClass,
+    subgroup: impl Fn(Subgroup<T>) -> KernelChoice,
+) -> Vec<(&'static str, KernelChoice)> {
+    let Some(own) = Subgroup::of(tile, device) else {
+        return vec![];
+    };
+    let mut forms = vec![("subgroup", subgroup(Subgroup { half: false, ..own }))];
+    if device.abilities.half && dtype() == DType::F16 {
+        forms.push(("subgroup, native f16", subgroup(Subgroup { half: true, ..own })));
+    }
+    forms
+}
+
+/// Times the forms of a tile that are wanted.
+fn try_forms(
+    gpu: &Gpu,
+    problem: &Dense,
+    small: &Dense,
+    (name, splits): (&str, Option<u32>),
+    forms: Vec<(&'static str, KernelChoice)>,
+    results: &mut Vec<(f64, String)>,
+) {
+    for (form, kernel) in forms {
+        let name = format!("{name} {form}");
+        if !wanted(&name) {
+            continue;
+        }
+        let tuning = Tuning {
+            kernel: Some(kernel),
+            splits,
+            live: None,
+        };
+        match measure(gpu, problem, small, &tuning) {
+            Ok(seconds) => {
+                eprintln!("{name}: {:.1} us", seconds * 1e6);
+                results.push((seconds, name));
+            }
+            Err(message) => println!("{name}: {message}"),
+        }
+    }
 }
 
 fn prefill(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
@@ -140,11 +201,6 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
                 if !sensible || !prefill_fits(&tile, d, &device) {
                     continue;
                 }
-                let tuning = Tuning {
-                    kernel: Some(KernelChoice::Prefill(tile)),
-                    splits: None,
-                    live: None,
-                };
                 let name = format!(
                     "tile {:3}x{:<3} threads {:3} ({row_groups}x{lanes}) regs {row_regs}x{key_regs} chunk {chunk}/{value_chunk} unroll {unroll} {:5} B{}",
                     tile.rows(),
@@ -153,16 +209,8 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
                     tile.workgroup_bytes(d),
                     if prefetch { " prefetch" } else { "" }
                 );
-                if !wanted(&name) {
-                    continue;
-                }
-                match measure(gpu, &problem, &small, &tuning) {
-                    Ok(seconds) => {
-                        eprintln!("{name}: {:.1} us", seconds * 1e6);
-                        results.push((seconds, name))
-                    }
-                    Err(message) => println!("{name}: {message}"),
-                }
+                let forms = forms(tile, &device, KernelChoice::Prefill, KernelChoice::SubgroupPrefill);
+                try_forms(gpu, &problem, &small, (&name, None), forms, &mut results);
             }
         }
     }
@@ -255,30 +303,19 @@ fn decode(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
                         if !sensible || tile.workgroup_bytes() > gpu.limits().max_compute_workgroup_storage_size {
                             continue;
                         }
-                        let tuning = Tuning {
-                            kernel: Some(KernelChoice::Decode(tile)),
-                            splits: Some(splits),
-                            live: None,
-                        };
                         let name = format!(
                             "threads {threads:3} lanes {lanes:2} keys {:3} ({key_regs}) value lanes {value_lanes:2} splits {splits:3}{}",
                             tile.keys(),
                             if tile.prefetch { " prefetch" } else { "" }
                         );
-                        if !wanted(&name) {
-                            continue;
-                        }
-                        match measure(gpu, &problem, &small, &tuning) {
-                            Ok(seconds) => {
-                                results.push((seconds, name));
-                            }
-                            Err(message) => println!("{name}: {message}"),
-                        }
+                        let forms = vec![("workgroup", KernelChoice::Decode(tile))];
+                        try_forms(gpu, &problem, &small, (&name, Some(splits)), forms, &mut results);
                     }
                 }
             }
         }
     }
+    decode_in_subgroups(gpu, &problem, &small, &mut results);
     results.sort_by(|a, b| a.0.total_cmp(&b.0));
     let shown: usize = std::env::var("SHOW").ok().and_then(|s| s.parse().ok()).unwrap_or(12);
     for (seconds, name) in results.iter().take(shown) {
@@ -289,5 +326,56 @@ fn decode(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
             100.0 * bytes / seconds / ceilings.copy_bytes,
             100.0 * bytes / seconds / ceilings.read_bytes
         );
+    }
+}
+
+/// Tiles of the decode kernel in subgroups, whose registers hold them.
+fn decode_in_subgroups(gpu: &Gpu, problem: &Dense, small: &Dense, results: &mut Vec<(f64, String)>) {
+    let device = DeviceClass::of_gpu(gpu);
+    let vecs = problem.head_dim.div_ceil(4);
+    let group = problem.heads / problem.kv_heads();
+    let (registers, workgroups) = if device.software {
+        (1024, 1..=16)
+    } else {
+        (192, 256..=8192)
+    };
+    let lengths = |tile: &DecodeTile| {
+        let row_tiles = problem.kv_heads() * problem.batch * group.div_ceil(tile.rows);
+        let workgroups = workgroups.clone();
+        let splits = [1u32, 8, 16, 32, 64, 128, 256].into_iter();
+        let keys = (problem.keys, tile.keys());
+        splits.filter(move |s| workgroups.contains(&(s * row_tiles)) && s * keys.1 <= keys.0)
+    };
+    for threads in [32u32, 64, 128, 256] {
+        for lanes in [2u32, 4, 8, 16, 32]
+            .into_iter()
+            .filter(|l| *l <= vecs.next_power_of_two())
+        {
+            for rows in [1u32, 2, 4, 8].into_iter().filter(|r| *r <= group && *r <= lanes) {
+                for (key_regs, prefetch) in [1u32, 2, 4, 8].into_iter().flat_map(|k| [(k, true), (k, false)]) {
+                    let tile = DecodeTile {
+                        rows,
+                        lanes,
+                        slots: threads / lanes,
+                        key_regs,
+                        value_lanes: lanes,
+                        prefetch,
+                    };
+                    let regs = vecs.div_ceil(lanes);
+                    if 8 * regs * (rows + key_regs) + rows * key_regs > registers {
+                        continue;
+                    }
+                    for splits in lengths(&tile) {
+                        let name = format!(
+                            "threads {threads:3} rows {rows} lanes {lanes:2} keys {:3} ({key_regs}) splits {splits:3}{}",
+                            tile.keys(),
+                            if prefetch { " prefetch" } else { "" }
+                        );
+                        let forms = in_subgroups(tile, &device, KernelChoice::SubgroupDecode);
+                        try_forms(gpu, problem, small, (&name, Some(splits)), forms, results);
+                    }
+                }
+            }
+        }
     }
 }

@@ -66,6 +66,12 @@ fn golden_cases_on_the_kernel_the_planner_does_not_pick() {
 }
 
 #[test]
+fn golden_cases_in_subgroups() {
+    let Some(gpu) = common::in_subgroups() else { return };
+    run_golden(&gpu, |_, _| Tuning::default());
+}
+
+#[test]
 fn golden_cases_with_driver_checks() {
     let Some(gpu) = gpu_with(|o| o.checked = true) else {
         return;

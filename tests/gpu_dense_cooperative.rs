@@ -6,8 +6,9 @@ use common::{Inputs, Random, draw, golden, gpu, property};
 use wgpu_attention::case::{Case, Op};
 use wgpu_attention::compare::{self, Tolerance};
 use wgpu_attention::dense::cooperative::CooperativeTile;
+use wgpu_attention::dense::reference;
 use wgpu_attention::dense::tile::{KernelChoice, Tuning};
-use wgpu_attention::{DType, Dense, DenseOutput, Error, Gpu, Selection, Tier, Weighting};
+use wgpu_attention::{DType, Dense, DenseInputs, DenseOutput, Error, Gpu, Selection, Tier, Weighting};
 
 /// The device with what its matrices and subgroups are; `None` where it has no matrices, and is seen to refuse the tier.
 fn matrices(gpu: &Gpu) -> Option<(u32, (u32, u32))> {
@@ -71,6 +72,21 @@ fn check(name: &str, gpu: &Gpu, p: &Dense, inputs: &Inputs, tuning: &Tuning) -> 
     output
 }
 
+/// The reference's answer with q, k and v as f16 has them.
+fn of_rounded(p: &Dense, inputs: &DenseInputs<'_>) -> DenseOutput<f64> {
+    let [q, k, v] = [inputs.q, inputs.k, inputs.v].map(|values| {
+        let rounded = values.iter().map(|x| common::rounded(*x, DType::F16));
+        rounded.collect::<Vec<_>>()
+    });
+    let rounded = DenseInputs {
+        q: &q,
+        k: &k,
+        v: &v,
+        ..*inputs
+    };
+    reference::dense(p, &rounded, &Default::default()).unwrap()
+}
+
 #[test]
 fn golden_cases_with_factors_rounded_to_f16() {
     let Some(gpu) = gpu() else { return };
@@ -90,7 +106,13 @@ fn golden_cases_with_factors_rounded_to_f16() {
             Ok(plan) => {
                 assert_eq!(plan.tier(), Tier::Cooperative, "{}", case.name);
                 let output = plan.run_blocking(&attention.inputs()).unwrap();
-                let result = compare::dense(&output, &attention.expected(), &tolerance(&p));
+                // Scores of hundreds move by tenths when q and k are rounded.
+                let result = match case.name.as_str() {
+                    "softmax_large_logits" => {
+                        compare::dense(&output, &of_rounded(&p, &attention.inputs()), &tolerance(&p))
+                    }
+                    _ => compare::dense(&output, &attention.expected(), &tolerance(&p)),
+                };
                 println!("{:36} {result}", case.name);
                 assert!(result.passed(), "{}: {result}", case.name);
                 ran += 1;
@@ -191,12 +213,12 @@ fn lists_of_keys() {
             .plan_with(&gpu, &common::forced(KernelChoice::Cooperative(shape)))
             .unwrap();
         inputs.with(|inputs| {
-            let inputs = wgpu_attention::DenseInputs {
+            let inputs = DenseInputs {
                 selection: Some(&words),
                 ..*inputs
             };
             let output = plan.run_blocking(&inputs).unwrap();
-            let expected = wgpu_attention::dense::reference::dense(&p, &inputs, &Default::default()).unwrap();
+            let expected = reference::dense(&p, &inputs, &Default::default()).unwrap();
             let result = compare::dense(&output, &expected, &tolerance(&p));
             println!("blocks of {block_size}: {result}");
             assert!(result.passed(), "blocks of {block_size}: {result}");

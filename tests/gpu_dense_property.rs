@@ -46,7 +46,7 @@ fn attempt(gpu: &Gpu, name: &str, p: &Dense, inputs: &Inputs, tuning: &Tuning) -
 
 fn share(number: u64, of: u64) {
     property::share(number, of, |gpu, name, r| {
-        let tuning = draw::tuning(r);
+        let tuning = draw::tuning(gpu, r);
         let options = draw::options(r);
         let one = |size| {
             let p = draw::sizes(&options, draw::edges(&tuning), r);

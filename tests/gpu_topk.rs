@@ -71,6 +71,12 @@ fn golden_cases() {
 }
 
 #[test]
+fn golden_cases_in_subgroups() {
+    let Some(gpu) = common::in_subgroups() else { return };
+    run_golden(&gpu, &TopKTuning::default());
+}
+
+#[test]
 fn golden_cases_with_driver_checks() {
     let Some(gpu) = gpu_with(|o| o.checked = true) else {
         return;

@@ -71,9 +71,9 @@ fn least(p: &TopK) -> u32 {
     (1..).find(|&k| fits(k)).unwrap()
 }
 
-fn draw_tuning(r: &mut Random) -> (Tuning, Option<usize>, Option<u64>) {
+fn draw_tuning(gpu: &Gpu, r: &mut Random) -> (Tuning, Option<usize>, Option<u64>) {
     let gather = if !r.one_in(4) {
-        draw::tuning(r)
+        draw::tuning(gpu, r)
     } else {
         Tuning::default()
     };
@@ -119,7 +119,7 @@ fn attempt(gpu: &Gpu, name: &str, p: &TopK, given: &Given, tuning: &TopKTuning) 
 
 fn share(number: u64, of: u64) {
     property::share(number, of, |gpu, name, r| {
-        let (gather, score, score_bytes) = draw_tuning(r);
+        let (gather, score, score_bytes) = draw_tuning(gpu, r);
         let options = draw_options(r);
         let one = |size| {
             let p = draw_sizes(&options, draw::edges(&gather), r);

@@ -380,7 +380,7 @@ fn lists_on_the_device_are_not_trusted_on_a_minimal_device() {
 #[test]
 fn random_problems_over_lists() {
     common::property::share(7, 3, |gpu, name, r| {
-        let tuning = draw::tuning(r);
+        let tuning = draw::tuning(gpu, r);
         let options = draw::options(r);
         let block_size = r.pick(&[1, 1, 4, 6, 16, 40]);
         let one = |size| {

@@ -240,10 +240,21 @@ fn forced_columns() {
 #[test]
 fn other_tiles() {
     let Some(gpu) = gpu() else { return };
+    check_tiles(&gpu, &[(4, 4), (6, 1), (8, 1), (8, 4), (11, 1)], 125);
+}
+
+#[test]
+fn other_tiles_in_subgroups() {
+    let Some(gpu) = common::in_subgroups() else { return };
+    check_tiles(&gpu, &[(6, 2)], 25);
+}
+
+/// Tiles with such bits of a digit and copies of a bin, so many in all.
+fn check_tiles(gpu: &Gpu, bins: &[(u32, u32)], all: usize) {
     let mut r = Random::new(5);
     let mut tiles = 0;
     for threads in [1, 8, 32, 128, 256] {
-        for (radix_bits, replicas) in [(4, 4), (6, 1), (8, 1), (8, 4), (11, 1)] {
+        for &(radix_bits, replicas) in bins {
             for (mask_quads, unroll) in [(1, 1), (1, 3), (2, 2), (4, 1), (8, 2)] {
                 let tile = SelectTile {
                     threads,
@@ -261,12 +272,12 @@ fn other_tiles() {
                 };
                 let scores = drawn(&mut r, 2 * columns as usize);
                 let tuning = SelectTuning { tile: Some(tile) };
-                check_with(&format!("{tile:?}"), &gpu, &select, &tuning, &scores);
+                check_with(&format!("{tile:?}"), gpu, &select, &tuning, &scores);
                 tiles += 1;
             }
         }
     }
-    assert_eq!(tiles, 125);
+    assert_eq!(tiles, all);
 }
 
 #[test]

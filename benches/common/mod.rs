@@ -9,6 +9,7 @@ pub mod host_cost;
 pub mod linear;
 pub mod problems;
 mod random;
+pub mod tiers;
 pub mod topk;
 
 pub use random::random;

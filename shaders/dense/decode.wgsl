@@ -25,6 +25,7 @@
 #import dense/position
 #import dense/visibility
 #import dense/score
+#import dense/decode_loads
 
 const THREADS = SLOTS * LANES;
 const KEYS = SLOTS * KEY_REGS;
@@ -34,8 +35,6 @@ const VALUE_VECS_ALL = (VALUE_DIM + 3u) / 4u;
 const VALUE_REGS = (VALUE_VECS_ALL + VALUE_LANES - 1u) / VALUE_LANES;
 const GROUPS = THREADS / VALUE_LANES;
 const GROUP_KEYS = KEYS / GROUPS;
-const HEAD_EVEN = HEAD_VECS % LANES == 0u;
-const VALUE_EVEN = VALUE_VECS_ALL % VALUE_LANES == 0u;
 const PARTIAL_PITCH = LANES + 1u;
 
 const_assert THREADS % VALUE_LANES == 0u;
@@ -49,40 +48,6 @@ var<workgroup> group_max: array<f32, GROUPS * ROWS>;
 var<workgroup> group_sum: array<f32, GROUPS * ROWS>;
 var<workgroup> sums: array<vec4<f32>, THREADS>;
 var<workgroup> rows: array<Row, ROWS>;
-
-// An invocation's share of a tile's keys and values, on its way in registers. With PREFETCH the values of a tile and
-// the keys of the next one are loaded while the scores are worked out, so that memory is never idle.
-fn load_k(base: u32, list: List, p0: u32, last_key: u32, slot: u32, lane: u32) -> array<vec4<f32>, KEY_REGS * HEAD_REGS> {
-    var loaded: array<vec4<f32>, KEY_REGS * HEAD_REGS>;
-    #unroll
-    for (var y = 0u; y < KEY_REGS; y++) {
-        let j = min(key_at(list, p0 + slot + y * SLOTS), last_key);
-        #unroll
-        for (var x = 0u; x < HEAD_REGS; x++) {
-            let vec = lane + x * LANES;
-            if (HEAD_EVEN || vec < HEAD_VECS) {
-                loaded[y * HEAD_REGS + x] = k4(base + j * params.k_seq + vec * 4u, HEAD_DIM - vec * 4u);
-            }
-        }
-    }
-    return loaded;
-}
-
-fn load_v(base: u32, list: List, p0: u32, last_key: u32, group: u32, value_lane: u32) -> array<vec4<f32>, GROUP_KEYS * VALUE_REGS> {
-    var loaded: array<vec4<f32>, GROUP_KEYS * VALUE_REGS>;
-    #unroll
-    for (var x = 0u; x < GROUP_KEYS; x++) {
-        let j = min(key_at(list, p0 + group + x * GROUPS), last_key);
-        #unroll
-        for (var y = 0u; y < VALUE_REGS; y++) {
-            let vec = value_lane + y * VALUE_LANES;
-            if (VALUE_EVEN || vec < VALUE_VECS_ALL) {
-                loaded[x * VALUE_REGS + y] = v4(base + j * params.v_seq + vec * 4u, VALUE_DIM - vec * 4u);
-            }
-        }
-    }
-    return loaded;
-}
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
@@ -118,22 +83,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let from_tile = min(split * share, all_tiles);
     let to_tile = min(from_tile + share, all_tiles);
 
-    var queries: array<vec4<f32>, ROWS * HEAD_REGS>;
-    #unroll
-    for (var r = 0u; r < ROWS; r++) {
-        let row = min(row0 + r, last_row);
-        let base = params.q_base + workgroup.z * params.q_batch
-            + (workgroup.y * params.group + row % params.group) * params.q_head + (row / params.group) * params.q_seq;
-        #unroll
-        for (var x = 0u; x < HEAD_REGS; x++) {
-            let vec = lane + x * LANES;
-            var value = vec4<f32>();
-            if (vec < HEAD_VECS) {
-                value = q4(base + vec * 4u, HEAD_DIM - vec * 4u) * params.q_scale;
-            }
-            queries[r * HEAD_REGS + x] = value;
-        }
-    }
+    let queries = load_queries(workgroup, row0, last_row, lane);
     var acc: array<vec4<f32>, ROWS * VALUE_REGS>;
     #unroll
     for (var e = 0u; e < ROWS * VALUE_REGS; e++) {

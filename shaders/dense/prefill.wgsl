@@ -20,6 +20,8 @@
 // fit the 16 KiB every device has; larger chunks mean fewer barriers where there is more. PV_UNROLL steps of the output
 // product are written out, as QK_UNROLL are of the score product.
 //
+// Row maxima and sums over lanes: `dense/statistics_workgroup.wgsl` or `dense/statistics_subgroup.wgsl`.
+//
 // A row that sees no key keeps l = 0 and gives o = 0, lse = −inf.
 
 #import shared/numerics
@@ -44,8 +46,6 @@ const_assert KEYS % VALUE_CHUNK == 0u;
 const_assert VALUE_CHUNK % 4u == 0u;
 
 var<workgroup> tile: array<vec4<f32>, TILE_WORDS>;
-var<workgroup> row_scratch: array<f32, ROWS * (LANES + 1u)>;
-var<workgroup> row_result: array<f32, ROWS>;
 var<workgroup> rows: array<Row, ROWS>;
 
 fn q_row(base: u32, i: u32) -> u32 {
@@ -83,7 +83,8 @@ fn store_v(values: array<vec4<f32>, V_LOADS>, thread: u32) {
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>,
-        @builtin(local_invocation_index) thread: u32) {
+        invocation: Invocation) {
+    let thread = thread_of(invocation);
     let lane = thread % LANES;
     let group = thread / LANES;
     let b = params.first_batch + workgroup.z;
@@ -184,34 +185,28 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
             }
         }
 
-        // Row maxima over this tile, through workgroup memory.
+        // Row maxima over this tile, behind which nobody reads the staged q and k any more.
+        var tops: array<f32, ROW_REGS>;
         if (NORMALIZED) {
             #unroll
             for (var r = 0u; r < ROW_REGS; r++) {
-                var top = s[r * KEY_REGS];
+                tops[r] = s[r * KEY_REGS];
                 #unroll
                 for (var n = 1u; n < KEY_REGS; n++) {
-                    top = max(top, s[r * KEY_REGS + n]);
+                    tops[r] = max(tops[r], s[r * KEY_REGS + n]);
                 }
-                row_scratch[(group + r * ROW_GROUPS) * (LANES + 1u) + lane] = top;
             }
+            tops = row_maxima(tops, thread);
+        } else {
             workgroupBarrier();
-            for (var r = thread; r < ROWS; r += THREADS) {
-                var top = row_scratch[r * (LANES + 1u)];
-                for (var c = 1u; c < LANES; c++) {
-                    top = max(top, row_scratch[r * (LANES + 1u) + c]);
-                }
-                row_result[r] = top;
-            }
         }
-        workgroupBarrier();
 
         // Weights, over the place of the staged q and k; the sums stay apart by lane until the end.
         #unroll
         for (var r = 0u; r < ROW_REGS; r++) {
             let row = group + r * ROW_GROUPS;
             if (NORMALIZED) {
-                let top = max(m[r], row_result[row]);
+                let top = max(m[r], tops[r]);
                 let shrink = exp2(m[r] - top);
                 m[r] = top;
                 l[r] *= shrink;
@@ -284,19 +279,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
 
     // Row sums over the lanes, then the one division.
     if (NORMALIZED) {
-        #unroll
-        for (var r = 0u; r < ROW_REGS; r++) {
-            row_scratch[(group + r * ROW_GROUPS) * (LANES + 1u) + lane] = l[r];
-        }
-        workgroupBarrier();
-        #unroll
-        for (var r = 0u; r < ROW_REGS; r++) {
-            var sum = 0.0;
-            for (var c = 0u; c < LANES; c++) {
-                sum += row_scratch[(group + r * ROW_GROUPS) * (LANES + 1u) + c];
-            }
-            l[r] = sum;
-        }
+        l = row_sums(l, thread);
     }
     #unroll
     for (var r = 0u; r < ROW_REGS; r++) {

@@ -11,7 +11,8 @@
 // it), whose set bits a scan over the workgroup gives their places in the list.
 //
 // One workgroup takes one row; rows run over x, then y of the grid. Workgroup memory: the bins, REPLICAS of each side by
-// side so that fewer invocations meet in one; later the two masks in the same words; two halves for the scan.
+// side so that fewer invocations meet in one; later the two masks in the same words; what the scan takes
+// (`topk/scan_workgroup.wgsl`, `topk/scan_subgroup.wgsl`).
 //
 //   scores   [rows, columns]         bits of f32
 //   lists    [rows, 1 + capacity]    capacity ≥ top_k, so that every entry has room
@@ -54,7 +55,6 @@ const NO_TIE = 0xfffffffeu;
 const NO_DIGIT = 0xffffffffu;
 
 var<workgroup> words: array<atomic<u32>, WORDS>;
-var<workgroup> partials: array<u32, 2u * THREADS>;
 // One past the last candidate.
 var<workgroup> candidates_end: atomic<u32>;
 // Digit of the bin that holds the k-th greatest key, how many of its keys are kept, how many it has.
@@ -92,23 +92,6 @@ fn keys_of(row: Row, bits: vec4<u32>, quad: u32) -> vec4<u32> {
     let columns = vec4<u32>(quad * 4u) + vec4<u32>(0u, 1u, 2u, 3u);
     let forced = (columns < vec4<u32>(params.first)) | (columns >= vec4<u32>(row.forced_from));
     return select(keys, vec4<u32>(FORCED_KEY), forced & (keys != vec4<u32>(0u)));
-}
-
-// Sums of `value` over the invocations before this one, and over all. Before the next call there must be a barrier.
-fn scan(value: u32, thread: u32) -> vec2<u32> {
-    var sum = value;
-    var half = 0u;
-    partials[thread] = sum;
-    workgroupBarrier();
-    for (var step = 1u; step < THREADS; step *= 2u) {
-        if (thread >= step) {
-            sum += partials[half + thread - step];
-        }
-        half = THREADS - half;
-        partials[half + thread] = sum;
-        workgroupBarrier();
-    }
-    return vec2<u32>(sum - value, partials[half + THREADS - 1u]);
 }
 
 fn clear_words(thread: u32) {
@@ -306,7 +289,8 @@ fn write_block(list: u32, ties: u32, column: u32, block_words: u32, thread: u32)
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>,
-        @builtin(local_invocation_index) thread: u32) {
+        invocation: Invocation) {
+    let thread = thread_of(invocation);
     let number = workgroup.y * grid.x + workgroup.x;
     if (number >= params.rows) {
         return;

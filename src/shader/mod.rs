@@ -238,7 +238,8 @@ pub(crate) fn compile(gpu: &Gpu, variant: &Variant) -> Result<Pipeline> {
         let module = if trusted {
             // SAFETY: every index into a buffer is bounded by lengths that `encode` checked against the buffers, or
             // clamped in the shader where it comes from device data; every index into workgroup or private memory is
-            // a compile-time function of loop counters and the invocation index; every loop has a finite bound. The
+            // a compile-time function of loop counters and the invocation's number, which is below the workgroup's size
+            // also where it comes from subgroups; every loop has a finite bound. The
             // tests run every variant with the checks on too.
             unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
         } else {

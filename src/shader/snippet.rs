@@ -1,5 +1,7 @@
 //! The caller's own WGSL: checked by itself first, so that an error shows the caller's line.
 
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+
 use crate::error::{Error, Result};
 use crate::shader;
 
@@ -50,7 +52,7 @@ impl Hook<'_> {
             let at = e.location(&source).map(|l| (l.line_number, l.line_position));
             error(at, e.message().to_string())
         })?;
-        validator().validate(&module).map_err(|e| {
+        validator(Capabilities::empty()).validate(&module).map_err(|e| {
             // Of a function, a statement and an expression, the last shows the place best.
             let ranges = e
                 .spans()
@@ -159,10 +161,9 @@ fn calls(text: &str, name: &str) -> bool {
     })
 }
 
-fn validator() -> naga::valid::Validator {
-    use naga::valid::{Capabilities, ValidationFlags, Validator};
+fn validator(more: Capabilities) -> Validator {
     // Conversions between packed f16 and f32 are core WGSL.
-    let capabilities = Capabilities::default() | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let capabilities = Capabilities::default() | Capabilities::SHADER_FLOAT16_IN_FLOAT32 | more;
     Validator::new(ValidationFlags::all(), capabilities)
 }
 
@@ -189,7 +190,9 @@ pub(crate) fn check_module(snippet: &'static str, clash: &str, module_source: &s
     };
     let module = naga::front::wgsl::parse_str(module_source)
         .map_err(|parse| error(format!("{}; {clash}: choose another", parse.message())))?;
-    validator()
+    // What kernels of any tier use. The snippet by itself was held against core WGSL before.
+    let kernels = Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16 | Capabilities::COOPERATIVE_MATRIX;
+    validator(kernels)
         .validate(&module)
         .map_err(|e| error(format!("inside the kernel: {}", chain(&e.into_inner()))))?;
     Ok(())

@@ -7,8 +7,8 @@
 //! }                                                           …
 //! ```
 //!
-//! `#unroll if NAME` does so where the constant NAME is not 0: processors that emulate a GPU take minutes to compile what a
-//! GPU needs written out.
+//! Bounds are made of the module's constants and of the variables of marked loops around it. `#unroll if NAME` writes out
+//! where the constant NAME is not 0: processors that emulate a GPU take minutes to compile what a GPU needs written out.
 //!
 //! The body stays as it is: without the directive the text is the same algorithm in plain WGSL. With it, an index
 //! such as `acc[r * VALUE_VECS + n]` is a constant, so that every driver's compiler keeps the array in registers.
@@ -45,9 +45,11 @@ fn expand(lines: &[&str], constants: &HashMap<String, u32>, out: &mut String) ->
         let (name, start, end) = bounds(head, constants)?;
         let length = block(&lines[n + 1..]).ok_or_else(|| format!("no end of `{}`", head.trim()))?;
         let body = &lines[n + 2..n + 1 + length];
+        let mut known = constants.clone();
         for value in start..end {
             out.push_str(&format!("{{ const {name} = {value}u;\n"));
-            expand(body, constants, out)?;
+            known.insert(name.to_string(), value);
+            expand(body, &known, out)?;
             out.push_str("}\n");
         }
         n += 2 + length;
@@ -112,7 +114,7 @@ fn constants(text: &str) -> HashMap<String, u32> {
     known
 }
 
-/// The value of an expression of u32 literals, constants, + − * / %, parentheses and max(a, b).
+/// The value of an expression of u32 literals, constants, + − * / % << >>, parentheses and max(a, b).
 fn evaluate(text: &str, constants: &HashMap<String, u32>) -> Option<u32> {
     let mut parser = Parser {
         rest: text.trim(),
@@ -128,6 +130,12 @@ struct Parser<'a> {
 }
 
 impl Parser<'_> {
+    fn take_both(&mut self, token: &str) -> bool {
+        let found = self.rest.strip_prefix(token);
+        self.rest = found.unwrap_or(self.rest).trim_start();
+        found.is_some()
+    }
+
     fn take(&mut self, token: char) -> bool {
         let found = self.rest.strip_prefix(token);
         self.rest = found.unwrap_or(self.rest).trim_start();
@@ -156,6 +164,10 @@ impl Parser<'_> {
                 value = value.checked_div(self.atom()?)?;
             } else if self.take('%') {
                 value = value.checked_rem(self.atom()?)?;
+            } else if self.take_both("<<") {
+                value = value.checked_shl(self.atom()?)?;
+            } else if self.take_both(">>") {
+                value = value.checked_shr(self.atom()?)?;
             } else {
                 return Some(value);
             }
@@ -198,10 +210,21 @@ mod tests {
     }
 
     #[test]
+    fn bounds_may_name_the_loops_around() {
+        let text =
+            "#unroll\nfor (var i = 0u; i < 2u; i++) {\n#unroll\nfor (var j = 0u; j < (2u >> i); j++) {\nx(j);\n}\n}\n";
+        let expected = "{ const i = 0u;\n{ const j = 0u;\nx(j);\n}\n{ const j = 1u;\nx(j);\n}\n}\n\
+                        { const i = 1u;\n{ const j = 0u;\nx(j);\n}\n}\n";
+        assert_eq!(unroll(text).unwrap(), expected);
+    }
+
+    #[test]
     fn expressions() {
         let constants = HashMap::from([("D".to_string(), 40)]);
         assert_eq!(evaluate("(D + 3u) / 4u", &constants), Some(10));
         assert_eq!(evaluate("2u * max(D % 7u, 3u) - 1u", &constants), Some(9));
+        assert_eq!(evaluate("D >> (1u + 1u)", &constants), Some(10));
+        assert_eq!(evaluate("(2u << 2u) + 1u", &constants), Some(9));
         for wrong in ["", "D +", "(D", "E", "D - 41u", "D / 0u", "true"] {
             assert_eq!(evaluate(wrong, &constants), None, "{wrong}");
         }

@@ -1,16 +1,19 @@
 //! Dense problems drawn at random over the whole option space, with their inputs and the twins of their custom code.
 
 use wgpu_attention::dense::reference::{Hooks, Position};
+use wgpu_attention::dense::subgroup::Subgroup;
 use wgpu_attention::dense::tile::{KernelChoice, Tuning};
 use wgpu_attention::dense::variant::{DecodeTile, PrefillTile, SerialTile};
-use wgpu_attention::{Bias, Broadcast, Custom, CustomData, CustomElement, DType, Dense, Layout, Strides, Weighting};
+use wgpu_attention::{
+    Bias, Broadcast, Custom, CustomData, CustomElement, DType, Dense, Gpu, Layout, Strides, Tier, Weighting,
+};
 
 use super::{Inputs, Random};
 
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 /// Small tiles compile fast and make a tile's edges easy to meet.
-pub fn tuning(r: &mut Random) -> Tuning {
+pub fn tuning(gpu: &Gpu, r: &mut Random) -> Tuning {
     let prefill = |row_groups, row_regs, lanes, chunk| {
         KernelChoice::Prefill(PrefillTile {
             row_groups,
@@ -35,6 +38,7 @@ pub fn tuning(r: &mut Random) -> Tuning {
         })
     };
     let kernel = match r.below(12) {
+        _ if gpu.abilities().serve(Tier::Subgroup) && r.one_in(3) => Some(subgroup(gpu, r)),
         0 => None,
         1 => Some(KernelChoice::DecodeSerial(SerialTile { rows: 2, threads: 8 })),
         2..=3 => Some(prefill(4, 1, 4, 2)),
@@ -51,6 +55,46 @@ pub fn tuning(r: &mut Random) -> Tuning {
     }
 }
 
+/// A small tile of the subgroup tier. What it takes for the sizes of the device's subgroups may be less than is known of
+/// them, so that lanes go through subgroups for certain, or after a look at run time, or through workgroup memory.
+fn subgroup(gpu: &Gpu, r: &mut Random) -> KernelChoice {
+    let (least, most) = gpu.abilities().subgroups.expect("the tier's devices have subgroups");
+    let sizes = r.pick(&[(least, most), (least.min(2), most), (least.min(4), most.max(64))]);
+    let half = gpu.abilities().half && r.one_in(2);
+    let lanes = r.pick(&[1, 2, 4, 8, 16, 2 * most]).min(64);
+    match r.one_in(2) {
+        true => KernelChoice::SubgroupPrefill(Subgroup {
+            tile: PrefillTile {
+                row_groups: 2,
+                row_regs: r.pick(&[1, 2]),
+                lanes,
+                key_regs: 4,
+                chunk: r.pick(&[1, 2, 3]),
+                value_chunk: 4,
+                prefetch: r.one_in(2),
+                unroll: 2,
+                alternate: true,
+            },
+            least: sizes.0,
+            most: sizes.1,
+            half,
+        }),
+        false => KernelChoice::SubgroupDecode(Subgroup {
+            tile: DecodeTile {
+                rows: r.pick(&[1, 2, 4]).min(lanes),
+                lanes,
+                slots: r.pick(&[1, 2, 4]),
+                key_regs: r.pick(&[1, 2, 4]),
+                value_lanes: lanes,
+                prefetch: r.one_in(2),
+            },
+            least: sizes.0,
+            most: sizes.1,
+            half,
+        }),
+    }
+}
+
 /// Rows and keys of a tile, where lengths are worth testing around.
 pub fn edges(tuning: &Tuning) -> (u32, u32) {
     match tuning.kernel {
@@ -58,6 +102,8 @@ pub fn edges(tuning: &Tuning) -> (u32, u32) {
         Some(KernelChoice::Cooperative(t)) => (t.rows(), t.keys),
         Some(KernelChoice::Decode(t)) => (t.rows, t.keys()),
         Some(KernelChoice::DecodeSerial(t)) => (t.rows, 8 * t.threads),
+        Some(KernelChoice::SubgroupPrefill(s)) => (s.tile.rows(), s.tile.keys()),
+        Some(KernelChoice::SubgroupDecode(s)) => (s.tile.rows, s.tile.keys()),
         None => (64, 64),
     }
 }

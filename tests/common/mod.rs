@@ -279,9 +279,27 @@ pub fn check_on(name: &str, gpu: &Gpu, p: &Dense, inputs: &Inputs, tuning: &Tuni
     assert!(result.passed(), "{name}: {result}\n{p:?}\n{tuning:?}");
 }
 
+/// The device, its plans held to the subgroup tier, where it has that.
+pub fn in_subgroups() -> Option<Gpu> {
+    let gpu = gpu()?;
+    match gpu.abilities().serve(Tier::Subgroup) {
+        true => Some(gpu.with_tier(Tier::Subgroup).unwrap()),
+        false => {
+            assert!(gpu.with_tier(Tier::Subgroup).is_err());
+            None
+        }
+    }
+}
+
 /// The device as tile choice sees it.
 pub fn class(gpu: &Gpu) -> DeviceClass {
     DeviceClass::of_gpu(gpu)
+}
+
+/// Whether a kernel is one for many queries.
+pub fn is_prefill(choice: &KernelChoice) -> bool {
+    use KernelChoice::{Cooperative, Prefill, SubgroupPrefill};
+    matches!(choice, Prefill(_) | SubgroupPrefill(_) | Cooperative(_))
 }
 
 /// The decode kernel, with the tile that few queries of this problem would get.
@@ -291,7 +309,7 @@ pub fn decode(gpu: &Gpu, p: &Dense) -> KernelChoice {
         ..p.clone()
     };
     let choice = tile::choose(&few, &class(gpu)).unwrap();
-    assert!(!matches!(choice, KernelChoice::Prefill(_)));
+    assert!(!is_prefill(&choice));
     choice
 }
 
@@ -302,19 +320,19 @@ pub fn prefill(gpu: &Gpu, p: &Dense) -> KernelChoice {
         ..p.clone()
     };
     let portable = DeviceClass {
-        tier: Some(Tier::Portable),
+        tier: gpu.forced_tier().or(Some(Tier::Subgroup)),
         ..class(gpu)
     };
     let choice = tile::choose(&many, &portable).unwrap();
-    assert!(matches!(choice, KernelChoice::Prefill(_)));
+    assert!(is_prefill(&choice));
     choice
 }
 
 /// The kernel that the planner would not pick.
 pub fn other(gpu: &Gpu, p: &Dense) -> Tuning {
     let kernel = match tile::choose(p, &class(gpu)).unwrap() {
-        KernelChoice::Prefill(_) | KernelChoice::Cooperative(_) => decode(gpu, p),
-        KernelChoice::Decode(_) | KernelChoice::DecodeSerial(_) => prefill(gpu, p),
+        choice if is_prefill(&choice) => decode(gpu, p),
+        _ => prefill(gpu, p),
     };
     Tuning {
         kernel: Some(kernel),

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use wgpu_attention::dense::tile::{self, DeviceClass};
+use wgpu_attention::dense::tile::{self, DeviceClass, KernelChoice};
 use wgpu_attention::dense::{live_variants_of, variant_of};
 use wgpu_attention::shader::Variant;
 use wgpu_attention::{Bias, Broadcast, Custom, CustomData, CustomElement, DType, Dense, Selection, Weighting};
 
-use crate::{DTYPES, SMALLEST, classes};
+use crate::{DTYPES, SMALLEST, classes, matrix_classes, subgroup_classes};
 
 type Change = fn(&mut Dense);
 
@@ -100,16 +100,16 @@ fn problem(queries: u32) -> Dense {
     }
 }
 
+fn is_prefill(choice: &KernelChoice) -> bool {
+    use KernelChoice::{Cooperative, Prefill, SubgroupPrefill};
+    matches!(choice, Prefill(_) | SubgroupPrefill(_) | Cooperative(_))
+}
+
 /// The variants of one problem on one kind of device: whole, and one of several splits where that is a thing.
 fn add(variants: &mut BTreeMap<String, Variant>, p: &Dense, class: &DeviceClass) {
     let choice = tile::choose(p, class).unwrap_or_else(|error| panic!("{error}: {p:?} on {class:?}"));
     for partial in [false, true] {
-        if partial
-            && matches!(
-                choice,
-                tile::KernelChoice::Prefill(_) | tile::KernelChoice::Cooperative(_)
-            )
-        {
+        if partial && is_prefill(&choice) {
             continue;
         }
         let variant = Variant::Dense(variant_of(p, choice, partial));
@@ -123,7 +123,7 @@ fn add(variants: &mut BTreeMap<String, Variant>, p: &Dense, class: &DeviceClass)
 fn add_live(
     variants: &mut BTreeMap<String, Variant>,
     p: &Dense,
-    choice: &tile::KernelChoice,
+    choice: &KernelChoice,
     partial: bool,
     class: &DeviceClass,
 ) {
@@ -140,7 +140,18 @@ fn add_live(
 /// Everything the planner can reach, up to options in threes.
 pub fn reachable() -> BTreeMap<String, Variant> {
     let mut variants = BTreeMap::new();
+    add_cooperative(&mut variants);
     for queries in QUERIES {
+        for class in subgroup_classes() {
+            for (head_dim, dtype) in [(1, DType::F16), (64, DType::F32), (65, DType::F16), (256, DType::BF16)] {
+                let p = Dense {
+                    head_dim,
+                    dtype,
+                    ..problem(queries)
+                };
+                add(&mut variants, &p, &class);
+            }
+        }
         for class in classes() {
             for head_dim in [1, 3, 4, 40, 64, 65, 128, 256] {
                 for dtype in DTYPES {
@@ -154,6 +165,16 @@ pub fn reachable() -> BTreeMap<String, Variant> {
                         &class,
                     );
                 }
+            }
+        }
+        for ((_, option), class) in OPTIONS.iter().zip(subgroup_classes().iter().cycle()) {
+            for head_dim in [40, 65] {
+                let mut p = Dense {
+                    head_dim,
+                    ..problem(queries)
+                };
+                option(&mut p);
+                add(&mut variants, &p, class);
             }
         }
         for (n, (_, first)) in OPTIONS.iter().enumerate() {
@@ -185,6 +206,51 @@ pub fn reachable() -> BTreeMap<String, Variant> {
     variants
 }
 
+/// A problem that matrices serve, with an option.
+fn on_matrices(head_dim: u32, option: Option<Change>) -> Dense {
+    let mut p = Dense {
+        head_dim,
+        dtype: DType::F16,
+        ..problem(300)
+    };
+    if let Some(option) = option {
+        option(&mut p);
+    }
+    p.reduced_precision = p.dtype != DType::F16;
+    p
+}
+
+/// Every tile on cooperative matrices, and every option on one of them.
+fn add_cooperative(variants: &mut BTreeMap<String, Variant>) {
+    for class in matrix_classes() {
+        for head_dim in [3, 40, 64, 80, 128, 256] {
+            add(variants, &on_matrices(head_dim, None), &class);
+        }
+        for (_, option) in OPTIONS {
+            add(variants, &on_matrices(40, Some(*option)), &class);
+        }
+    }
+}
+
+#[test]
+fn matrices_serve_every_head_size_in_32_kib() {
+    for class in matrix_classes() {
+        for head_dim in [1, 8, 16, 17, 64, 65, 100, 128, 200, 256] {
+            for value_dim in [1, 16, 40, 64, 80, 128, 255, 256] {
+                let p = Dense {
+                    value_dim: Some(value_dim),
+                    ..on_matrices(head_dim, None)
+                };
+                let KernelChoice::Cooperative(t) = tile::choose(&p, &class).unwrap() else {
+                    panic!("not on matrices: {head_dim}, {value_dim}, {class:?}")
+                };
+                let bytes = t.workgroup_bytes(head_dim, value_dim);
+                assert!(bytes <= class.workgroup_memory && t.threads <= 1024, "{bytes}: {t:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn the_smallest_device_runs_every_head_size() {
     for head_dim in 1..=256 {
@@ -202,10 +268,12 @@ fn the_smallest_device_runs_every_head_size() {
                     let choice = tile::choose(&p, &SMALLEST).unwrap_or_else(|error| panic!("{error}: {p:?}"));
                     let (bytes, threads) = match choice {
                         // The verdict on a list takes 16 more.
-                        tile::KernelChoice::Prefill(t) => (t.workgroup_bytes(value_dim) + 16, t.threads()),
-                        tile::KernelChoice::Cooperative(_) => unreachable!("it has no matrices"),
-                        tile::KernelChoice::Decode(t) => (t.workgroup_bytes(), t.threads()),
-                        tile::KernelChoice::DecodeSerial(t) => (0, t.threads),
+                        KernelChoice::Prefill(t) => (t.workgroup_bytes(value_dim) + 16, t.threads()),
+                        KernelChoice::Cooperative(_) => unreachable!("it has no matrices"),
+                        KernelChoice::Decode(t) => (t.workgroup_bytes(), t.threads()),
+                        KernelChoice::DecodeSerial(t) => (0, t.threads),
+                        KernelChoice::SubgroupPrefill(s) => (s.workgroup_bytes(value_dim) + 16, s.tile.threads()),
+                        KernelChoice::SubgroupDecode(s) => (s.workgroup_bytes(value_dim), s.tile.threads()),
                     };
                     let most = if selection.is_some() { 16 << 10 } else { (16 << 10) + 16 };
                     assert!(

@@ -68,8 +68,10 @@ fn is_sound(p: &Linear) -> bool {
 
 fn add(variants: &mut BTreeMap<String, Variant>, kernels: impl IntoIterator<Item = LinearVariant>) {
     for kernel in kernels {
-        let variant = Variant::Linear(kernel);
-        variants.insert(variant.wgsl(), variant);
+        for kernel in [kernel.clone().with_half(), kernel] {
+            let variant = Variant::Linear(kernel);
+            variants.insert(variant.wgsl(), variant);
+        }
     }
 }
 

@@ -24,13 +24,73 @@ fn classes() -> Vec<DeviceClass> {
         for kib in [16, 32, 48] {
             for invocations in [128, 256, 1024] {
                 classes.push(DeviceClass {
-                    workgroup_memory: kib << 10,
+                    workgroup_memory: kib * 1024,
                     invocations,
                     software,
                     processors: if software { 4 } else { 0 },
                     ..SMALLEST
                 });
             }
+        }
+    }
+    classes
+}
+
+/// Kinds of device with cooperative matrices: tensor cores, simdgroup matrices, subgroups of open size, and a processor that
+/// emulates them.
+fn matrix_classes() -> Vec<DeviceClass> {
+    let kinds = [
+        (16, (32, 32), 48, false, false),
+        (16, (32, 64), 32, false, false),
+        (8, (32, 32), 32, false, true),
+        (8, (8, 8), 32, true, false),
+    ];
+    let class = |(edge, subgroups, kib, software, scalar_matrices)| DeviceClass {
+        workgroup_memory: kib * 1024,
+        invocations: 1024,
+        software,
+        processors: if software { 4 } else { 0 },
+        abilities: Abilities {
+            subgroups: Some(subgroups),
+            half: true,
+            matrices: Some(edge),
+        },
+        tier: Some(Tier::Cooperative),
+        scalar_matrices,
+    };
+    kinds.map(class).to_vec()
+}
+
+/// Kinds of device with subgroups: of each size, and of sizes that leave open whether they hold the lanes of a row; with
+/// the tier forced and left to the planner.
+fn subgroup_classes() -> Vec<DeviceClass> {
+    let sizes = [
+        (4, 4),
+        (8, 8),
+        (16, 16),
+        (32, 32),
+        (64, 64),
+        (128, 128),
+        (8, 32),
+        (4, 64),
+    ];
+    let mut classes = vec![];
+    for subgroups in sizes {
+        for (software, tier) in [
+            (false, None),
+            (false, Some(Tier::Subgroup)),
+            (true, Some(Tier::Subgroup)),
+        ] {
+            classes.push(DeviceClass {
+                software,
+                abilities: Abilities {
+                    subgroups: Some(subgroups),
+                    half: subgroups.1 != 64,
+                    matrices: None,
+                },
+                tier,
+                ..SMALLEST
+            });
         }
     }
     classes

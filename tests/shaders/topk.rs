@@ -15,7 +15,7 @@ use wgpu_attention::topk::select::variant::SelectVariant;
 use wgpu_attention::topk::variant::TopKVariant;
 use wgpu_attention::{Bias, Broadcast, DType, Dense, Error, Hierarchical, Scoring, TopK, TopKInputs, Weighting};
 
-use crate::{DTYPES, SMALLEST, classes};
+use crate::{DTYPES, SMALLEST, classes, subgroup_classes};
 
 /// Everything that the planners of this family can reach.
 pub fn reachable() -> BTreeMap<String, Variant> {
@@ -35,12 +35,17 @@ pub fn reachable() -> BTreeMap<String, Variant> {
 /// The selections of rows, short and long, few and many.
 fn selections() -> Vec<SelectVariant> {
     let mut variants = vec![];
-    for device in classes().into_iter().chain([SMALLEST]) {
+    for device in classes().into_iter().chain([SMALLEST]).chain(subgroup_classes()) {
         let columns = [100, 1000, 4000, 65536, 1 << 20, 1 << 22];
         for (columns, rows) in columns.into_iter().flat_map(|c| [(c, 1), (c, 4096)]) {
             let tile = select::tile::choose(columns, rows, &device).unwrap();
             for (vector, forced) in [(false, false), (false, true), (true, false), (true, true)] {
-                variants.push(SelectVariant { tile, vector, forced });
+                variants.push(SelectVariant {
+                    tile,
+                    vector,
+                    forced,
+                    subgroups: select::tile::subgroups(&device),
+                });
             }
         }
     }
@@ -56,6 +61,7 @@ fn selections_of_every_kind_are_reached() {
         "t1024 11 bits",
         "t64 8 bits",
         "x1 forced",
+        "x1 forced subgroups",
         "topk/extend",
     ] {
         assert!(labels.iter().any(|label| label.contains(part)), "{part}: {labels:?}");

@@ -78,7 +78,12 @@ impl CooperativeTile {
 
 impl Tile for CooperativeTile {
     const KERNEL: &'static str = "dense/prefill_cooperative";
+    const TIER: Tier = Tier::Cooperative;
     const CHECKS_LISTS: bool = true;
+
+    fn half(&self) -> bool {
+        true
+    }
 
     fn tiles_of_an_entry(&self, keys: u32) -> u32 {
         keys / self.keys
@@ -135,14 +140,6 @@ impl Tile for CooperativeTile {
 
     fn workgroup_bytes(&self, head_dim: u32, value_dim: u32) -> u32 {
         self.workgroup_bytes(head_dim, value_dim)
-    }
-
-    fn tier(&self) -> Tier {
-        Tier::Cooperative
-    }
-
-    fn enables(&self) -> Vec<&'static str> {
-        vec!["f16", "wgpu_cooperative_matrix"]
     }
 }
 

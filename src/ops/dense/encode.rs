@@ -7,6 +7,7 @@ use crate::ops::dense::geometry::small_vectors;
 use crate::ops::dense::live::Live;
 use crate::ops::dense::params::Params;
 use crate::ops::dense::plan::PackedSmall;
+use crate::ops::dense::subgroup::Subgroup;
 use crate::ops::dense::tensors::DenseTensors;
 use crate::ops::dense::tile::KernelChoice;
 use crate::ops::dense::variant::{FIRST_CUSTOM_BINDING, LIST_BINDING};
@@ -301,9 +302,11 @@ impl DensePlan {
         let heads = part.head.1 - part.head.0;
         let batch = part.batch.1 - part.batch.0;
         match self.choice {
-            KernelChoice::Prefill(t) => [queries.div_ceil(t.rows()), heads, batch],
+            KernelChoice::Prefill(t) | KernelChoice::SubgroupPrefill(Subgroup { tile: t, .. }) => {
+                [queries.div_ceil(t.rows()), heads, batch]
+            }
             KernelChoice::Cooperative(t) => [queries.div_ceil(t.rows()), heads, batch],
-            KernelChoice::Decode(t) => {
+            KernelChoice::Decode(t) | KernelChoice::SubgroupDecode(Subgroup { tile: t, .. }) => {
                 let group = self.problem.heads / self.problem.kv_heads();
                 [(queries * group).div_ceil(t.rows) * self.splits, heads / group, batch]
             }

@@ -9,6 +9,7 @@ use crate::ops::call::Window;
 use crate::ops::dense::Dense;
 use crate::ops::dense::encode::Lists;
 use crate::ops::dense::plan::{options_of, prepared};
+use crate::ops::dense::subgroup::Subgroup;
 use crate::ops::dense::tile::{DeviceClass, KernelChoice, looped};
 use crate::ops::dense::variant::{Attend, DenseVariant, LiveVariant, Visits, WeightingKind};
 use crate::ops::parts::Part;
@@ -65,9 +66,13 @@ impl LiveLists {
     /// The lists that a kernel walks; their bytes come from the parts.
     fn of(p: &Dense, choice: &KernelChoice, parts: &[Part], device: &DeviceClass) -> Self {
         let (rows, keys, interleaved) = match choice {
-            KernelChoice::Prefill(t) => (t.rows(), t.keys(), false),
+            KernelChoice::Prefill(t) | KernelChoice::SubgroupPrefill(Subgroup { tile: t, .. }) => {
+                (t.rows(), t.keys(), false)
+            }
             KernelChoice::Cooperative(t) => (t.rows(), t.keys, false),
-            KernelChoice::Decode(t) => (t.rows, t.keys(), true),
+            KernelChoice::Decode(t) | KernelChoice::SubgroupDecode(Subgroup { tile: t, .. }) => {
+                (t.rows, t.keys(), true)
+            }
             KernelChoice::DecodeSerial(t) => (t.rows, SERIAL_KEYS, true),
         };
         let shapes = [p.mask, p.bias.map(|b| b.shape)];
@@ -204,9 +209,11 @@ const DECODE_KEYS: u32 = 256;
 /// several tiles can be left out.
 fn pays(p: &Dense, choice: &KernelChoice) -> bool {
     match choice {
-        KernelChoice::Prefill(t) => p.keys > t.keys(),
+        KernelChoice::Prefill(t) | KernelChoice::SubgroupPrefill(Subgroup { tile: t, .. }) => p.keys > t.keys(),
         KernelChoice::Cooperative(t) => p.keys > t.keys,
-        KernelChoice::Decode(_) | KernelChoice::DecodeSerial(_) => p.keys >= DECODE_KEYS,
+        KernelChoice::Decode(_) | KernelChoice::DecodeSerial(_) | KernelChoice::SubgroupDecode(_) => {
+            p.keys >= DECODE_KEYS
+        }
     }
 }
 
@@ -247,6 +254,8 @@ impl DenseVariant {
             DenseVariant::Cooperative(v) => v.visits = visits,
             DenseVariant::Decode(v) => v.visits = visits,
             DenseVariant::DecodeSerial(v) => v.visits = visits,
+            DenseVariant::SubgroupPrefill(v) => v.visits = visits,
+            DenseVariant::SubgroupDecode(v) => v.visits = visits,
             DenseVariant::Live(_) => {}
         }
         self

@@ -49,6 +49,7 @@ pub(crate) mod live;
 mod params;
 pub(crate) mod plan;
 pub mod reference;
+pub mod subgroup;
 mod tensors;
 pub mod tile;
 pub mod variant;
@@ -179,7 +180,8 @@ pub struct Dense {
     pub output_dtype: Option<DType>,
     /// q, k and v of f32 or bf16 may be rounded to f16 (11 significant bits, 6.1e-5 to 65504 in magnitude; what is larger
     /// becomes infinite, what is smaller loses bits), so that kernels on cooperative matrices can serve; sums stay f32.
-    /// On inputs of order 1 the output's RMS error is then that of f16 tensors, about 3e-4 relative. Weights are rounded to
+    /// A score of size s moves by up to s·2⁻¹⁰, and its weight by as much, relatively; beside that the output's RMS error
+    /// is that of f16 tensors, about 3e-4. Weights are rounded to
     /// f16 in those kernels in any case. Has no effect on f16 tensors, nor where a device has no such matrices.
     pub reduced_precision: bool,
 

@@ -8,6 +8,7 @@ use crate::ops::call::{self, Need, Uniforms};
 use crate::ops::dense::cooperative::{self, CooperativeTile};
 use crate::ops::dense::geometry::{geometry, needs, small_vectors, vector_inputs, vector_output, whole};
 use crate::ops::dense::live::{self, Live};
+use crate::ops::dense::subgroup::Subgroup;
 use crate::ops::dense::tile::{self, DeviceClass, KernelChoice, Tuning};
 use crate::ops::dense::variant::{Attend, DenseVariant, Visits, WeightingKind};
 use crate::ops::dense::{Dense, Weighting, check, custom};
@@ -73,9 +74,11 @@ impl Dense {
         };
         check_choice(self, &choice, gpu)?;
         let splits = match (choice, tuning.splits) {
-            (KernelChoice::Prefill(_) | KernelChoice::Cooperative(_), _) => 1,
+            (KernelChoice::Prefill(_) | KernelChoice::SubgroupPrefill(_) | KernelChoice::Cooperative(_), _) => 1,
             (_, Some(splits)) => check_splits(splits)?,
-            (KernelChoice::Decode(t), None) => tile::splits(self, &t, &device).min(most_splits(self, gpu.limits())),
+            (KernelChoice::Decode(t) | KernelChoice::SubgroupDecode(Subgroup { tile: t, .. }), None) => {
+                tile::splits(self, &t, &device).min(most_splits(self, gpu.limits()))
+            }
             (KernelChoice::DecodeSerial(t), None) => {
                 tile::serial_splits(self, &t, &device).min(most_splits(self, gpu.limits()))
             }
@@ -151,6 +154,8 @@ pub fn variant_of(p: &Dense, choice: KernelChoice, partial: bool) -> DenseVarian
         KernelChoice::Cooperative(tile) => DenseVariant::Cooperative(attend.with_tile(tile)),
         KernelChoice::Decode(tile) => DenseVariant::Decode(attend.with_tile(tile)),
         KernelChoice::DecodeSerial(tile) => DenseVariant::DecodeSerial(attend.with_tile(tile)),
+        KernelChoice::SubgroupPrefill(tile) => DenseVariant::SubgroupPrefill(attend.with_tile(tile)),
+        KernelChoice::SubgroupDecode(tile) => DenseVariant::SubgroupDecode(attend.with_tile(tile)),
     }
 }
 
@@ -192,6 +197,8 @@ fn check_choice(p: &Dense, choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
         KernelChoice::Cooperative(t) => (t.is_sound(), t.threads),
         KernelChoice::Decode(t) => (t.is_sound(), t.threads()),
         KernelChoice::DecodeSerial(t) => (t.is_sound(), t.threads),
+        KernelChoice::SubgroupPrefill(s) => (s.is_sound(), s.tile.threads()),
+        KernelChoice::SubgroupDecode(s) => (s.is_sound(), s.tile.threads()),
     };
     if !sound {
         return Err(Error::Invalid {
@@ -200,8 +207,12 @@ fn check_choice(p: &Dense, choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
             allowed: "a tile that keeps to the rules beside its fields, each of which is 1 to 256".into(),
         });
     }
-    if let KernelChoice::Cooperative(t) = choice {
-        check_matrices(p, t, gpu)?;
+    let device = DeviceClass::of_gpu(gpu);
+    match choice {
+        KernelChoice::Cooperative(t) => check_matrices(p, t, gpu)?,
+        KernelChoice::SubgroupPrefill(s) => s.check(&device)?,
+        KernelChoice::SubgroupDecode(s) => s.check(&device)?,
+        _ => {}
     }
     if !tile::rows_share_a_list(p, choice) {
         return Err(Error::Invalid {
@@ -214,7 +225,7 @@ fn check_choice(p: &Dense, choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
         "the tile",
         threads,
         "max_compute_invocations_per_workgroup",
-        DeviceClass::of_gpu(gpu).invocations,
+        device.invocations,
     )
 }
 
@@ -281,10 +292,10 @@ fn check_device(p: &Dense, spec: &dyn Spec, gpu: &Gpu) -> Result<()> {
 pub(crate) fn bounds(p: &Dense, choice: KernelChoice, splits: u32, gpu: &Gpu) -> Bounds {
     let group = p.heads / p.kv_heads();
     let (rows, heads) = match choice {
-        KernelChoice::Prefill(t) => (t.rows(), 1),
+        KernelChoice::Prefill(t) | KernelChoice::SubgroupPrefill(Subgroup { tile: t, .. }) => (t.rows(), 1),
         KernelChoice::Cooperative(t) => (t.rows(), 1),
         // Workgroups along x are row tiles times splits, along y KV heads.
-        KernelChoice::Decode(t) => (t.rows, group),
+        KernelChoice::Decode(t) | KernelChoice::SubgroupDecode(Subgroup { tile: t, .. }) => (t.rows, group),
         KernelChoice::DecodeSerial(t) => (t.rows, group),
     };
     Bounds::of(gpu.limits(), rows, heads, splits)

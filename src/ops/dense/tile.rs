@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::ops::dense::Dense;
 use crate::ops::dense::cooperative::{self, CooperativeTile};
+use crate::ops::dense::subgroup::{self, Subgroup};
 use crate::ops::dense::variant::{DecodeTile, PrefillTile, SerialTile, unroll as unrolled};
 use crate::tier::{Abilities, Tier};
 
@@ -73,6 +74,17 @@ impl DeviceClass {
         self.abilities.serve(tier) && self.tier.is_none_or(|most| tier <= most)
     }
 
+    /// Whether kernels of this tier must be used.
+    pub(crate) fn forces(&self, tier: Tier) -> bool {
+        self.tier == Some(tier)
+    }
+
+    /// Whether f16 tensors are read as the device's own f16. A software GPU has to convert element by element either way,
+    /// which takes llvmpipe a twentieth longer than whole words.
+    pub(crate) fn reads_half(&self) -> bool {
+        self.abilities.half && self.allows(Tier::Subgroup) && (!self.software || self.forces(Tier::Subgroup))
+    }
+
     /// Iterations that all loops of one invocation may take together. llvmpipe leaves a shader after 65 535 of them, without
     /// a word and with wrong results.
     pub(crate) fn loop_iterations(&self) -> u64 {
@@ -121,6 +133,10 @@ pub enum KernelChoice {
     Decode(DecodeTile),
     /// `dense/decode_serial.wgsl`
     DecodeSerial(SerialTile),
+    /// `dense/prefill.wgsl`, its statistics in subgroups
+    SubgroupPrefill(Subgroup<PrefillTile>),
+    /// `dense/decode_subgroup.wgsl`
+    SubgroupDecode(Subgroup<DecodeTile>),
 }
 
 /// Queries up to which the decode kernel serves.
@@ -133,10 +149,17 @@ pub fn choose(problem: &Dense, device: &DeviceClass) -> Result<KernelChoice> {
         return Ok(KernelChoice::Cooperative(tile));
     }
     let few = problem.queries <= DECODE_QUERIES || candidates(problem, device).is_empty();
-    match (few, device.software) {
-        (true, true) => Ok(KernelChoice::DecodeSerial(serial_tile(problem))),
-        (true, false) => decode_tile(problem, device).map(KernelChoice::Decode),
-        (false, _) => prefill_tile(problem, device).map(KernelChoice::Prefill),
+    if !few {
+        let tile = prefill_tile(problem, device)?;
+        let subgroup = subgroup::prefill(problem, tile, device).map(KernelChoice::SubgroupPrefill);
+        return Ok(subgroup.unwrap_or(KernelChoice::Prefill(tile)));
+    }
+    if device.software && !device.forces(Tier::Subgroup) {
+        return Ok(KernelChoice::DecodeSerial(serial_tile(problem)));
+    }
+    match subgroup::decode(problem, device) {
+        Some(tile) => Ok(KernelChoice::SubgroupDecode(tile)),
+        None => decode_tile(problem, device).map(KernelChoice::Decode),
     }
 }
 
@@ -176,9 +199,9 @@ fn rows_of_a_list(problem: &Dense, interleaved: bool) -> u32 {
 /// Whether the rows that a kernel takes together always share a list.
 pub(crate) fn rows_share_a_list(problem: &Dense, choice: &KernelChoice) -> bool {
     let (rows, interleaved) = match choice {
-        KernelChoice::Prefill(t) => (t.rows(), false),
+        KernelChoice::Prefill(t) | KernelChoice::SubgroupPrefill(Subgroup { tile: t, .. }) => (t.rows(), false),
         KernelChoice::Cooperative(t) => (t.rows(), false),
-        KernelChoice::Decode(t) => (t.rows, true),
+        KernelChoice::Decode(t) | KernelChoice::SubgroupDecode(Subgroup { tile: t, .. }) => (t.rows, true),
         KernelChoice::DecodeSerial(t) => (t.rows, true),
     };
     let shared = rows_of_a_list(problem, interleaved);
@@ -307,7 +330,7 @@ fn prefill_tile(problem: &Dense, device: &DeviceClass) -> Result<PrefillTile> {
 }
 
 /// Rows of a decode workgroup: as many as there are, up to what registers hold.
-fn decode_rows(problem: &Dense) -> u32 {
+pub(crate) fn decode_rows(problem: &Dense) -> u32 {
     let rows = problem.queries.saturating_mul(problem.heads / problem.kv_heads());
     let rows = rows.min(8).next_power_of_two();
     match rows_of_a_list(problem, true) {
@@ -388,14 +411,17 @@ pub(crate) fn loop_iterations(problem: &Dense, choice: &KernelChoice, splits: u3
     let keys = u64::from(keys_visited(problem).div_ceil(splits));
     let quads = problem.head_dim.div_ceil(4);
     match choice {
-        KernelChoice::Prefill(t) => {
+        KernelChoice::Prefill(t) | KernelChoice::SubgroupPrefill(Subgroup { tile: t, .. }) => {
             let scores = looped(
                 quads.div_ceil(t.chunk),
                 looped(t.chunk / unrolled(t.chunk, t.unroll), 0),
             );
             let steps = t.value_chunk / 4;
             let values = looped(t.keys() / t.value_chunk, looped(steps / unrolled(steps, t.unroll), 0));
-            let maxima = looped(t.rows().div_ceil(t.threads()), looped(t.lanes, 0));
+            let maxima = match choice {
+                KernelChoice::SubgroupPrefill(_) => 0,
+                _ => looped(t.rows().div_ceil(t.threads()), looped(t.lanes, 0)),
+            };
             keys.div_ceil(t.keys().into()) * u64::from(1 + scores + values + maxima) + 1
         }
         KernelChoice::Cooperative(t) => {
@@ -413,6 +439,9 @@ pub(crate) fn loop_iterations(problem: &Dense, choice: &KernelChoice, splits: u3
             keys.div_ceil(t.keys().into()) * u64::from(1 + sums + looped(groups, 0) + looped(t.keys(), 0)) + 1
         }
         KernelChoice::DecodeSerial(_) => keys + 1,
+        KernelChoice::SubgroupDecode(s) => {
+            keys.div_ceil(s.tile.keys().into()) + 1 + u64::from(s.closing_iterations(problem.value_dim()))
+        }
     }
 }
 

@@ -18,6 +18,7 @@
 
 use crate::ops::dense::Custom;
 use crate::ops::dense::cooperative::CooperativeTile;
+use crate::ops::dense::subgroup::Subgroup;
 use crate::shader::{Binding, BindingKind, Constant, Spec};
 use crate::tensor::DType;
 use crate::tier::Tier;
@@ -33,6 +34,10 @@ pub enum DenseVariant {
     DecodeSerial(Attend<SerialTile>),
     /// `dense/prefill_cooperative.wgsl`
     Cooperative(Attend<CooperativeTile>),
+    /// `dense/prefill.wgsl`, its statistics in subgroups
+    SubgroupPrefill(Attend<Subgroup<PrefillTile>>),
+    /// `dense/decode_subgroup.wgsl`
+    SubgroupDecode(Attend<Subgroup<DecodeTile>>),
     /// `dense/live.wgsl`
     Live(LiveVariant),
 }
@@ -45,6 +50,8 @@ impl DenseVariant {
             DenseVariant::Decode(v) => v,
             DenseVariant::DecodeSerial(v) => v,
             DenseVariant::Cooperative(v) => v,
+            DenseVariant::SubgroupPrefill(v) => v,
+            DenseVariant::SubgroupDecode(v) => v,
             DenseVariant::Live(v) => v,
         }
     }
@@ -169,9 +176,13 @@ impl PrefillTile {
         let scores = (self.rows() + self.keys()) * (self.chunk + 1);
         let weights = self.rows() * (self.keys() / 4 + 1) + self.value_chunk * value_pitch;
         let tile = if scores > weights { scores } else { weights };
-        let row_scratch = self.rows() * (self.lanes + 1);
-        let row_scratch = row_scratch.div_ceil(4) * 4;
-        16 * tile + 4 * row_scratch + 4 * self.rows() + 16 * self.rows()
+        16 * tile + self.statistics_bytes() + 16 * self.rows()
+    }
+
+    /// Those of `dense/statistics_workgroup.wgsl`.
+    pub(crate) const fn statistics_bytes(&self) -> u32 {
+        let scratch = self.rows() * (self.lanes + 1);
+        4 * (scratch.div_ceil(4) * 4) + 4 * self.rows()
     }
 }
 
@@ -351,12 +362,9 @@ impl<T> Attend<T> {
         constants
     }
 
-    /// The pieces for reading q, k, v, the optional tensors and the hooks.
-    fn input_pieces(&self, native_half: bool) -> Vec<&'static str> {
-        let mut pieces = vec![match (self.dtype, self.vector_inputs, native_half) {
-            (DType::F16, true, true) => "shared/element_f16_x4_native",
-            _ => element_piece(self.dtype, self.vector_inputs),
-        }];
+    /// The pieces for reading q, k, v, the optional tensors and the hooks; `half` as in [`native_element_piece`].
+    fn input_pieces(&self, half: bool) -> Vec<&'static str> {
+        let mut pieces = vec![native_element_piece(self.dtype, self.vector_inputs, half)];
         pieces.extend(row_pieces(self.vector_inputs));
         pieces.extend(self.hook_pieces());
         pieces.push(match self.weighting {
@@ -553,6 +561,15 @@ pub fn element_piece(dtype: DType, vector: bool) -> &'static str {
     }
 }
 
+/// The same; `half`: f16 is read as the device's own.
+pub fn native_element_piece(dtype: DType, vector: bool, half: bool) -> &'static str {
+    match (dtype, vector, half) {
+        (DType::F16, true, true) => "shared/element_f16_x4_native",
+        (DType::F16, false, true) => "shared/element_f16_x1_native",
+        _ => element_piece(dtype, vector),
+    }
+}
+
 /// The pieces that read rows of q, k and v, four elements at a time or singly.
 pub fn row_pieces(vector: bool) -> [&'static str; 3] {
     match vector {
@@ -586,15 +603,23 @@ pub(crate) fn unroll(steps: u32, wanted: u32) -> u32 {
 }
 
 /// What a kernel of the dense op adds to the options that all of them have.
-pub(super) trait Tile {
+pub(crate) trait Tile {
     /// The kernel's file, without `shaders/` and `.wgsl`.
     const KERNEL: &'static str;
+
+    /// What it asks of a device.
+    const TIER: Tier = Tier::Portable;
 
     /// Whether it looks at the whole of a selection's list first.
     const CHECKS_LISTS: bool;
 
     /// Tiles of its own in an entry of so many keys of a list of live tiles.
     fn tiles_of_an_entry(&self, keys: u32) -> u32;
+
+    /// Whether f16 tensors are read as the device's own f16.
+    fn half(&self) -> bool {
+        false
+    }
 
     /// The tile, for labels.
     fn label(&self) -> String;
@@ -609,16 +634,6 @@ pub(super) trait Tile {
 
     /// Workgroup memory in bytes.
     fn workgroup_bytes(&self, head_dim: u32, value_dim: u32) -> u32;
-
-    /// What it asks of a device.
-    fn tier(&self) -> Tier {
-        Tier::Portable
-    }
-
-    /// The WGSL extensions it enables.
-    fn enables(&self) -> Vec<&'static str> {
-        vec![]
-    }
 }
 
 impl Tile for PrefillTile {
@@ -657,6 +672,10 @@ impl Tile for PrefillTile {
             ("QK_UNROLL", Count(unroll(self.chunk, self.unroll))),
             ("PV_UNROLL", Count(unroll(self.value_chunk / 4, self.unroll))),
         ]
+    }
+
+    fn pieces<T>(&self, _attend: &Attend<T>) -> Vec<&'static str> {
+        vec!["dense/statistics_workgroup"]
     }
 
     fn workgroup_bytes(&self, _head_dim: u32, value_dim: u32) -> u32 {
@@ -743,7 +762,7 @@ impl<T: Tile> Spec for Attend<T> {
 
     fn pieces(&self) -> Vec<&'static str> {
         let mut pieces = self.tile.pieces(self);
-        pieces.extend(self.input_pieces(self.enables().contains(&"f16")));
+        pieces.extend(self.input_pieces(self.tile.half()));
         if T::CHECKS_LISTS {
             pieces.push(match self.visits {
                 Visits::Listed(_) => "dense/list_check",
@@ -752,6 +771,19 @@ impl<T: Tile> Spec for Attend<T> {
         }
         pieces.extend(self.output_pieces());
         pieces
+    }
+
+    fn tier(&self) -> Tier {
+        T::TIER
+    }
+
+    fn enables(&self) -> Vec<&'static str> {
+        let half = self.tile.half() && self.dtype == DType::F16;
+        match T::TIER {
+            Tier::Cooperative => vec!["f16", "wgpu_cooperative_matrix"],
+            _ if half => vec!["f16"],
+            _ => vec![],
+        }
     }
 
     fn custom(&self) -> Option<String> {
@@ -771,13 +803,5 @@ impl<T: Tile> Spec for Attend<T> {
             _ => 0,
         };
         self.tile.workgroup_bytes(self.head_dim, self.value_dim) + verdict
-    }
-
-    fn tier(&self) -> Tier {
-        self.tile.tier()
-    }
-
-    fn enables(&self) -> Vec<&'static str> {
-        self.tile.enables()
     }
 }

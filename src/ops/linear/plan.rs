@@ -73,7 +73,10 @@ impl Linear {
             None => planned_form(self, &device, gpu)?,
         };
         tile::check_loops(self, form, &device)?;
-        let variants = variants_of(self, form);
+        let mut variants = variants_of(self, form);
+        if device.reads_half() {
+            variants = variants.into_iter().map(LinearVariant::with_half).collect();
+        }
         for variant in &variants {
             check_device(self, form, variant, gpu)?;
         }
@@ -140,6 +143,7 @@ pub fn variants_of(p: &Linear, form: Form) -> Vec<LinearVariant> {
         head_dim: p.head_dim,
         value_dim: p.value_dim(),
         dtype: p.dtype,
+        half: false,
         vector,
         feature_map: p.feature_map.clone(),
         decay: p.decay,

@@ -1,10 +1,11 @@
 //! Which shader a plan runs: the typed specs behind the files under `shaders/linear/`.
 
 use crate::ops::dense::tile::looped;
-use crate::ops::dense::variant::{element_piece, output_pieces, row_pieces, unroll};
+use crate::ops::dense::variant::{native_element_piece, output_pieces, row_pieces, unroll};
 use crate::ops::linear::{Decay, FeatureMap};
 use crate::shader::{Binding, BindingKind, Constant, Spec};
 use crate::tensor::DType;
+use crate::tier::Tier;
 
 /// A kernel of the linear op with everything its code depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +33,18 @@ impl LinearVariant {
             LinearVariant::TotalDecay(v) => v,
         }
     }
+
+    /// The same kernel, reading f16 as the device's own if it reads any.
+    pub fn with_half(mut self) -> Self {
+        let inputs = match &mut self {
+            LinearVariant::Chunk(v) => &mut v.inputs,
+            LinearVariant::ChunkState(v) => &mut v.inputs,
+            LinearVariant::Step(v) => &mut v.inputs,
+            LinearVariant::Scan(_) | LinearVariant::TotalDecay(_) => return self,
+        };
+        inputs.half = inputs.dtype == DType::F16;
+        self
+    }
 }
 
 /// Where a kernel finds the state to begin with.
@@ -54,6 +67,8 @@ pub struct Inputs {
     pub value_dim: u32,
     /// Storage type of q, k, v.
     pub dtype: DType,
+    /// f16 is read as the device's own.
+    pub half: bool,
     /// q, k and v are read four elements at a time.
     pub vector: bool,
     /// φ.
@@ -321,6 +336,20 @@ fn documents_piece(documents: bool) -> &'static str {
 }
 
 impl Inputs {
+    fn tier(&self) -> Tier {
+        match self.half {
+            true => Tier::Subgroup,
+            false => Tier::Portable,
+        }
+    }
+
+    fn enables(&self) -> Vec<&'static str> {
+        match self.half {
+            true => vec!["f16"],
+            false => vec![],
+        }
+    }
+
     fn pieces(&self) -> Vec<&'static str> {
         let feature = match self.feature_map {
             FeatureMap::Identity => "linear/feature_identity",
@@ -329,7 +358,7 @@ impl Inputs {
             FeatureMap::Elu1 => "linear/feature_elu1",
             FeatureMap::Custom(_) => "linear/feature_custom",
         };
-        let mut pieces = vec![element_piece(self.dtype, self.vector)];
+        let mut pieces = vec![native_element_piece(self.dtype, self.vector, self.half)];
         pieces.extend(row_pieces(self.vector));
         pieces.extend(["linear/channel", feature]);
         pieces
@@ -381,6 +410,9 @@ impl Inputs {
             FeatureMap::Elu1 => " elu1",
             FeatureMap::Custom(_) => " custom",
         };
+        if self.half {
+            s.push_str(" native f16");
+        }
         s.push_str(decay);
         s.push_str(feature);
         let flags = [
@@ -477,6 +509,14 @@ impl Spec for Chunk {
         self.inputs.custom()
     }
 
+    fn tier(&self) -> Tier {
+        self.inputs.tier()
+    }
+
+    fn enables(&self) -> Vec<&'static str> {
+        self.inputs.enables()
+    }
+
     fn bindings(&self) -> Vec<Binding> {
         use BindingKind::{Read, Write};
         let mut bindings = self.inputs.bindings();
@@ -536,6 +576,14 @@ impl Spec for ChunkState {
 
     fn custom(&self) -> Option<String> {
         self.inputs.custom()
+    }
+
+    fn tier(&self) -> Tier {
+        self.inputs.tier()
+    }
+
+    fn enables(&self) -> Vec<&'static str> {
+        self.inputs.enables()
     }
 
     fn bindings(&self) -> Vec<Binding> {
@@ -665,6 +713,14 @@ impl Spec for Step {
 
     fn custom(&self) -> Option<String> {
         self.inputs.custom()
+    }
+
+    fn tier(&self) -> Tier {
+        self.inputs.tier()
+    }
+
+    fn enables(&self) -> Vec<&'static str> {
+        self.inputs.enables()
     }
 
     fn bindings(&self) -> Vec<Binding> {

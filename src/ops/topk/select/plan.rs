@@ -65,7 +65,10 @@ impl Selector {
                 ("a list of tensor `lists`", lists),
             ],
         )?;
-        let variant = TopKVariant::Select(variant_of(select, tile));
+        let variant = TopKVariant::Select(SelectVariant {
+            subgroups: tile::subgroups(&device),
+            ..variant_of(select, tile)
+        });
         Ok(Selector {
             pipeline: gpu.pipeline(&Variant::TopK(variant))?,
             select: select.clone(),
@@ -114,6 +117,7 @@ fn variant_of(s: &Select, tile: SelectTile) -> SelectVariant {
         tile,
         vector: vector(s),
         forced: s.first + s.last > 0,
+        subgroups: None,
     }
 }
 

@@ -15,6 +15,7 @@ use crate::ops::dense::check::invalid;
 use crate::ops::dense::tile::{DeviceClass, no_tile};
 use crate::ops::topk::select::Select;
 use crate::ops::topk::select::variant::SelectTile;
+use crate::tier::Tier;
 
 /// Overrides of what the planner would choose, for measurements and tests. `None` leaves the choice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,6 +96,14 @@ pub fn choose(columns: u32, rows: u32, device: &DeviceClass) -> Result<SelectTil
     })
 }
 
+/// Invocations of the smallest subgroups, where scans go through subgroups: on a GPU, where every barrier they save is
+/// waited for, and where the tier is forced.
+pub fn subgroups(device: &DeviceClass) -> Option<u32> {
+    let wanted = !device.software || device.forces(Tier::Subgroup);
+    let (least, _) = device.abilities.subgroups?;
+    (wanted && device.allows(Tier::Subgroup)).then_some(least)
+}
+
 /// Refuses a tile that the kernel is not made for, or the device.
 pub(crate) fn check(t: &SelectTile, device: &DeviceClass) -> Result<()> {
     let sensible = t.threads.is_power_of_two()
@@ -167,6 +176,30 @@ mod tests {
     }
 
     const MAX: u32 = crate::ops::dense::check::MAX_POSITION;
+
+    #[test]
+    fn scans_go_through_subgroups_of_any_size_on_gpus_and_where_forced() {
+        for size in [4, 8, 16, 32, 64, 128] {
+            let abilities = Abilities {
+                subgroups: Some((size, 2 * size)),
+                ..Abilities::NONE
+            };
+            let gpu = DeviceClass { abilities, ..PORTABLE };
+            let software = DeviceClass {
+                abilities,
+                ..SOFTWARE_GPU
+            };
+            let with = |device, tier| DeviceClass {
+                tier: Some(tier),
+                ..device
+            };
+            assert_eq!(subgroups(&gpu), Some(size));
+            assert_eq!(subgroups(&software), None);
+            assert_eq!(subgroups(&with(software, Tier::Subgroup)), Some(size));
+            assert_eq!(subgroups(&with(gpu, Tier::Portable)), None);
+        }
+        assert_eq!(subgroups(&PORTABLE), None);
+    }
 
     #[test]
     fn few_long_rows_take_all_the_invocations_a_gpu_has() {

@@ -6,13 +6,14 @@
 //! use wgpu_attention::topk::variant::TopKVariant;
 //!
 //! let tile = SelectTile { threads: 256, radix_bits: 11, replicas: 1, mask_quads: 1, unroll: 4 };
-//! let variant = SelectVariant { tile, vector: true, forced: false };
+//! let variant = SelectVariant { tile, vector: true, forced: false, subgroups: None };
 //! assert_eq!(variant.label(), "topk/select t256 11 bits x1 q1 u4 x4");
 //! assert!(Variant::TopK(TopKVariant::Select(variant)).wgsl().contains("fn main"));
 //! ```
 
 use crate::ops::dense::tile::looped;
 use crate::shader::{Binding, BindingKind, Constant, Spec};
+use crate::tier::Tier;
 
 /// How a workgroup takes its row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,7 +38,12 @@ impl SelectTile {
 
     /// Workgroup memory in bytes: bins, the two halves of a scan, the last candidate, and the bin that was picked.
     pub fn workgroup_bytes(&self) -> u32 {
-        4 * self.words() + (8 * self.threads).next_multiple_of(16) + 16 + 16
+        self.bytes_with((8 * self.threads).next_multiple_of(16))
+    }
+
+    /// The same with a scan that takes so many.
+    fn bytes_with(&self, scan: u32) -> u32 {
+        4 * self.words() + scan + 16 + 16
     }
 
     /// Iterations of all loops of one invocation, at most.
@@ -70,6 +76,8 @@ pub struct SelectVariant {
     pub vector: bool,
     /// Some candidates are kept whatever their score.
     pub forced: bool,
+    /// Invocations of the device's smallest subgroups, where scans go through subgroups.
+    pub subgroups: Option<u32>,
 }
 
 impl Spec for SelectVariant {
@@ -77,8 +85,9 @@ impl Spec for SelectVariant {
         let t = &self.tile;
         let access = if self.vector { "x4" } else { "x1" };
         let forced = if self.forced { " forced" } else { "" };
+        let subgroups = if self.subgroups.is_some() { " subgroups" } else { "" };
         format!(
-            "topk/select t{} {} bits x{} q{} u{} {access}{forced}",
+            "topk/select t{} {} bits x{} q{} u{} {access}{forced}{subgroups}",
             t.threads, t.radix_bits, t.replicas, t.mask_quads, t.unroll
         )
     }
@@ -89,19 +98,25 @@ impl Spec for SelectVariant {
 
     fn constants(&self) -> Vec<(&'static str, Constant)> {
         let t = &self.tile;
-        vec![
+        let mut constants = vec![
             ("THREADS", Constant::Count(t.threads)),
             ("RADIX_BITS", Constant::Count(t.radix_bits)),
             ("REPLICAS", Constant::Count(t.replicas)),
             ("MASK_QUADS", Constant::Count(t.mask_quads)),
             ("UNROLL", Constant::Count(t.unroll)),
             ("FORCED", Constant::Flag(self.forced)),
-        ]
+        ];
+        constants.extend(self.subgroups.map(|least| ("SUBGROUP_LEAST", Constant::Count(least))));
+        constants
     }
 
     fn pieces(&self) -> Vec<&'static str> {
         let row = if self.vector { "topk/row_x4" } else { "topk/row_x1" };
-        vec!["shared/numerics", row]
+        let scan = match self.subgroups {
+            Some(_) => "topk/scan_subgroup",
+            None => "topk/scan_workgroup",
+        };
+        vec!["shared/numerics", row, scan]
     }
 
     fn custom(&self) -> Option<String> {
@@ -116,6 +131,18 @@ impl Spec for SelectVariant {
     }
 
     fn workgroup_bytes(&self) -> u32 {
-        self.tile.workgroup_bytes()
+        match self.subgroups {
+            Some(least) => self
+                .tile
+                .bytes_with((4 * self.tile.threads.div_ceil(least)).next_multiple_of(16)),
+            None => self.tile.workgroup_bytes(),
+        }
+    }
+
+    fn tier(&self) -> Tier {
+        match self.subgroups {
+            Some(_) => Tier::Subgroup,
+            None => Tier::Portable,
+        }
     }
 }
