@@ -45,7 +45,7 @@ fn matrix_classes() -> Vec<DeviceClass> {
         (8, (32, 32), 32, false, true),
         (8, (8, 8), 32, true, false),
     ];
-    let class = |(edge, subgroups, kib, software, scalar_matrices)| DeviceClass {
+    let class = |(edge, subgroups, kib, software, scalar_matrices): (u32, _, u32, _, _)| DeviceClass {
         workgroup_memory: kib * 1024,
         invocations: 1024,
         software,
