@@ -76,7 +76,7 @@ class Prepared:
     def __init__(self, task):
         self.task = task
         self.dtype = {"f16": np.float16, "f32": np.float32}[task["dtype"]]
-        batch, heads, kv_heads = task["batch"], task["heads"], task["kv_heads"]
+        heads, kv_heads = task["heads"], task["kv_heads"]
         q = self.load("q", heads, task["queries"], task["head_dim"])
         k = self.load("k", kv_heads, task["keys"], task["head_dim"])
         v = self.load("v", kv_heads, task["keys"], task["value_dim"])
