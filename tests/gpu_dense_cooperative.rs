@@ -48,6 +48,12 @@ const SHAPES: [[u32; 5]; 5] = [
     [3, 1, 1, 1, 2],
 ];
 
+/// Whether matrices load from arrays of scalars as they should. The planner makes use of that on Metal only; an NVIDIA driver
+/// (580.159.04) gives wrong results.
+fn scalars_work(gpu: &Gpu) -> bool {
+    gpu.info().backend == wgpu::Backend::Metal || gpu.info().device_type == wgpu::DeviceType::Cpu
+}
+
 /// f16 factors set the bounds.
 fn tolerance(p: &Dense) -> Tolerance {
     match p.dtype {
@@ -108,7 +114,7 @@ fn golden_cases_with_factors_rounded_to_f16() {
                 let output = plan.run_blocking(&attention.inputs()).unwrap();
                 // Scores of hundreds move by tenths when q and k are rounded.
                 let result = match case.name.as_str() {
-                    "softmax_large_logits" => {
+                    "softmax_large_logits" | "softmax_softcap" => {
                         compare::dense(&output, &of_rounded(&p, &attention.inputs()), &tolerance(&p))
                     }
                     _ => compare::dense(&output, &attention.expected(), &tolerance(&p)),
@@ -153,7 +159,7 @@ fn random_problems() {
         let options = options(r);
         // Shares divide the blocks of columns.
         let shape = loop {
-            let t = tile(gpu, r.pick(&SHAPES), r.one_in(2));
+            let t = tile(gpu, r.pick(&SHAPES), r.one_in(2) || !scalars_work(gpu));
             if options.value_dim().div_ceil(t.edge).is_multiple_of(t.shares) {
                 break t;
             }
@@ -327,7 +333,7 @@ fn the_same_bits_twice_and_from_scalars() {
         ..Dense::default()
     };
     let inputs = Inputs::random(&p, &mut Random::new(3));
-    let outputs: Vec<_> = [true, true, false]
+    let outputs: Vec<_> = [true, true, !scalars_work(&gpu)]
         .into_iter()
         .map(|vectors| {
             let shape = tile(&gpu, [2, 2, 1, 2, 1], vectors);

@@ -44,7 +44,7 @@ fn selections() -> Vec<SelectVariant> {
                     tile,
                     vector,
                     forced,
-                    subgroups: select::tile::subgroups(&device),
+                    subgroups: select::tile::subgroups(columns, &device),
                 });
             }
         }

@@ -25,7 +25,8 @@ pub struct CooperativeTile {
     /// Invocations that share a row's weights: a power of two, no more than the smallest subgroup of the device has, and a
     /// divisor of a quarter of the keys.
     pub row_lanes: u32,
-    /// Workgroup memory is in words of four elements, not of one.
+    /// Workgroup memory is in words of four elements, not of one. Metal's language wants single elements; with those an
+    /// NVIDIA Vulkan driver (580.159.04) gives wrong results.
     pub vectors: bool,
     /// Loops over matrices are written out.
     pub written_out: bool,

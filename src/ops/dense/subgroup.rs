@@ -18,7 +18,7 @@
 
 use crate::error::{Error, Result};
 use crate::ops::dense::check::invalid;
-use crate::ops::dense::tile::{DeviceClass, decode_rows};
+use crate::ops::dense::tile::{DeviceClass, decode_rows, keys_visited};
 use crate::ops::dense::variant::{Attend, DecodeTile, PrefillTile, Tile};
 use crate::ops::dense::{Dense, Weighting};
 use crate::shader::Constant;
@@ -282,10 +282,24 @@ const fn row_regs(rows: u32) -> u32 {
     }
 }
 
-/// The decode kernel in subgroups; `None` where no tile fits the device, or where subgroups do not hold the lanes and the
-/// tier is not forced.
+/// Keys up to which decode in subgroups pays.
+const SHORT_CACHE: u32 = 8192;
+
+/// Whether decode in subgroups may be expected to pay, by measurements on an NVIDIA H200 (`report --only tiers`): over 4096
+/// keys it took 0.90 to 1.00 of the portable kernel's time, but 1.07 for single rows of 128 halves; over 65 536 keys, where
+/// memory sets the pace, 0.99 to 1.30.
+fn decode_pays(problem: &Dense) -> bool {
+    let wide_halves = problem.dtype != DType::F32 && problem.head_dim.max(problem.value_dim()) > 64;
+    keys_visited(problem) <= SHORT_CACHE && (decode_rows(problem) > 1 || !wide_halves)
+}
+
+/// The decode kernel in subgroups; `None` where no tile fits the device, or, unless the tier is forced, where it does not pay
+/// or subgroups do not hold the lanes.
 pub(crate) fn decode(problem: &Dense, device: &DeviceClass) -> Option<Subgroup<DecodeTile>> {
     let forced = device.forces(Tier::Subgroup);
+    if !forced && !decode_pays(problem) {
+        return None;
+    }
     let (least, most) = device.abilities.subgroups?;
     let vecs = problem.head_dim.max(problem.value_dim()).div_ceil(4);
     let most_rows = decode_rows(problem);
@@ -413,6 +427,30 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn decode_over_long_caches_stays_portable() {
+        let device = device((32, 32), false, None);
+        for (keys, dtype, subgroup) in [
+            (SHORT_CACHE, DType::F32, true),
+            (SHORT_CACHE + 1, DType::F32, false),
+            (SHORT_CACHE, DType::F16, false),
+        ] {
+            // One row: eight would gain in f16 too.
+            let p = Dense {
+                keys,
+                dtype,
+                kv_heads: None,
+                ..problem(1, 128)
+            };
+            let choice = choose(&p, &device).unwrap();
+            assert_eq!(
+                matches!(choice, KernelChoice::SubgroupDecode(_)),
+                subgroup,
+                "{choice:?}"
+            );
         }
     }
 

@@ -209,7 +209,7 @@ pub(crate) fn rows_share_a_list(problem: &Dense, choice: &KernelChoice) -> bool 
 }
 
 /// Keys that a row visits at most.
-fn keys_visited(problem: &Dense) -> u32 {
+pub(crate) fn keys_visited(problem: &Dense) -> u32 {
     match problem.selection {
         None => problem.keys,
         Some(s) => s.capacity.saturating_mul(s.block_size.min(problem.keys)),

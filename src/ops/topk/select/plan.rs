@@ -66,7 +66,7 @@ impl Selector {
             ],
         )?;
         let variant = TopKVariant::Select(SelectVariant {
-            subgroups: tile::subgroups(&device),
+            subgroups: tile::subgroups(select.columns, &device),
             ..variant_of(select, tile)
         });
         Ok(Selector {
