@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, criterion_group, criterion_main, measurement::WallTime};
 use wgpu_attention::Gpu;
+use wgpu_attention::bench::Failure;
 use wgpu_attention::dense::tile::Tuning;
 use wgpu_attention::measure::Clock;
 
@@ -37,7 +38,7 @@ fn measured<R>(
     group: &mut BenchmarkGroup<'_, WallTime>,
     gpu: &Gpu,
     name: &str,
-    set_up: impl Fn() -> Result<R, String>,
+    set_up: impl Fn() -> Result<R, Failure>,
     record: impl Fn(&R, &mut wgpu::ComputePass<'_>) -> wgpu_attention::Result<()>,
 ) {
     let mut ready = None;
@@ -70,7 +71,7 @@ fn steps(criterion: &mut Criterion) {
         }
         let dense = || {
             let plan = common::checked_plan(&gpu, &p.attention, &Tuning::default())?;
-            Ok((plan, common::Buffers::zeroless(&gpu, &p.attention)))
+            Ok((plan, common::Buffers::zeroless(&gpu, &p.attention)?))
         };
         measured(
             &mut group,

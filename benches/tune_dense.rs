@@ -53,7 +53,7 @@ fn wanted(name: &str) -> bool {
 /// Seconds, or why there are none; a wrong result gets no time.
 fn measure(gpu: &Gpu, problem: &Dense, small: &Dense, tuning: &Tuning) -> Result<f64, String> {
     common::check(gpu, small, tuning)?;
-    let buffers = common::Buffers::zeroless(gpu, problem);
+    let buffers = common::Buffers::zeroless(gpu, problem).map_err(|e| e.to_string())?;
     let plan = problem.plan_with(gpu, tuning).map_err(|e| e.to_string())?;
     let times = time(gpu, &Effort::default(), |pass, _| {
         plan.encode_in(pass, &buffers.tensors())

@@ -94,7 +94,7 @@ struct Bench<'a> {
 impl<'a> Bench<'a> {
     fn new(gpu: &'a Gpu, ceilings: &'a Ceilings, problem: Linear) -> Self {
         Bench {
-            buffers: linear::Buffers::new(gpu, &problem),
+            buffers: linear::Buffers::new(gpu, &problem).expect("buffers"),
             gpu,
             ceilings,
             problem,
@@ -260,7 +260,7 @@ fn steps(gpu: &Gpu, ceilings: &Ceilings, head_dim: u32, heads: u32, batch: u32) 
 
 fn table(gpu: &Gpu, ceilings: &Ceilings) {
     let print = |name: String, problem: Linear| {
-        let buffers = linear::Buffers::new(gpu, &problem);
+        let buffers = linear::Buffers::new(gpu, &problem).expect("buffers");
         match measure(gpu, &problem, &buffers, &LinearTuning::default()) {
             Ok(seconds) => println!("{}", line(&name, &problem, seconds, ceilings)),
             Err(e) => println!("{name}: {e}"),

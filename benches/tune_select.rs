@@ -118,8 +118,8 @@ impl Inputs {
             small_lists: expected(&small, &small_scores),
             small,
             small_scores,
-            scores: common::filled(gpu, scores, &block, DType::F32),
-            lists: common::filled(gpu, lists, &[0.0; 1024], DType::F32),
+            scores: common::filled(gpu, scores, &block, DType::F32).expect("scores"),
+            lists: common::filled(gpu, lists, &[0.0; 1024], DType::F32).expect("lists"),
             select,
         }
     }
