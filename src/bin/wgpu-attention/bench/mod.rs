@@ -3,6 +3,8 @@
 mod compare;
 mod flags;
 mod format;
+mod page;
+mod plot;
 mod runner;
 mod suites;
 mod text;
@@ -70,6 +72,9 @@ pub struct BenchArgs {
     /// Write the results as JSON; `-` is standard output, in place of the table.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write a report with plots as one HTML file, which needs nothing else.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Put the results of such files side by side: GPUs, versions, or other programs.
     #[arg(long, value_name = "FILE", num_args = 2.., conflicts_with_all = ["quick", "suite", "filter", "tiers", "budget", "json", "op", "tier", "adapter", "backend", "minimal"])]
     compare: Vec<PathBuf>,
@@ -91,6 +96,9 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<ExitCode, Failure>
             .map(|path| Run::load(path))
             .collect::<Result<Vec<_>, _>>()?;
         compare::print(&runs, out)?;
+        if let Some(path) = &args.html {
+            write_file(path, &page::comparison(&runs))?;
+        }
         return Ok(status(true));
     }
     let gpus = tiers(args)?;
@@ -104,8 +112,11 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<ExitCode, Failure>
         let json = serde_json::to_string_pretty(&run).map_err(|e| Failure::Message(format!("JSON: {e}")))?;
         match to_stdout {
             true => writeln!(out, "{json}")?,
-            false => write_file(path, &json)?,
+            false => write_file(path, &(json + "\n"))?,
         }
+    }
+    if let Some(path) = &args.html {
+        write_file(path, &page::report(&run))?;
     }
     if wrong == 0 && !measured {
         return Err(Failure::Message("no problem could be measured".into()));
@@ -213,7 +224,7 @@ fn measure(args: &BenchArgs, gpus: &[Gpu], entries: &[Entry], out: &mut dyn Writ
 }
 
 fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
-    fs::write(path, format!("{text}\n")).map_err(|e| Failure::Message(format!("{}: {e}", path.display())))
+    fs::write(path, text).map_err(|e| Failure::Message(format!("{}: {e}", path.display())))
 }
 
 /// Storage types by name.

@@ -148,6 +148,17 @@ fn of_ceiling(row: &Row) -> String {
     }
 }
 
+/// A round number of seconds, as an axis has it.
+pub fn tick_duration(seconds: f64) -> String {
+    let (value, unit) = match seconds {
+        s if s < 0.9999e-6 => (s * 1e9, "ns"),
+        s if s < 0.9999e-3 => (s * 1e6, "µs"),
+        s if s < 0.9999 => (s * 1e3, "ms"),
+        s => (s, "s"),
+    };
+    format!("{} {unit}", (value * 1e3).round() / 1e3)
+}
+
 pub fn flops_rate(rate: f64) -> String {
     match rate {
         r if r < 1e12 => format!("{:.1} GFLOP/s", r / 1e9),
