@@ -1,8 +1,8 @@
 //! Dense attention under criterion, timed by the device's own clock where it has one.
 //!
 //! ```text
-//! cargo bench --bench dense                               everything
-//! cargo bench --bench dense -- prefill/D64/causal         part of it; names as `--list` shows them
+//! cargo bench --features bench --bench dense                               everything
+//! cargo bench --features bench --bench dense -- prefill/D64/causal         part of it; names as `--list` shows them
 //! ```
 //! `WGPU_ATTENTION_BACKEND`, `WGPU_ATTENTION_ADAPTER` choose the device. Inputs are warm: each problem runs over the
 //! same buffers again and again. `benches/report.rs` prints tables instead.

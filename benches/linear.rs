@@ -1,8 +1,8 @@
 //! Linear attention under criterion, timed by the device's own clock where it has one.
 //!
 //! ```text
-//! cargo bench --bench linear                                   everything
-//! cargo bench --bench linear -- 'sequence/D64/.*B1H1'             part of it; names as `--list` shows them
+//! cargo bench --features bench --bench linear                                   everything
+//! cargo bench --features bench --bench linear -- 'sequence/D64/.*B1H1'             part of it; names as `--list` shows them
 //! ```
 //! `WGPU_ATTENTION_BACKEND`, `WGPU_ATTENTION_ADAPTER` choose the device. Inputs are warm: each problem runs over the
 //! same buffers again and again. Throughput is in tokens of a head: `Melem/s` reads millions of them a second.

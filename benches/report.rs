@@ -1,7 +1,7 @@
 //! Measures everything once and prints it as tables for the README, then the ratios that the library promises.
 //!
 //! ```text
-//! cargo bench --bench report -- [--quick] [--only prefill|decode|linear|topk|ratios|host] [--causal-only] [--max-seconds S] [--ratio TEXT]
+//! cargo bench --features bench --bench report -- [--quick] [--only prefill|decode|linear|topk|ratios|host] [--causal-only] [--max-seconds S] [--ratio TEXT]
 //! ```
 //! A kernel is checked against the reference before it is timed; a wrong one gets no number. Times are medians of
 //! repeated runs over the same buffers, so caches are warm. Exits with 1 if a kernel was wrong; a missed ratio is

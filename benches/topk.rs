@@ -2,8 +2,8 @@
 //! dense attention beside it.
 //!
 //! ```text
-//! cargo bench --bench topk                          everything
-//! cargo bench --bench topk -- "prefill.*D64/N8192"  part of it; names as `--list` shows them
+//! cargo bench --features bench --bench topk                          everything
+//! cargo bench --features bench --bench topk -- "prefill.*D64/N8192"  part of it; names as `--list` shows them
 //! ```
 //! `WGPU_ATTENTION_BACKEND`, `WGPU_ATTENTION_ADAPTER` choose the device. Inputs are warm: each problem runs over the
 //! same buffers again and again. `benches/report.rs` prints tables instead, `benches/tune_topk.rs` times one problem.

@@ -1,8 +1,8 @@
 //! Checks and times candidate tiles of the dense kernels on this device, so that tile choices rest on measurements.
 //!
 //! ```text
-//! cargo bench --bench tune_dense -- prefill [N] [D] [heads]     every prefill tile that fits
-//! cargo bench --bench tune_dense -- decode [Nk] [D] [kv heads] [group] [batch]
+//! cargo bench --features bench --bench tune_dense -- prefill [N] [D] [heads]     every prefill tile that fits
+//! cargo bench --features bench --bench tune_dense -- decode [Nk] [D] [kv heads] [group] [batch]
 //! ```
 //! `WGPU_ATTENTION_BACKEND`, `WGPU_ATTENTION_ADAPTER` choose the device; `DTYPE=f16` the storage type; `FULL=1` drops
 //! the causal mask.

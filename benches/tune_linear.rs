@@ -1,9 +1,9 @@
 //! Checks and times candidate forms and tiles of linear attention on this device, so that choices rest on measurements.
 //!
 //! ```text
-//! cargo bench --bench tune_linear -- prefill [N] [D] [heads]     forms and tiles
-//! cargo bench --bench tune_linear -- step [D] [heads] [batch]    decode tiles
-//! cargo bench --bench tune_linear -- table                       the planner's choices, N = 1k to 64k
+//! cargo bench --features bench --bench tune_linear -- prefill [N] [D] [heads]     forms and tiles
+//! cargo bench --features bench --bench tune_linear -- step [D] [heads] [batch]    decode tiles
+//! cargo bench --features bench --bench tune_linear -- table                       the planner's choices, N = 1k to 64k
 //! ```
 //! `WGPU_ATTENTION_BACKEND`, `WGPU_ATTENTION_ADAPTER` choose the device; `DTYPE=f16`, `DECAY=none|head|token|channel` the
 //! problem; `TILE="a&b|c"` only lines that contain a and b, or c; `SHOW=n` the best so many.

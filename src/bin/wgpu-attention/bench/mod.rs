@@ -1,5 +1,6 @@
 //! `bench`: what the GPU here can do, and how much of it the kernels use.
 
+mod charts;
 mod compare;
 mod flags;
 mod format;
@@ -75,8 +76,8 @@ pub struct BenchArgs {
     /// Write a report with plots as one HTML file, which needs nothing else.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Put the results of such files side by side: GPUs, versions, or other programs.
-    #[arg(long, value_name = "FILE", num_args = 2.., conflicts_with_all = ["quick", "suite", "filter", "tiers", "budget", "json", "op", "tier", "adapter", "backend", "minimal"])]
+    /// Put the results of such files side by side: GPUs, versions, or other programs; of one file, show them again.
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["quick", "suite", "filter", "tiers", "budget", "json", "op", "tier", "adapter", "backend", "minimal"])]
     compare: Vec<PathBuf>,
     #[command(flatten)]
     own: OwnArgs,
@@ -95,10 +96,15 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<ExitCode, Failure>
             .iter()
             .map(|path| Run::load(path))
             .collect::<Result<Vec<_>, _>>()?;
-        compare::print(&runs, out)?;
         if let Some(path) = &args.html {
-            write_file(path, &page::comparison(&runs))?;
+            let page = if let [run] = &runs[..] {
+                page::report(run)
+            } else {
+                page::comparison(&runs)
+            };
+            write_file(path, &page)?;
         }
+        compare::print(&runs, out)?;
         return Ok(status(true));
     }
     let gpus = tiers(args)?;

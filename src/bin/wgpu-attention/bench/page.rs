@@ -2,17 +2,15 @@
 
 use std::fmt::Write;
 
+use super::charts;
 use super::compare::{self, Summary, letter};
-use super::format::{Ceilings, Row, Run};
-use super::plot::{self, Axis, Mark, Point, Roof, Series, escape};
+use super::format::{Ceilings, Row, Run, Seconds};
+use super::plot::escape;
 use super::text::{bytes_rate, flops_rate, half_width, interval, rate};
 use crate::duration;
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
-
-/// Colours that the style has.
-const COLOURS: usize = 8;
 
 /// The report of one run.
 pub fn report(run: &Run) -> String {
@@ -22,10 +20,10 @@ pub fn report(run: &Run) -> String {
     body += &settings(run);
     if let Some(ceilings) = &run.ceilings {
         body += &ceilings_table(ceilings);
-        body += &roofline(run, ceilings);
+        body += &charts::roofline(run, ceilings);
     }
-    for suite in suites(std::slice::from_ref(run)) {
-        body += &suite_plots(suite, std::slice::from_ref(run));
+    for suite in charts::suites(std::slice::from_ref(run)) {
+        body += &charts::suite(suite, std::slice::from_ref(run));
     }
     body += &results(run);
     page(&title, &body)
@@ -54,8 +52,8 @@ pub fn comparison(runs: &[Run]) -> String {
             );
         }
     }
-    for suite in suites(runs) {
-        body += &suite_plots(suite, runs);
+    for suite in charts::suites(runs) {
+        body += &charts::suite(suite, runs);
     }
     body += &side_by_side(runs, &lines);
     page(title, &body)
@@ -106,264 +104,27 @@ fn ceilings_table(c: &Ceilings) -> String {
     html + "</tbody></table>"
 }
 
-/// A colour for each suite, a mark for each tier.
-fn roofline(run: &Run, c: &Ceilings) -> String {
-    let Some(copy) = c.copy_bytes_per_second else {
-        return String::new();
-    };
-    let roofs: Vec<Roof> = [
-        ("f32", c.f32_flops_per_second),
-        ("f16", c.f16_flops_per_second),
-        ("cooperative", c.cooperative_flops_per_second),
-    ]
-    .into_iter()
-    .filter_map(|(name, flops)| Some(Roof { name, flops: flops? }))
-    .collect();
-    let suites = suites(std::slice::from_ref(run));
-    let mut tiers: Vec<&str> = run.results.iter().filter_map(|r| r.tier.as_deref()).collect();
-    tiers.sort();
-    tiers.dedup();
-    let mut series = vec![];
-    let mut legend = Legend::default();
-    for (colour, suite) in suites.iter().enumerate() {
-        legend.add(colour, Mark::Circle, false, suite);
-        for (n, tier) in tiers.iter().enumerate() {
-            let own = run
-                .results
-                .iter()
-                .filter(|r| r.suite == *suite && r.tier.as_deref() == Some(tier));
-            let points = own.filter_map(|r| {
-                Some(Point {
-                    x: r.flops / r.bytes,
-                    y: r.flops / r.seconds?.median,
-                    title: describe(r),
-                })
-            });
-            series.push(Series {
-                colour,
-                mark: Mark::ALL[n % Mark::ALL.len()],
-                dashed: false,
-                points: points.collect(),
-            });
-        }
-    }
-    if roofs.is_empty() || series.iter().all(|s| s.points.is_empty()) {
-        return String::new();
-    }
-    for (n, tier) in tiers.iter().enumerate().filter(|_| tiers.len() > 1) {
-        legend.add(COLOURS, Mark::ALL[n % Mark::ALL.len()], false, tier);
-    }
-    format!(
-        "<h2>Roofline</h2>{}<div class=\"wide\">{}</div>",
-        legend.html(),
-        plot::roofline(copy, &roofs, &series)
-    )
-}
-
-fn describe(row: &Row) -> String {
-    let tier = row.tier.as_deref().map_or(String::new(), |t| format!(", {t}"));
-    let time = row.seconds.map_or(String::new(), |s| {
-        format!(": {} ({})", duration(s.median), interval(&s))
-    });
-    let share = row.fraction_of_bound.zip(row.bound.as_deref());
-    let share = share.map_or(String::new(), |(f, bound)| {
-        format!(", {}, {:.1} % of {bound}", rate(row), f * 100.0)
-    });
-    format!("{}, {}{tier}{time}{share}", row.name, row.implementation)
-}
-
-/// The suites that have a number, in their order.
-fn suites(runs: &[Run]) -> Vec<&str> {
-    let mut all: Vec<&str> = vec![];
-    for row in runs.iter().flat_map(|run| &run.results).filter(|r| r.seconds.is_some()) {
-        if !all.contains(&row.suite.as_str()) {
-            all.push(&row.suite);
-        }
-    }
-    all
-}
-
-/// What a line of a plot is: run, implementation, tier, and what of the name is neither in the panel's title nor a length.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Kind {
-    run: usize,
-    label: String,
-    dtype: String,
-}
-
-/// The parts of a problem's name that a panel has in common, and those that tell its lines apart.
-fn panel_of(row: &Row) -> (String, String) {
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let is_length = |part: &str| part.strip_prefix("Nk").or(part.strip_prefix('N')).is_some_and(digits);
-    let mut title = vec![];
-    let mut kept = String::new();
-    for part in row.name.split('/') {
-        if let Some(top) = part.strip_prefix("top ") {
-            kept = top
-                .split_once(" of ")
-                .map_or("top-k tokens".into(), |(_, size)| format!("top-k blocks of {size}"));
-        } else if !is_length(part) && part != row.problem.dtype {
-            title.push(part);
-        }
-    }
-    (title.join(", "), kept)
-}
-
-/// Time and percent of the ceiling against N, a pair of plots for each kind of problem.
-fn suite_plots(suite: &str, runs: &[Run]) -> String {
-    let rows: Vec<(usize, &Row)> = runs
-        .iter()
-        .enumerate()
-        .flat_map(|(n, run)| run.results.iter().map(move |row| (n, row)))
-        .filter(|(_, row)| row.suite == suite && row.seconds.is_some())
-        .collect();
-    let length = |row: &Row| row.problem.keys.max(row.problem.queries);
-    if rows.iter().all(|(_, row)| length(row) == length(rows[0].1)) {
-        // Nothing to draw a line through; the table has it.
-        return String::new();
-    }
-    let mut panels: Vec<String> = vec![];
-    let mut labels: Vec<(usize, String)> = vec![];
-    let mut dtypes: Vec<String> = vec![];
-    let mut lines: Vec<(String, Kind, Vec<&Row>)> = vec![];
-    for (n, row) in &rows {
-        let (title, kept) = panel_of(row);
-        let kind = Kind {
-            run: *n,
-            label: label(*n, row, &kept, runs.len() > 1),
-            dtype: row.problem.dtype.clone(),
-        };
-        remember(&mut panels, title.clone());
-        remember(&mut labels, (*n, kind.label.clone()));
-        remember(&mut dtypes, kind.dtype.clone());
-        match lines.iter_mut().find(|(t, k, _)| *t == title && *k == kind) {
-            Some((.., own)) => own.push(row),
-            None => lines.push((title, kind, vec![row])),
-        }
-    }
-    let style = |kind: &Kind| {
-        let colour = labels
-            .iter()
-            .position(|(n, l)| *n == kind.run && *l == kind.label)
-            .unwrap_or(0);
-        let dtype = dtypes.iter().position(|d| *d == kind.dtype).unwrap_or(0);
-        (colour % COLOURS, Mark::ALL[dtype % Mark::ALL.len()], dtype > 0)
-    };
-    let mut legend = Legend::default();
-    for (n, (run, label)) in labels.iter().enumerate() {
-        let mark = style(&Kind {
-            run: *run,
-            label: label.clone(),
-            dtype: dtypes[0].clone(),
-        })
-        .1;
-        legend.add(n % COLOURS, mark, false, label);
-    }
-    for (n, dtype) in dtypes.iter().enumerate().filter(|_| dtypes.len() > 1) {
-        legend.add(COLOURS, Mark::ALL[n % Mark::ALL.len()], n > 0, dtype);
-    }
-    let mut html = format!("<h2>{}</h2>{}<div class=\"plots\">", escape(suite), legend.html());
-    for panel in &panels {
-        let own = || lines.iter().filter(|(t, ..)| t == panel);
-        let series = |value: &dyn Fn(&Row) -> Option<f64>| -> Vec<Series> {
-            own()
-                .map(|(_, kind, rows)| {
-                    let (colour, mark, dashed) = style(kind);
-                    let mut points: Vec<Point> = rows
-                        .iter()
-                        .filter_map(|row| {
-                            Some(Point {
-                                x: f64::from(length(row)),
-                                y: value(row)?,
-                                title: describe(row),
-                            })
-                        })
-                        .collect();
-                    points.sort_by(|a, b| a.x.total_cmp(&b.x));
-                    Series {
-                        colour,
-                        mark,
-                        dashed,
-                        points,
-                    }
-                })
-                .filter(|s| !s.points.is_empty())
-                .collect()
-        };
-        html += &plot::lines(
-            panel,
-            Axis::Length,
-            Axis::Time,
-            &series(&|row| Some(row.seconds?.median)),
-        );
-        let shares = series(&|row| Some(row.fraction_of_bound? * 100.0));
-        if !shares.is_empty() {
-            html += &plot::lines(panel, Axis::Length, Axis::Percent, &shares);
-        }
-    }
-    html + "</div>"
-}
-
-fn remember<T: PartialEq>(all: &mut Vec<T>, one: T) {
-    if !all.contains(&one) {
-        all.push(one);
-    }
-}
-
-/// What a line is called in the legend.
-fn label(run: usize, row: &Row, kept: &str, several: bool) -> String {
-    let mut parts = vec![];
-    if several {
-        parts.push(letter(run));
-    }
-    if several || row.implementation != env!("CARGO_PKG_NAME") {
-        parts.push(row.implementation.clone());
-    }
-    parts.extend(row.tier.clone());
-    match (kept, row.suite.as_str()) {
-        ("", "topk") => parts.push("dense".into()),
-        ("", _) => {}
-        (kept, _) => parts.push(kept.into()),
-    }
-    parts.join(" ")
-}
-
-/// Swatches with what they stand for.
-#[derive(Default)]
-struct Legend(String);
-
-impl Legend {
-    fn add(&mut self, colour: usize, mark: Mark, dashed: bool, text: &str) {
-        let dashed = if dashed { " dashed" } else { "" };
-        let _ = write!(
-            self.0,
-            "<span><svg viewBox=\"0 0 30 12\"><line x1=\"1\" y1=\"6\" x2=\"29\" y2=\"6\" class=\"line s{colour}{dashed}\"/>{}</svg>{}</span>",
-            mark.svg(15.0, 6.0, &format!("f{colour}"), text),
-            escape(text)
-        );
-    }
-
-    fn html(&self) -> String {
-        format!("<p class=\"legend\">{}</p>", self.0)
-    }
-}
+/// A column's head, and whether it holds numbers.
+type Head<'a> = (&'a str, bool);
 
 /// A table that sorts by the column whose head is clicked. Cells: what they sort by, and what they show.
-fn table(heads: &[&str], rows: impl Iterator<Item = Vec<(String, String)>>) -> String {
+fn table(heads: &[Head<'_>], rows: impl Iterator<Item = Vec<(String, String)>>) -> String {
+    let class = |is_number: bool| if is_number { " class=\"number\"" } else { "" };
     let mut html = String::from("<div class=\"scroll\"><table class=\"sortable\"><thead><tr>");
-    for head in heads {
-        let _ = write!(html, "<th><button type=\"button\">{}</button></th>", escape(head));
+    for (head, is_number) in heads {
+        let class = class(*is_number);
+        let _ = write!(
+            html,
+            "<th{class}><button type=\"button\">{}</button></th>",
+            escape(head)
+        );
     }
     html += "</tr></thead><tbody>";
     for row in rows {
         html += "<tr>";
-        for (by, shown) in row {
-            let number = if by.parse::<f64>().is_ok() {
-                " class=\"number\""
-            } else {
-                ""
-            };
-            let _ = write!(html, "<td data-by=\"{}\"{number}>{}</td>", escape(&by), escape(&shown));
+        for ((by, shown), (_, is_number)) in row.iter().zip(heads) {
+            let class = class(*is_number);
+            let _ = write!(html, "<td data-by=\"{}\"{class}>{}</td>", escape(by), escape(shown));
         }
         html += "</tr>\n";
     }
@@ -380,58 +141,53 @@ fn number(value: Option<f64>, shown: String) -> (String, String) {
 
 fn results(run: &Run) -> String {
     let heads = [
-        "suite",
-        "problem",
-        "implementation",
-        "tier",
-        "time",
-        "95 % interval",
-        "±",
-        "runs",
-        "rate",
-        "of ceiling",
-        "ceiling",
-        "RMS error",
+        ("suite", false),
+        ("problem", false),
+        ("implementation", false),
+        ("time", true),
+        ("95 % interval", true),
+        ("±", true),
+        ("runs", true),
+        ("rate", true),
+        ("of ceiling", true),
+        ("ceiling", false),
+        ("RMS error", true),
+        ("note", false),
     ];
-    let rows = run.results.iter().map(|row| {
-        let s = row.seconds;
-        let time = match (&s, &row.failure) {
-            (Some(s), _) => number(Some(s.median), duration(s.median)),
-            (None, failure) => text(failure.as_deref().unwrap_or("no number")),
-        };
-        vec![
-            text(&row.suite),
-            text(&row.name),
-            text(&row.implementation),
-            text(row.tier.as_deref().unwrap_or("")),
-            time,
-            s.map_or(text(""), |s| number(Some(s.low), interval(&s))),
-            s.map_or(text(""), |s| {
-                number(Some(half_width(&s)), format!("{:.1} %", half_width(&s) * 100.0))
-            }),
-            s.map_or(text(""), |s| number(Some(s.runs as f64), s.runs.to_string())),
-            number(row.rate(), rate(row)),
-            number(
-                row.fraction_of_bound,
-                format!("{:.1} %", row.fraction_of_bound.unwrap_or(0.0) * 100.0),
-            ),
-            text(row.bound.as_deref().unwrap_or("")),
-            number(
-                row.error.map(|e| e.rms),
-                format!("{:.1e}", row.error.map_or(0.0, |e| e.rms)),
-            ),
-        ]
-    });
-    format!("<h2>Results</h2>{}", table(&heads, rows))
+    format!("<h2>Results</h2>{}", table(&heads, run.results.iter().map(cells)))
+}
+
+/// A row of the results.
+fn cells(row: &Row) -> Vec<(String, String)> {
+    let s = row.seconds;
+    let of = |value: fn(&Seconds) -> f64, shown: fn(&Seconds) -> String| {
+        number(s.as_ref().map(value), s.as_ref().map_or(String::new(), shown))
+    };
+    let percent = |share: Option<f64>| number(share, format!("{:.1} %", share.unwrap_or(0.0) * 100.0));
+    let error = row.error.map(|e| e.rms);
+    vec![
+        text(&row.suite),
+        text(&row.name),
+        text(&format!("{} {}", row.implementation, row.tier.as_deref().unwrap_or(""))),
+        of(|s| s.median, |s| duration(s.median)),
+        of(|s| s.low, interval),
+        percent(s.as_ref().map(half_width)),
+        of(|s| s.runs as f64, |s| s.runs.to_string()),
+        number(row.rate(), rate(row)),
+        percent(row.fraction_of_bound),
+        text(row.bound.as_deref().unwrap_or("")),
+        number(error, format!("{:.1e}", error.unwrap_or(0.0))),
+        text(row.failure.as_deref().unwrap_or("")),
+    ]
 }
 
 fn side_by_side(runs: &[Run], lines: &[compare::Line<'_>]) -> String {
-    let mut heads: Vec<String> = ["suite", "problem", "implementation", "A"].map(String::from).to_vec();
+    let mut letters = vec![letter(0)];
     for n in 1..runs.len() {
-        heads.push(letter(n));
-        heads.push(format!("{} / A", letter(n)));
+        letters.extend([letter(n), format!("{} / {}", letter(n), letter(0))]);
     }
-    let heads: Vec<&str> = heads.iter().map(String::as_str).collect();
+    let mut heads = vec![("suite", false), ("problem", false), ("implementation", false)];
+    heads.extend(letters.iter().map(|letter| (letter.as_str(), true)));
     let rows = lines.iter().map(|line| {
         let mut cells = vec![text(line.suite), text(line.name), text(&compare::who(line))];
         for (n, seconds) in line.seconds.iter().enumerate() {

@@ -96,7 +96,8 @@ impl Axis {
     fn range(self, values: impl Iterator<Item = f64>) -> (f64, f64) {
         let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
         match self {
-            Axis::Percent => (0.0, (high / 20.0).ceil().max(1.0) * 20.0),
+            // All of the ceiling is in view, so that plots can be compared.
+            Axis::Percent => (0.0, (high / 20.0).ceil().max(5.0) * 20.0),
             Axis::Length => (low / 1.2, high * 1.2),
             _ => (low / 1.5, high * 1.5),
         }
@@ -228,11 +229,11 @@ impl Frame {
     }
 }
 
-/// Lines through points.
-pub fn lines(title: &str, x_axis: Axis, y_axis: Axis, series: &[Series]) -> String {
+/// Lines through points, against N.
+pub fn lines(title: &str, y_axis: Axis, series: &[Series]) -> String {
     let frame = Frame::new(400.0, 270.0);
     let points = || series.iter().flat_map(|s| &s.points);
-    let x = Scale::new(x_axis, points().map(|p| p.x), (frame.left, frame.right));
+    let x = Scale::new(Axis::Length, points().map(|p| p.x), (frame.left, frame.right));
     let y = Scale::new(y_axis, points().map(|p| p.y), (frame.bottom, frame.top));
     let mut svg = frame.open(title, &x, &y);
     for s in series {
@@ -339,10 +340,7 @@ mod tests {
             Axis::Length.ticks((400.0, 9000.0)),
             [512.0, 1024.0, 2048.0, 4096.0, 8192.0]
         );
-        assert_eq!(
-            Axis::Percent.ticks((0.0, 60.0)),
-            [0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0]
-        );
+        assert_eq!(Axis::Percent.ticks((0.0, 100.0)), [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]);
         let time = Axis::Time.ticks((3e-6, 4e-5));
         assert_eq!(
             time.iter().map(|t| Axis::Time.label(*t)).collect::<Vec<_>>(),
