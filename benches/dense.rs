@@ -1,8 +1,8 @@
 //! Dense attention under criterion, timed by the device's own clock where it has one.
 //!
 //! ```text
-//! cargo bench --bench dense                               everything
-//! cargo bench --bench dense -- prefill/D64/causal         part of it; names as `--list` shows them
+//! cargo bench --features bench --bench dense                               everything
+//! cargo bench --features bench --bench dense -- prefill/D64/causal         part of it; names as `--list` shows them
 //! ```
 //! `WGPU_ATTENTION_BACKEND`, `WGPU_ATTENTION_ADAPTER` choose the device. Inputs are warm: each problem runs over the
 //! same buffers again and again. `benches/report.rs` prints tables instead.
@@ -12,16 +12,16 @@ use std::time::Duration;
 use criterion::{
     BenchmarkGroup, Criterion, SamplingMode, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
-use wgpu_attention::Gpu;
 use wgpu_attention::dense::tile::Tuning;
 use wgpu_attention::measure::Clock;
+use wgpu_attention::{Dense, Gpu};
 
 mod baseline;
 #[path = "common/mod.rs"]
 mod common;
 
 use common::host_cost::{Loop, Step};
-use common::problems::{self, Named};
+use common::problems;
 
 type Group<'a> = BenchmarkGroup<'a, WallTime>;
 
@@ -42,19 +42,18 @@ fn total(runs: u64, mut run: impl FnMut() -> f64) -> Duration {
 }
 
 /// One problem. The set-up runs only if criterion's filter wants it.
-fn attention(group: &mut Group<'_>, gpu: &Gpu, named: &Named) {
+fn attention(group: &mut Group<'_>, gpu: &Gpu, p: &Dense) {
     let mut ready = None;
-    group.bench_function(&named.name, |bencher| {
+    let name = problems::dense_name(p);
+    group.bench_function(&name, |bencher| {
         let (plan, buffers, clock) = ready.get_or_insert_with(|| {
-            let plan = common::checked_plan(gpu, &named.problem, &Tuning::default()).expect(&named.name);
-            let buffers = common::Buffers::zeroless(gpu, &named.problem);
+            let plan = common::checked_plan(gpu, p, &Tuning::default()).expect(&name);
+            let buffers = common::Buffers::zeroless(gpu, p).expect(&name);
             (plan, buffers, Clock::new(gpu).expect("a clock"))
         });
         bencher.iter_custom(|runs| {
             total(runs, || {
-                clock
-                    .run(|pass| plan.encode_in(pass, &buffers.tensors()))
-                    .expect(&named.name)
+                clock.run(|pass| plan.encode_in(pass, &buffers.tensors())).expect(&name)
             })
         });
     });
@@ -65,9 +64,9 @@ fn prefill(criterion: &mut Criterion) {
     let gpu = common::gpu();
     println!("{}", common::device_line(&gpu));
     let mut group = group(criterion, "prefill");
-    for named in problems::prefill(common::is_software(&gpu)) {
-        group.throughput(Throughput::Elements(common::flops(&named.problem) as u64));
-        attention(&mut group, &gpu, &named);
+    for p in problems::prefill(common::is_software(&gpu)) {
+        group.throughput(Throughput::Elements(common::flops(&p) as u64));
+        attention(&mut group, &gpu, &p);
     }
 }
 
@@ -75,9 +74,9 @@ fn prefill(criterion: &mut Criterion) {
 fn decode(criterion: &mut Criterion) {
     let gpu = common::gpu();
     let mut group = group(criterion, "decode");
-    for named in problems::decode(common::is_software(&gpu)) {
-        group.throughput(Throughput::Bytes(common::kv_bytes(&named.problem) as u64));
-        attention(&mut group, &gpu, &named);
+    for p in problems::decode(common::is_software(&gpu)) {
+        group.throughput(Throughput::Bytes(common::kv_bytes(&p) as u64));
+        attention(&mut group, &gpu, &p);
     }
 }
 
@@ -86,12 +85,12 @@ fn three_dispatches(criterion: &mut Criterion) {
     let gpu = common::gpu();
     let clock = Clock::new(&gpu).expect("a clock");
     let mut group = group(criterion, "baseline");
-    for named in problems::baseline(common::is_software(&gpu)) {
+    for p in common::ratios::baseline(common::is_software(&gpu)) {
         let mut ready = None;
-        group.throughput(Throughput::Elements(common::flops(&named.problem) as u64));
-        group.bench_function(&named.name, |bencher| {
-            let baseline = ready
-                .get_or_insert_with(|| baseline::Baseline::checked(&gpu, &named.problem).expect("a correct baseline"));
+        group.throughput(Throughput::Elements(common::flops(&p) as u64));
+        group.bench_function(problems::dense_name(&p), |bencher| {
+            let baseline =
+                ready.get_or_insert_with(|| baseline::Baseline::checked(&gpu, &p).expect("a correct baseline"));
             bencher.iter_custom(|runs| {
                 let run = |pass: &mut wgpu::ComputePass<'_>| {
                     baseline.record(pass);

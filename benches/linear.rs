@@ -1,8 +1,8 @@
 //! Linear attention under criterion, timed by the device's own clock where it has one.
 //!
 //! ```text
-//! cargo bench --bench linear                                   everything
-//! cargo bench --bench linear -- sequence/D64/B1H1              part of it; names as `--list` shows them
+//! cargo bench --features bench --bench linear                                   everything
+//! cargo bench --features bench --bench linear -- 'sequence/D64/.*B1H1'             part of it; names as `--list` shows them
 //! ```
 //! `WGPU_ATTENTION_BACKEND`, `WGPU_ATTENTION_ADAPTER` choose the device. Inputs are warm: each problem runs over the
 //! same buffers again and again. Throughput is in tokens of a head: `Melem/s` reads millions of them a second.
@@ -40,7 +40,11 @@ fn attention(group: &mut BenchmarkGroup<'_, WallTime>, gpu: &Gpu, name: &str, p:
     group.bench_function(name, |bencher| {
         let (plan, buffers, clock) = ready.get_or_insert_with(|| {
             let plan = linear::checked_plan(gpu, p, Choice::Planner).expect(name);
-            (plan, Buffers::new(gpu, p), Clock::new(gpu).expect("a clock"))
+            (
+                plan,
+                Buffers::new(gpu, p).expect(name),
+                Clock::new(gpu).expect("a clock"),
+            )
         });
         bencher.iter_custom(|runs| {
             let run = |_| clock.run(|pass| plan.encode_in(pass, &buffers.tensors())).expect(name);
@@ -55,8 +59,7 @@ fn sequences(criterion: &mut Criterion) {
     println!("{}", common::device_line(&gpu));
     let mut group = group(criterion, "sequence");
     for p in problems::linear(common::is_software(&gpu)) {
-        let name = format!("D{}/B{}H{}/N{}", p.head_dim, p.batch, p.heads, p.tokens);
-        attention(&mut group, &gpu, &name, &p);
+        attention(&mut group, &gpu, &problems::linear_name(&p), &p);
     }
 }
 
@@ -97,20 +100,8 @@ fn options(criterion: &mut Criterion) {
 fn steps(criterion: &mut Criterion) {
     let gpu = common::gpu();
     let mut group = group(criterion, "step");
-    for d in problems::HEAD_DIMS {
-        for batch in [1, 8] {
-            for decay in [Decay::Head, Decay::Channel] {
-                let p = Linear {
-                    batch,
-                    decay,
-                    initial_state: true,
-                    final_state: true,
-                    in_place: true,
-                    ..problems::sequence(1, d, 16)
-                };
-                attention(&mut group, &gpu, &format!("D{d}/B{batch}H16/{decay:?}"), &p);
-            }
-        }
+    for p in problems::linear_steps() {
+        attention(&mut group, &gpu, &problems::linear_name(&p), &p);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Measures everything once and prints it as tables for the README, then the ratios that the library promises.
 //!
 //! ```text
-//! cargo bench --bench report -- [--quick] [--only prefill|decode|linear|topk|ratios|tiers|host] [--causal-only] [--max-seconds S] [--ratio TEXT]
+//! cargo bench --features bench --bench report -- [--quick] [--only prefill|decode|linear|topk|ratios|tiers|host] [--causal-only] [--max-seconds S] [--ratio TEXT]
 //! ```
 //! A kernel is checked against the reference before it is timed; a wrong one gets no number. Times are medians of
 //! repeated runs over the same buffers, so caches are warm. Exits with 1 if a kernel was wrong; a missed ratio is
@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use wgpu_attention::dense::tile::Tuning;
 use wgpu_attention::measure::{Ceilings, Effort, ProbeRun, time, time_pairs};
-use wgpu_attention::{Dense, DensePlan, Gpu, Hierarchical, Linear, LinearPlan, Tier, TopK};
+use wgpu_attention::{DType, Dense, DensePlan, Gpu, Hierarchical, Linear, LinearPlan, Tier, TopK};
 
 mod baseline;
 #[path = "common/mod.rs"]
@@ -21,12 +21,16 @@ mod common;
 use baseline::Baseline;
 use common::host_cost::{self, Loop};
 use common::linear::{self, Choice};
-use common::problems::{self, Side, mask_name, weighting_name};
+use common::problems::{self, mask_name, weighting_name};
+use common::ratios::{self, Side};
 use common::{tiers, topk};
 
 /// Lengths that `--quick` keeps.
 const QUICK_PREFILL: u32 = 1024;
 const QUICK_DECODE: u32 = 4096;
+
+/// Longer prompts are for the program's `bench`.
+const LONGEST_PREFILL: u32 = 8192;
 
 /// Steps of the decoding loop whose processor time is measured.
 const HOST_STEPS: usize = 4096;
@@ -183,7 +187,10 @@ impl Report {
         println!("### Prefill, {}\n", heads(&problems::square(software, 1, 64)));
         println!("| N | D | mask | weighting | time | FLOP/s | of f32 FMA rate |");
         println!("|--:|--:|---|---|--:|--:|--:|");
-        for problems::Named { name, problem: p } in problems::prefill(software) {
+        let mut table = problems::prefill(software);
+        table.retain(|p| p.dtype == DType::F32 && p.window_left.is_none() && p.queries <= LONGEST_PREFILL);
+        for p in table {
+            let name = problems::dense_name(&p);
             let wanted =
                 (!self.arguments.quick || p.queries <= QUICK_PREFILL) && (!self.arguments.causal_only || p.causal);
             if !wanted || !self.time_left() {
@@ -211,7 +218,10 @@ impl Report {
         println!("### Decode, one query, batch 1, f32\n");
         println!("| Nk | D | heads | KV heads | weighting | time | K and V | of copy | of plain read |");
         println!("|--:|--:|--:|--:|---|--:|--:|--:|--:|");
-        for problems::Named { name, problem: p } in problems::decode(software) {
+        let mut table = problems::decode(software);
+        table.retain(|p| p.dtype == DType::F32 && p.batch == 1);
+        for p in table {
+            let name = problems::dense_name(&p);
             let wanted = !self.arguments.quick || p.keys <= QUICK_DECODE;
             if !wanted || !self.time_left() {
                 continue;
@@ -244,7 +254,9 @@ impl Report {
         println!("### Linear attention, a decay for each head, f32\n");
         println!("| N | D | B·H | dispatches | time | for a token of a head | of f32 FMA rate | of copy |");
         println!("|--:|--:|--:|--:|--:|--:|--:|--:|");
-        for p in problems::linear(common::is_software(&self.gpu)) {
+        let mut table = problems::linear(common::is_software(&self.gpu));
+        table.retain(|p| p.dtype == DType::F32);
+        for p in table {
             let wanted = !self.arguments.quick || p.tokens <= QUICK_PREFILL;
             if !wanted || !self.time_left() {
                 continue;
@@ -372,7 +384,7 @@ impl Report {
         println!("### Ratios of times, each the median over pairs of runs in turn\n");
         println!("| ratio | first | second | measured | quartiles | at most | |");
         println!("|---|--:|--:|--:|--:|--:|---|");
-        for ratio in problems::ratios(common::is_software(&self.gpu)) {
+        for ratio in ratios::ratios(common::is_software(&self.gpu)) {
             let long = [&ratio.first, &ratio.second].into_iter().any(|side| match side {
                 Side::Attention(p) | Side::Masked(p, _) => p.queries > QUICK_PREFILL * 2,
                 Side::Linear(p, _) | Side::LinearToken(p) => p.tokens > QUICK_PREFILL * 2,
@@ -442,7 +454,7 @@ impl Report {
 /// Seconds and dispatches of a linear problem whose kernels are right.
 fn linear_seconds(gpu: &Gpu, problem: &Linear) -> Result<(f64, usize), String> {
     let plan = linear::checked_plan(gpu, problem, Choice::Planner)?;
-    let buffers = linear::Buffers::new(gpu, problem);
+    let buffers = linear::Buffers::new(gpu, problem).map_err(|e| e.to_string())?;
     let times = time(gpu, &Effort::default(), |pass, _| {
         plan.encode_in(pass, &buffers.tensors())
     });
@@ -458,7 +470,7 @@ fn seconds(gpu: &Gpu, problem: &Dense) -> Result<f64, String> {
     times.map(|t| t.median()).map_err(|e| e.to_string())
 }
 
-fn ratio_line(gpu: &Gpu, ratio: &problems::Ratio) -> Result<String, String> {
+fn ratio_line(gpu: &Gpu, ratio: &ratios::Ratio) -> Result<String, String> {
     let first = Runner::new(gpu, &ratio.first)?;
     let second = Runner::new(gpu, &ratio.second)?;
     pair_line(gpu, &ratio.name, ratio.most, first, second)
@@ -509,21 +521,27 @@ impl Runner {
         let what = match side {
             Side::Attention(p) => {
                 let plan = common::checked_plan(gpu, p, &Tuning::default())?;
-                Ready::Attention(Box::new(plan), common::Buffers::zeroless(gpu, p))
+                Ready::Attention(
+                    Box::new(plan),
+                    common::Buffers::zeroless(gpu, p).map_err(|e| e.to_string())?,
+                )
             }
             Side::Masked(p, content) => {
-                let p = problems::masked(p);
+                let p = ratios::masked(p);
                 let plan = common::checked_plan(gpu, &p, &Tuning::default())?;
-                Ready::Attention(Box::new(plan), common::Buffers::masked(gpu, &p, *content))
+                Ready::Attention(
+                    Box::new(plan),
+                    common::Buffers::masked(gpu, &p, *content).map_err(|e| e.to_string())?,
+                )
             }
             Side::Baseline(p) => Ready::Baseline(Baseline::checked(gpu, p)?),
             Side::Linear(p, choice) => {
                 let plan = linear::checked_plan(gpu, p, *choice)?;
-                Ready::Linear(Box::new(plan), linear::Buffers::new(gpu, p))
+                Ready::Linear(Box::new(plan), linear::Buffers::new(gpu, p).map_err(|e| e.to_string())?)
             }
             Side::LinearToken(p) => {
                 let plan = linear::checked_plan(gpu, p, Choice::Planner)?;
-                let what = Ready::Linear(Box::new(plan), linear::Buffers::new(gpu, p));
+                let what = Ready::Linear(Box::new(plan), linear::Buffers::new(gpu, p).map_err(|e| e.to_string())?);
                 let scale = 1.0 / linear::tokens(p);
                 return Ok(Runner { what, scale });
             }

@@ -2,8 +2,8 @@
 //! dense attention beside it.
 //!
 //! ```text
-//! cargo bench --bench topk                          everything
-//! cargo bench --bench topk -- "prefill.*D64/N8192"  part of it; names as `--list` shows them
+//! cargo bench --features bench --bench topk                          everything
+//! cargo bench --features bench --bench topk -- "prefill.*D64/N8192"  part of it; names as `--list` shows them
 //! ```
 //! `WGPU_ATTENTION_BACKEND`, `WGPU_ATTENTION_ADAPTER` choose the device. Inputs are warm: each problem runs over the
 //! same buffers again and again. `benches/report.rs` prints tables instead, `benches/tune_topk.rs` times one problem.
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, criterion_group, criterion_main, measurement::WallTime};
 use wgpu_attention::Gpu;
+use wgpu_attention::bench::Failure;
 use wgpu_attention::dense::tile::Tuning;
 use wgpu_attention::measure::Clock;
 
@@ -37,7 +38,7 @@ fn measured<R>(
     group: &mut BenchmarkGroup<'_, WallTime>,
     gpu: &Gpu,
     name: &str,
-    set_up: impl Fn() -> Result<R, String>,
+    set_up: impl Fn() -> Result<R, Failure>,
     record: impl Fn(&R, &mut wgpu::ComputePass<'_>) -> wgpu_attention::Result<()>,
 ) {
     let mut ready = None;
@@ -70,7 +71,7 @@ fn steps(criterion: &mut Criterion) {
         }
         let dense = || {
             let plan = common::checked_plan(&gpu, &p.attention, &Tuning::default())?;
-            Ok((plan, common::Buffers::zeroless(&gpu, &p.attention)))
+            Ok((plan, common::Buffers::zeroless(&gpu, &p.attention)?))
         };
         measured(
             &mut group,

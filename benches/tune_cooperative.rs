@@ -110,8 +110,8 @@ fn measure(gpu: &Gpu, problem: &Dense, tile: CooperativeTile) -> Result<f64, Str
         kernel: Some(KernelChoice::Cooperative(tile)),
         ..Tuning::default()
     };
-    let plan = common::checked_plan(gpu, problem, &tuning)?;
-    let buffers = common::Buffers::zeroless(gpu, problem);
+    let plan = common::checked_plan(gpu, problem, &tuning).map_err(|e| e.to_string())?;
+    let buffers = common::Buffers::zeroless(gpu, problem).map_err(|e| e.to_string())?;
     let times = time(gpu, &Effort::default(), |pass, _| {
         plan.encode_in(pass, &buffers.tensors())
     });

@@ -1,8 +1,8 @@
 //! Checks and times candidate tiles of the dense kernels on this device, so that tile choices rest on measurements.
 //!
 //! ```text
-//! cargo bench --bench tune_dense -- prefill [N] [D] [heads]     every prefill tile that fits
-//! cargo bench --bench tune_dense -- decode [Nk] [D] [kv heads] [group] [batch]
+//! cargo bench --features bench --bench tune_dense -- prefill [N] [D] [heads]     every prefill tile that fits
+//! cargo bench --features bench --bench tune_dense -- decode [Nk] [D] [kv heads] [group] [batch]
 //! ```
 //! Each tile runs in every form that the device has: through workgroup memory, in subgroups, and for f16 with the
 //! device's own f16; `WGPU_ATTENTION_TIER` is not needed. `TILE` narrows the tiles by their printed names, so that
@@ -57,7 +57,7 @@ fn wanted(name: &str) -> bool {
 /// Seconds, or why there are none; a wrong result gets no time.
 fn measure(gpu: &Gpu, problem: &Dense, small: &Dense, tuning: &Tuning) -> Result<f64, String> {
     common::check(gpu, small, tuning)?;
-    let buffers = common::Buffers::zeroless(gpu, problem);
+    let buffers = common::Buffers::zeroless(gpu, problem).map_err(|e| e.to_string())?;
     let plan = problem.plan_with(gpu, tuning).map_err(|e| e.to_string())?;
     let times = time(gpu, &Effort::default(), |pass, _| {
         plan.encode_in(pass, &buffers.tensors())

@@ -1,9 +1,9 @@
 //! Checks and times candidate forms and tiles of linear attention on this device, so that choices rest on measurements.
 //!
 //! ```text
-//! cargo bench --bench tune_linear -- prefill [N] [D] [heads]     forms and tiles
-//! cargo bench --bench tune_linear -- step [D] [heads] [batch]    decode tiles
-//! cargo bench --bench tune_linear -- table                       the planner's choices, N = 1k to 64k
+//! cargo bench --features bench --bench tune_linear -- prefill [N] [D] [heads]     forms and tiles
+//! cargo bench --features bench --bench tune_linear -- step [D] [heads] [batch]    decode tiles
+//! cargo bench --features bench --bench tune_linear -- table                       the planner's choices, N = 1k to 64k
 //! ```
 //! `WGPU_ATTENTION_BACKEND`, `WGPU_ATTENTION_ADAPTER` choose the device; `DTYPE=f16`, `DECAY=none|head|token|channel` the
 //! problem; `TILE="a&b|c"` only lines that contain a and b, or c; `SHOW=n` the best so many.
@@ -94,7 +94,7 @@ struct Bench<'a> {
 impl<'a> Bench<'a> {
     fn new(gpu: &'a Gpu, ceilings: &'a Ceilings, problem: Linear) -> Self {
         Bench {
-            buffers: linear::Buffers::new(gpu, &problem),
+            buffers: linear::Buffers::new(gpu, &problem).expect("buffers"),
             gpu,
             ceilings,
             problem,
@@ -260,7 +260,7 @@ fn steps(gpu: &Gpu, ceilings: &Ceilings, head_dim: u32, heads: u32, batch: u32) 
 
 fn table(gpu: &Gpu, ceilings: &Ceilings) {
     let print = |name: String, problem: Linear| {
-        let buffers = linear::Buffers::new(gpu, &problem);
+        let buffers = linear::Buffers::new(gpu, &problem).expect("buffers");
         match measure(gpu, &problem, &buffers, &LinearTuning::default()) {
             Ok(seconds) => println!("{}", line(&name, &problem, seconds, ceilings)),
             Err(e) => println!("{name}: {e}"),

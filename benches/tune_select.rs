@@ -1,7 +1,7 @@
 //! Checks and times candidate tiles of the top-k selection on this device, so that tile choices rest on measurements.
 //!
 //! ```text
-//! cargo bench --bench tune_select -- [rows]x[columns]x[k]     default 8x65536x2048
+//! cargo bench --features bench --bench tune_select -- [rows]x[columns]x[k]     default 8x65536x2048
 //! ```
 //! `WGPU_ATTENTION_BACKEND`, `WGPU_ATTENTION_ADAPTER` choose the device; `TILE=a|b` tiles whose name has one of the parts;
 //! `SHOW` how many are listed; `FORCED=1` keeps the first 4 and the last 64 columns in any case. Scores are normally
@@ -118,8 +118,8 @@ impl Inputs {
             small_lists: expected(&small, &small_scores),
             small,
             small_scores,
-            scores: common::filled(gpu, scores, &block, DType::F32),
-            lists: common::filled(gpu, lists, &[0.0; 1024], DType::F32),
+            scores: common::filled(gpu, scores, &block, DType::F32).expect("scores"),
+            lists: common::filled(gpu, lists, &[0.0; 1024], DType::F32).expect("lists"),
             select,
         }
     }

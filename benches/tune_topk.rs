@@ -1,7 +1,7 @@
 //! Times the steps of one top-k problem: for work on its kernels.
 //!
 //! ```text
-//! cargo bench --bench tune_topk -- keys=8192 queries=8192 dim=64 heads=1 group=1 block=64 tile=64 k=8 by=mean
+//! cargo bench --features bench --bench tune_topk -- keys=8192 queries=8192 dim=64 heads=1 group=1 block=64 tile=64 k=8 by=mean
 //! ```
 //! `group` is the number of query heads to a KV head, which then share lists; `by` is `keys`, `mean` or `bound`.
 //! `WGPU_ATTENTION_BACKEND`, `WGPU_ATTENTION_ADAPTER` choose the device.

@@ -199,6 +199,7 @@
 //! |---|---|
 //! | `vulkan`, `metal`, `dx12`, `gles` | wgpu's back ends, all on by default; choose fewer with `default-features = false` |
 //! | `webgpu` | the browser |
+//! | `bench` | the module `bench`: what is measured, and the checks before it is |
 //! | `cases` | the module `case`: one problem with its answer in a file, for tests and bug reports |
 //! | `cli` | the program `wgpu-attention` |
 //! | `similarity` | the example `sentence_similarity` |
@@ -214,6 +215,8 @@
 //! [`measure`] timing, [`error`] what can go wrong, [`shader`] how a module is put together.
 #![warn(missing_docs)]
 
+#[cfg(feature = "bench")]
+pub mod bench;
 #[cfg(feature = "cases")]
 pub mod case;
 pub mod compare;

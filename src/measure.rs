@@ -12,13 +12,16 @@
 //! # }
 //! ```
 
-use std::sync::Arc;
-use std::time::Instant;
+mod clock;
+mod probe;
+mod statistics;
+
+pub use clock::Clock;
+pub use probe::{MULTIPLY_SUBGROUPS, Probe, ProbeRun};
+pub use statistics::{Interval, median, median_interval};
 
 use crate::error::Result;
-use crate::gpu::{Gpu, lost};
-use crate::ops::host;
-use crate::shader::{Binding, BindingKind, Constant, Pipeline, Spec, Variant};
+use crate::gpu::Gpu;
 
 /// Seconds of repeated runs.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,9 +33,20 @@ pub struct Times {
 }
 
 impl Times {
-    /// The middle one.
+    /// The middle one, or the mean of the middle two.
     pub fn median(&self) -> f64 {
-        self.seconds[self.seconds.len() / 2]
+        median(&self.seconds)
+    }
+
+    /// The interval that holds the true median with at least this confidence, see [`median_interval`]; with less where
+    /// there were too few runs, which six are not for 0.95.
+    pub fn interval(&self, confidence: f64) -> Interval {
+        let nothing = Interval {
+            low: f64::NAN,
+            high: f64::NAN,
+            confidence: 0.0,
+        };
+        median_interval(&self.seconds, confidence).unwrap_or(nothing)
     }
 
     /// (third quartile − first quartile) / median.
@@ -113,6 +127,75 @@ pub fn time(
     })
 }
 
+/// How sure a median is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Precision {
+    /// Half the width of the median's interval, relative to the median, at most.
+    pub half_width: f64,
+    /// Confidence of the interval.
+    pub confidence: f64,
+    /// Seconds of timed runs after which no other begins, whatever the interval.
+    pub patience: f64,
+    /// Runs after which no other begins.
+    pub most: usize,
+}
+
+impl Default for Precision {
+    /// 2 % of the median, with a confidence of 95 %; five seconds and a thousand runs at most.
+    fn default() -> Self {
+        Precision {
+            half_width: 0.02,
+            confidence: 0.95,
+            patience: 5.0,
+            most: 1000,
+        }
+    }
+}
+
+/// Runs before the interval is looked at for the first time. It is looked at again whenever a quarter more were made,
+/// not after each: whoever looks often enough sees a narrow interval by chance.
+const FIRST_LOOK: usize = 10;
+
+/// Times what `record` puts into a compute pass, as [`time`] does, until the median is as sure as wanted.
+///
+/// # Errors
+/// As [`time`].
+pub fn time_to(
+    gpu: &Gpu,
+    precision: &Precision,
+    mut record: impl FnMut(&mut wgpu::ComputePass<'_>, usize) -> Result<()>,
+) -> Result<Times> {
+    let clock = Clock::new(gpu)?;
+    let mut run = 0;
+    let mut next = || {
+        let elapsed = clock.run(|pass| record(pass, run));
+        run += 1;
+        elapsed
+    };
+    if next()? < LONG_RUN {
+        next()?;
+    }
+    let mut times = Times {
+        seconds: vec![],
+        on_device: clock.on_device(),
+    };
+    let (mut total, mut look) = (0.0, FIRST_LOOK);
+    while times.seconds.len() < precision.most && total < precision.patience {
+        let elapsed = next()?;
+        total += elapsed;
+        let at = times.seconds.partition_point(|s| *s < elapsed);
+        times.seconds.insert(at, elapsed);
+        if times.seconds.len() == look {
+            let interval = times.interval(precision.confidence);
+            if interval.half_width(times.median()) <= precision.half_width {
+                break;
+            }
+            look += look.div_ceil(4);
+        }
+    }
+    Ok(times)
+}
+
 /// Seconds of two things that ran in turn.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pairs {
@@ -166,144 +249,16 @@ pub fn time_pairs(
     })
 }
 
-/// Times single submissions: two timestamps around a pass where the device has them, the host's clock around the
-/// submission elsewhere.
-#[derive(Debug)]
-pub struct Clock {
-    gpu: Gpu,
-    queries: Option<(wgpu::QuerySet, wgpu::Buffer)>,
-}
-
-impl Clock {
-    /// The clock of a device.
-    ///
-    /// # Errors
-    /// [`crate::Error::Device`] if the device is lost.
-    pub fn new(gpu: &Gpu) -> Result<Self> {
-        // A software GPU runs on the processor whose clock the host reads; its timestamps bracket the recording.
-        let device_clock =
-            gpu.features().contains(wgpu::Features::TIMESTAMP_QUERY) && gpu.info().device_type != wgpu::DeviceType::Cpu;
-        let create = |device: &wgpu::Device| {
-            let set = device.create_query_set(&wgpu::QuerySetDescriptor {
-                label: Some("wgpu-attention timestamps"),
-                ty: wgpu::QueryType::Timestamp,
-                count: 2,
-            });
-            let buffer = device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("wgpu-attention timestamps"),
-                size: 16,
-                usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
-                mapped_at_creation: false,
-            });
-            (set, buffer)
-        };
-        Ok(Clock {
-            queries: if device_clock { Some(gpu.guarded(create)?) } else { None },
-            gpu: gpu.clone(),
-        })
-    }
-
-    /// Whether it is the device's own clock, not the host's.
-    pub fn on_device(&self) -> bool {
-        self.queries.is_some()
-    }
-
-    /// Seconds that what `record` puts into a compute pass takes, submitted by itself.
-    ///
-    /// # Errors
-    /// Those of `record`, and [`crate::Error::Device`] if the device is lost.
-    pub fn run(&self, record: impl FnOnce(&mut wgpu::ComputePass<'_>) -> Result<()>) -> Result<f64> {
-        let gpu = &self.gpu;
-        let mut encoder = gpu.device().create_command_encoder(&Default::default());
-        let timestamp_writes = self.queries.as_ref().map(|(set, _)| wgpu::ComputePassTimestampWrites {
-            query_set: set,
-            beginning_of_pass_write_index: Some(0),
-            end_of_pass_write_index: Some(1),
-        });
-        {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                label: Some("wgpu-attention timed"),
-                timestamp_writes,
-            });
-            record(&mut pass)?;
-        }
-        let Some((set, buffer)) = &self.queries else {
-            let commands = encoder.finish();
-            let start = Instant::now();
-            gpu.queue().submit([commands]);
-            gpu.device()
-                .poll(wgpu::PollType::wait_indefinitely())
-                .map_err(|e| lost("waiting for a timed run", e))?;
-            return Ok(start.elapsed().as_secs_f64());
-        };
-        encoder.resolve_query_set(set, 0..2, buffer, 0);
-        let read = pollster::block_on(host::submit_and_read(gpu, encoder, &[("timestamps", buffer)]))?;
-        let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&read[0]);
-        Ok(ticks[1].wrapping_sub(ticks[0]) as f64 * f64::from(gpu.queue().get_timestamp_period()) * 1e-9)
-    }
-}
-
-/// A kernel that measures the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Probe {
-    /// `measure/fma.wgsl`
-    Fma,
-    /// `measure/copy.wgsl`
-    Copy,
-    /// `measure/read.wgsl`
-    Read,
-}
-
-/// Rounds of the multiply-add kernel, 16-byte words an invocation of the read kernel.
-const FMA_ROUNDS: u32 = 512;
-const READ_WORDS: u32 = 16;
-
-impl Spec for Probe {
-    fn label(&self) -> String {
-        self.kernel().into()
-    }
-
-    fn kernel(&self) -> &'static str {
-        match self {
-            Probe::Fma => "measure/fma",
-            Probe::Copy => "measure/copy",
-            Probe::Read => "measure/read",
-        }
-    }
-
-    fn constants(&self) -> Vec<(&'static str, Constant)> {
-        match self {
-            Probe::Fma => vec![("ROUNDS", Constant::Count(FMA_ROUNDS))],
-            Probe::Copy => vec![],
-            Probe::Read => vec![("WORDS", Constant::Count(READ_WORDS))],
-        }
-    }
-
-    fn pieces(&self) -> Vec<&'static str> {
-        vec![]
-    }
-
-    fn custom(&self) -> Option<String> {
-        None
-    }
-
-    fn bindings(&self) -> Vec<Binding> {
-        use BindingKind::{Read, Write};
-        [(1, Read), (4, Write)]
-            .map(|(number, kind)| Binding { number, kind })
-            .to_vec()
-    }
-
-    fn workgroup_bytes(&self) -> u32 {
-        0
-    }
-}
-
 /// What the device can do at most, as measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ceilings {
     /// f32 multiply-adds, two operations each, per second.
     pub f32_flops: f64,
+    /// The same of f16, in pairs, where shaders can compute with it.
+    pub f16_flops: Option<f64>,
+    /// Multiply-adds of cooperative matrices, f16 factors and f32 sums, two operations each, per second, where the
+    /// device has them.
+    pub cooperative_flops: Option<f64>,
     /// Bytes read plus bytes written by a copy, per second.
     pub copy_bytes: f64,
     /// Bytes of a plain read, per second.
@@ -319,121 +274,19 @@ impl Ceilings {
         let software = gpu.info().device_type == wgpu::DeviceType::Cpu;
         // Several times any cache.
         let bytes = if software { 64 << 20 } else { 1 << 30 };
+        let workgroups = if software { 64 } else { 16384 };
+        let abilities = gpu.abilities();
         let rate = |run: ProbeRun| Ok(run.work() / run.time(gpu)?.median());
+        let half = abilities.half.then(|| rate(ProbeRun::fma_half(gpu, workgroups)?));
+        let matrices = abilities
+            .matrices
+            .map(|_| rate(ProbeRun::multiply(gpu, workgroups / 8)?));
         Ok(Ceilings {
-            f32_flops: rate(ProbeRun::fma(gpu, if software { 64 } else { 16384 })?)?,
+            f32_flops: rate(ProbeRun::fma(gpu, workgroups)?)?,
+            f16_flops: half.transpose()?,
+            cooperative_flops: matrices.transpose()?,
             copy_bytes: rate(ProbeRun::copy(gpu, bytes)?)?,
             read_bytes: rate(ProbeRun::read(gpu, bytes)?)?,
         })
     }
-}
-
-/// A [`Probe`] with buffers of its own, ready to run.
-#[derive(Debug)]
-pub struct ProbeRun {
-    pipeline: Arc<Pipeline>,
-    group: wgpu::BindGroup,
-    workgroups: u32,
-    work: f64,
-}
-
-impl ProbeRun {
-    /// Multiply-adds of this many workgroups of 64.
-    ///
-    /// # Errors
-    /// [`crate::Error::Device`] if the device is lost or out of memory.
-    pub fn fma(gpu: &Gpu, workgroups: u32) -> Result<Self> {
-        let input = host::upload(gpu, "probe", bytemuck::cast_slice(&[0.999f32, 0.001, 0.0, 0.0]))?;
-        let output = host::poisoned(gpu, "probe", u64::from(workgroups) * 64 * 4)?;
-        let work = f64::from(workgroups) * 64.0 * f64::from(FMA_ROUNDS) * 8.0 * 8.0 * 2.0;
-        Self::new(gpu, Probe::Fma, [&input, &output], workgroups, work)
-    }
-
-    /// A copy of as many bytes, less what does not fill a workgroup or fit one binding and one dispatch.
-    ///
-    /// # Errors
-    /// As [`ProbeRun::fma`].
-    pub fn copy(gpu: &Gpu, bytes: u64) -> Result<Self> {
-        let (workgroups, bytes) = whole_workgroups(gpu, bytes, COPY_BYTES);
-        let (input, output) = (storage(gpu, bytes)?, storage(gpu, bytes)?);
-        Self::new(gpu, Probe::Copy, [&input, &output], workgroups, 2.0 * bytes as f64)
-    }
-
-    /// A plain read of as many bytes, less what does not fill a workgroup or fit one binding and one dispatch.
-    ///
-    /// # Errors
-    /// As [`ProbeRun::fma`].
-    pub fn read(gpu: &Gpu, bytes: u64) -> Result<Self> {
-        let (workgroups, bytes) = whole_workgroups(gpu, bytes, READ_BYTES);
-        let output = storage(gpu, u64::from(workgroups) * 256 * 4)?;
-        Self::new(
-            gpu,
-            Probe::Read,
-            [&storage(gpu, bytes)?, &output],
-            workgroups,
-            bytes as f64,
-        )
-    }
-
-    fn new(gpu: &Gpu, kind: Probe, buffers: [&wgpu::Buffer; 2], workgroups: u32, work: f64) -> Result<Self> {
-        let pipeline = gpu.pipeline(&Variant::Probe(kind))?;
-        let [input, output] = buffers;
-        let group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some("probe"),
-            layout: &pipeline.layout,
-            entries: &[(1, input), (4, output)].map(|(binding, buffer)| wgpu::BindGroupEntry {
-                binding,
-                resource: buffer.as_entire_binding(),
-            }),
-        });
-        Ok(ProbeRun {
-            pipeline,
-            group,
-            workgroups,
-            work,
-        })
-    }
-
-    /// What a run does: floating-point operations, or bytes read plus bytes written.
-    pub fn work(&self) -> f64 {
-        self.work
-    }
-
-    /// Records a run.
-    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
-        pass.set_pipeline(&self.pipeline.pipeline);
-        pass.set_bind_group(0, &self.group, &[]);
-        pass.dispatch_workgroups(self.workgroups, 1, 1);
-    }
-
-    fn time(&self, gpu: &Gpu) -> Result<Times> {
-        time(gpu, &Effort::default(), |pass, _| {
-            self.record(pass);
-            Ok(())
-        })
-    }
-}
-
-/// Bytes of a workgroup of the copy and of the read kernel.
-const COPY_BYTES: u64 = 1024 * 16;
-const READ_BYTES: u64 = 256 * 16 * READ_WORDS as u64;
-
-/// Workgroups that move at most so many bytes, and the bytes they move.
-fn whole_workgroups(gpu: &Gpu, bytes: u64, per_workgroup: u64) -> (u32, u64) {
-    let limits = gpu.limits();
-    let workgroups = (bytes.min(limits.max_storage_buffer_binding_size) / per_workgroup)
-        .min(limits.max_compute_workgroups_per_dimension.into())
-        .max(1);
-    (workgroups as u32, workgroups * per_workgroup)
-}
-
-fn storage(gpu: &Gpu, size: u64) -> Result<wgpu::Buffer> {
-    gpu.guarded(|device| {
-        device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("probe"),
-            size,
-            usage: wgpu::BufferUsages::STORAGE,
-            mapped_at_creation: false,
-        })
-    })
 }

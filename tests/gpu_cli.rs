@@ -282,3 +282,134 @@ fn demo_passes() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("heads 0 to 11"));
     stdout(output, 2);
 }
+
+/// A row of a benchmark that must have a number.
+#[track_caller]
+fn assert_measured(row: &Value) {
+    assert!(row["failure"].is_null(), "{row}");
+    let seconds = &row["seconds"];
+    let [low, median, high] = ["low", "median", "high"].map(|key| seconds[key].as_f64().unwrap());
+    assert!(0.0 < low && low <= median && median <= high, "{seconds}");
+    assert!(seconds["runs"].as_u64().unwrap() >= 1 && seconds["confidence"].as_f64().unwrap() <= 0.95);
+    for key in ["flops", "bytes", "fraction_of_bound"] {
+        assert!(row[key].as_f64().unwrap() > 0.0, "{key}: {row}");
+    }
+    // An error of nothing would be one that was not computed.
+    let rms = row["error"]["rms"].as_f64().unwrap();
+    assert!(0.0 < rms && rms < 1e-2, "{rms}");
+    assert!(
+        ["f32", "cooperative", "copy"].map(Value::from).contains(&row["bound"]),
+        "{row}"
+    );
+    assert!(row["input_sets"].as_u64().unwrap() >= 2, "{row}");
+}
+
+#[test]
+fn bench_measures_every_op() {
+    if !gpu_found("bench_measures_every_op") {
+        return;
+    }
+    let to = directory("bench");
+    let own: [&[&str]; 3] = [
+        &[
+            "--op",
+            "dense",
+            "--n",
+            "96,200",
+            "--d",
+            "32",
+            "--heads",
+            "2",
+            "--weighting",
+            "sigmoid",
+            "--mask",
+            "window:64",
+        ],
+        &[
+            "--op", "linear", "--n", "1,300", "--d", "32", "--heads", "2", "--dtype", "f16",
+        ],
+        &[
+            "--op", "topk", "--n", "256", "--d", "32", "--heads", "2", "--top-k", "3", "--block", "32",
+        ],
+    ];
+    for (own, suite_rows) in own.into_iter().zip([2, 2, 1]) {
+        let (json, html) = (to.join("bench.json"), to.join("bench.html"));
+        let files = [
+            "--json",
+            json.to_str().unwrap(),
+            "--html",
+            html.to_str().unwrap(),
+            "--budget",
+            "0.05",
+        ];
+        let text = stdout(cli(&[&["bench"], own, &files].concat()), 0);
+        assert!(text.contains("ceilings  copy "), "{text}");
+        assert!(text.contains(&format!("{suite_rows} measured")), "{text}");
+        let json: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+        assert_eq!(json["format"], "wgpu-attention-bench/1");
+        assert!(json["device"]["name"].is_string() && json["date"].as_str().unwrap().ends_with('Z'));
+        for ceiling in ["copy_bytes_per_second", "read_bytes_per_second", "f32_flops_per_second"] {
+            assert!(json["ceilings"][ceiling].as_f64().unwrap() > 0.0, "{ceiling}");
+        }
+        let rows = json["results"].as_array().unwrap();
+        assert_eq!(rows.len(), suite_rows);
+        rows.iter().for_each(assert_measured);
+        assert!(fs::read_to_string(&html).unwrap().contains("</html>"));
+    }
+}
+
+#[test]
+fn bench_of_a_suite_goes_through_every_tier_and_compares() {
+    if !gpu_found("bench_of_a_suite_goes_through_every_tier_and_compares") {
+        return;
+    }
+    let to = directory("bench_suite").join("a.json");
+    let suite = [
+        "bench",
+        "--suite",
+        "linear",
+        "--filter",
+        "D64/decay of a head/f32/N1/B1",
+        "--budget",
+        "0.05",
+    ];
+    let text = stdout(cli(&[&suite[..], &["--json", "-"]].concat()), 0);
+    let json: Value = serde_json::from_str(&text).unwrap();
+    let rows = json["results"].as_array().unwrap();
+    assert_eq!(
+        (&rows[0]["suite"], &rows[0]["tier"]),
+        (&"linear decode".into(), &"portable".into())
+    );
+    rows.iter().for_each(assert_measured);
+
+    fs::write(&to, &text).unwrap();
+    let file = to.to_str().unwrap();
+    let text = stdout(cli(&["bench", "--compare", file, file]), 0);
+    assert!(
+        text.contains("B / A: geometric mean 1.000, median 1.000, over "),
+        "{text}"
+    );
+}
+
+#[test]
+fn bench_tells_what_is_wrong_with_its_flags() {
+    if !gpu_found("bench_tells_what_is_wrong_with_its_flags") {
+        return;
+    }
+    let mistakes: [(&[&str], &str); 5] = [
+        (
+            &["--filter", "D999"],
+            "--filter `D999`: no problem has that in its name",
+        ),
+        (&["--n", "512"], "--op"),
+        (&["--op", "dense", "--quick"], "cannot be used with"),
+        (&["--op", "topk"], "--op topk needs --top-k"),
+        (&["--compare", "no such file.json"], "no such file.json: "),
+    ];
+    for (flags, expected) in mistakes {
+        let output = cli(&[&["bench"], flags].concat());
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(error.contains(expected), "{flags:?}: {error}");
+        stdout(output, 2);
+    }
+}

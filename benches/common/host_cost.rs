@@ -58,7 +58,7 @@ impl<'a> Loop<'a> {
         };
         let mut steps = Loop {
             gpu,
-            buffers: super::Buffers::zeroless(gpu, &problem),
+            buffers: super::Buffers::zeroless(gpu, &problem)?,
             problem,
             in_pass,
             step: 0,

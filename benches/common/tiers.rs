@@ -3,9 +3,8 @@
 use wgpu_attention::{DType, Dense, Linear};
 
 use super::linear::Choice;
-use super::problems::{
-    GROUPS, HEAD_DIMS, Side, WEIGHTINGS, blocks, one_query, sequence, square, tokens, weighting_name,
-};
+use super::problems::{GROUPS, HEAD_DIMS, WEIGHTINGS, blocks, one_query, sequence, square, tokens, weighting_name};
+use super::ratios::Side;
 use super::topk::Step;
 
 /// Prefill, decode, linear and top-k, each for both head sizes.

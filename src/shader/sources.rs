@@ -88,6 +88,8 @@ pub const SOURCES: &[(&str, &str)] = &[
     source!("linear/update"),
     source!("measure/copy"),
     source!("measure/fma"),
+    source!("measure/fma_half"),
+    source!("measure/multiply"),
     source!("measure/read"),
     source!("merge/merge"),
     source!("merge/parts_lse"),

@@ -127,8 +127,10 @@ fn others() -> BTreeMap<String, Variant> {
             }
         }
     }
-    let others = [Probe::Fma, Probe::Copy, Probe::Read].map(Variant::Probe);
-    for variant in others.into_iter().chain([Variant::CopyWords]) {
+    let mut probes = vec![Probe::Fma, Probe::FmaHalf, Probe::Copy, Probe::Read];
+    probes.extend([(8, 32), (16, 128)].map(|(edge, threads)| Probe::Multiply { edge, threads }));
+    let probes = probes.into_iter().map(Variant::Probe);
+    for variant in probes.chain([Variant::CopyWords]) {
         variants.insert(variant.wgsl(), variant);
     }
     variants

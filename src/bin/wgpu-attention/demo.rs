@@ -26,6 +26,9 @@ pub struct DemoArgs {
     /// The head to show.
     #[arg(long, default_value_t = 0, value_name = "N")]
     head: u32,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     gpu: GpuArgs,
 }
@@ -67,7 +70,7 @@ pub fn demo(args: &DemoArgs, out: &mut dyn Write) -> Result<ExitCode, Failure> {
     progress.clear();
     let model_right = errors.passed() && off <= ROW_SUM_BOUND;
 
-    if args.gpu.json {
+    if args.json {
         let files = cases::find(&directory)?;
         let summary = verify::run_all(&gpu, files, |_| Ok(()))?;
         let mut json = summary.to_json();

@@ -8,6 +8,7 @@ use wgpu_attention::tier::{Abilities, Tier};
 use wgpu_attention::{Gpu, GpuOptions, gpu};
 
 use crate::Failure;
+use crate::bench::Device;
 
 /// Options of every command that uses a GPU.
 #[derive(Debug, Args)]
@@ -19,16 +20,13 @@ pub struct GpuArgs {
     /// Use this back end.
     #[arg(long, value_enum)]
     backend: Option<Backend>,
-    /// Use the kernels of this tier: portable, subgroup, cooperative, or (`verify` only) each that the GPU has, one after
+    /// Use the kernels of this tier: portable, subgroup, cooperative, or (`verify` and `bench`) each that the GPU has, one after
     /// the other [default: the best for each problem]
     #[arg(long, num_args = 0..=1, default_missing_value = "each")]
     tier: Option<TierChoice>,
     /// Request no optional feature, and the limits that every WebGPU device has.
     #[arg(long)]
     minimal: bool,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// Back ends, as [`gpu::backend_named`] calls them.
@@ -85,7 +83,7 @@ impl GpuArgs {
     pub fn request(&self) -> Result<Gpu, Failure> {
         if self.tier == Some(TierChoice::Each) {
             return Err(Failure::Message(
-                "--tier each: only `verify` runs in one tier after the other".into(),
+                "--tier each: only `verify` and `bench` run in one tier after the other".into(),
             ));
         }
         Ok(Gpu::request_blocking(&self.options()?)?)
@@ -95,13 +93,21 @@ impl GpuArgs {
     pub fn request_tiers(&self) -> Result<Vec<Gpu>, Failure> {
         let gpu = Gpu::request_blocking(&self.options()?)?;
         match self.tier {
-            Some(TierChoice::Each) => {
-                let tiers = gpu.abilities().tiers().into_iter();
-                Ok(tiers.map(|tier| gpu.with_tier(tier)).collect::<Result<_, _>>()?)
-            }
+            Some(TierChoice::Each) => every_tier(&gpu),
             _ => Ok(vec![gpu]),
         }
     }
+
+    /// Whether a tier is named, or each asked for.
+    pub fn names_tier(&self) -> bool {
+        self.tier.is_some()
+    }
+}
+
+/// The device, once for every tier it has.
+pub fn every_tier(gpu: &Gpu) -> Result<Vec<Gpu>, Failure> {
+    let tiers = gpu.abilities().tiers().into_iter();
+    Ok(tiers.map(|tier| gpu.with_tier(tier)).collect::<Result<_, _>>()?)
 }
 
 /// What an adapter can do for kernels, as far as the library uses it.
@@ -156,4 +162,15 @@ pub fn to_json(info: &wgpu::AdapterInfo) -> Value {
         "driver_info": info.driver_info,
         "type": kind(info.device_type),
     })
+}
+
+/// As [`to_json`], for a benchmark.
+pub fn to_bench(info: &wgpu::AdapterInfo) -> Device {
+    Device {
+        name: info.name.clone(),
+        backend: backend(info.backend).into(),
+        driver: info.driver.clone(),
+        driver_info: info.driver_info.clone(),
+        kind: kind(info.device_type).into(),
+    }
 }

@@ -18,6 +18,9 @@ use crate::{Failure, status};
 /// asked for with --backend gl.
 #[derive(Debug, Args)]
 pub struct InfoArgs {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     gpu: GpuArgs,
 }
@@ -72,7 +75,7 @@ fn limits(limits: &wgpu::Limits) -> [(&'static str, &'static str, u64, bool); 6]
 
 pub fn info(args: &InfoArgs, out: &mut dyn Write) -> Result<ExitCode, Failure> {
     let adapters = pollster::block_on(gpu::adapters(&args.gpu.options()?))?;
-    if args.gpu.json {
+    if args.json {
         let adapters: Vec<_> = adapters.iter().map(to_json).collect();
         writeln!(out, "{:#}", json!({ "adapters": adapters }))?;
         return Ok(status(true));

@@ -1,5 +1,7 @@
-//! The command line: what the GPUs here can do, whether the kernels are right on them, and a demonstration.
+//! The command line: what the GPUs here can do, whether the kernels are right on them and how fast, and a
+//! demonstration.
 
+mod bench;
 mod cases;
 mod demo;
 mod device;
@@ -35,6 +37,7 @@ enum Command {
     Verify(verify::VerifyArgs),
     Run(run::RunArgs),
     Demo(demo::DemoArgs),
+    Bench(bench::BenchArgs),
 }
 
 /// Why a command could not do its work.
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::verify(args, out),
         Command::Run(args) => run::run(args, out),
         Command::Demo(args) => demo::demo(args, out),
+        Command::Bench(args) => bench::bench(args, out),
     };
     done.unwrap_or_else(|failure| {
         if let Failure::Message(message) = failure {

@@ -30,6 +30,9 @@ pub struct RunArgs {
     /// Write the outputs there: a safetensors file with o and whatever else the case expects, such as lse, as f32.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     gpu: GpuArgs,
 }
@@ -58,7 +61,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<ExitCode, Failure> {
         ];
         save(file, outputs, &about)?;
     }
-    if args.gpu.json {
+    if args.json {
         let mut json = json!({
             "case": case.name,
             "source": case.source,

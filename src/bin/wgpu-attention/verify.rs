@@ -24,6 +24,9 @@ pub struct VerifyArgs {
     /// Case files, or directories of them [default: tests/cases of the project, in a checkout of it]
     #[arg(value_name = "DIR")]
     paths: Vec<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     gpu: GpuArgs,
 }
@@ -34,7 +37,7 @@ pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> Result<ExitCode, Failur
     let mut right = true;
     let mut all_json = vec![];
     for (n, gpu) in tiers.iter().enumerate() {
-        let summary = if args.gpu.json {
+        let summary = if args.json {
             let summary = run_all(gpu, files.clone(), |_| Ok(()))?;
             let mut json = summary.to_json();
             json["adapter"] = device::to_json(gpu.info());
@@ -48,7 +51,7 @@ pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> Result<ExitCode, Failur
         };
         right &= summary.status() == ExitCode::SUCCESS;
     }
-    match (all_json.len(), args.gpu.json) {
+    match (all_json.len(), args.json) {
         (_, false) => {}
         (1, true) => writeln!(out, "{:#}", all_json[0])?,
         (_, true) => writeln!(out, "{:#}", json!({ "tiers": all_json }))?,

@@ -1,0 +1,107 @@
+//! Numbers for inputs, and device buffers full of them.
+
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::ops::host::{from_bytes, to_bytes};
+use crate::tensor::DType;
+
+/// Pseudo-random numbers from −1 to 1, asymmetric in every index.
+pub fn random(seed: u32, n: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2654435761).wrapping_add(12345);
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state as f32 / u32::MAX as f32 * 2.0 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+/// Numbers as a storage type has them.
+pub fn stored(values: &[f32], dtype: DType) -> Vec<f32> {
+    let mut stored = from_bytes(&to_bytes(values, dtype), dtype);
+    stored.truncate(values.len());
+    stored
+}
+
+/// A buffer of so many elements, the block over and over.
+///
+/// # Errors
+/// [`crate::Error::Device`] if the device is lost or out of memory.
+pub fn filled(gpu: &Gpu, elements: u64, block: &[f32], dtype: DType) -> Result<wgpu::Buffer> {
+    let buffer = gpu.guarded(|device| {
+        device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("bench"),
+            size: (elements * dtype.size()).next_multiple_of(4),
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        })
+    })?;
+    let bytes = to_bytes(block, dtype);
+    let mut at = 0;
+    while at < buffer.size() {
+        let n = (buffer.size() - at).min(bytes.len() as u64);
+        gpu.queue().write_buffer(&buffer, at, &bytes[..n as usize]);
+        at += n;
+    }
+    Ok(buffer)
+}
+
+/// A tensor `[rows, dim]` of random numbers that is too large to be kept on the host: one block, over and over.
+#[derive(Clone, Debug)]
+pub struct Repeated {
+    block: Vec<f32>,
+    dtype: DType,
+    elements: u64,
+}
+
+/// Elements of a block.
+const BLOCK: u64 = 1 << 20;
+
+impl Repeated {
+    /// So many elements.
+    pub fn new(seed: u32, elements: u64, dtype: DType) -> Self {
+        Repeated {
+            block: stored(&random(seed, elements.min(BLOCK) as usize), dtype),
+            dtype,
+            elements,
+        }
+    }
+
+    /// The tensor on the device.
+    ///
+    /// # Errors
+    /// As [`filled`].
+    pub fn upload(&self, gpu: &Gpu) -> Result<wgpu::Buffer> {
+        filled(gpu, self.elements, &self.block, self.dtype)
+    }
+
+    /// So many elements of it, from `first` on.
+    pub fn slice(&self, first: u64, len: u64) -> Vec<f32> {
+        let block = self.block.len() as u64;
+        (first..first + len).map(|i| self.block[(i % block) as usize]).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_goes_on_at_the_blocks_end() {
+        let tensor = Repeated::new(3, BLOCK + 10, DType::F16);
+        let across = tensor.slice(BLOCK - 2, 4);
+        let block = stored(&random(3, BLOCK as usize), DType::F16);
+        assert_eq!(
+            across,
+            [block[BLOCK as usize - 2], block[BLOCK as usize - 1], block[0], block[1]]
+        );
+        assert!(across.iter().all(|x| x.abs() <= 1.0) && across[0] != across[2]);
+    }
+
+    #[test]
+    fn numbers_are_rounded_to_their_storage_type() {
+        assert_eq!(stored(&[0.1, 1.0, 1.0 + 1e-6], DType::F16), [0.099_975_586, 1.0, 1.0]);
+        assert_eq!(stored(&[0.1], DType::F32), [0.1]);
+    }
+}

@@ -1,0 +1,136 @@
+//! Rows of a problem too large for the reference, each by itself.
+
+use super::Failure;
+use super::inputs::random;
+use crate::compare::{self, Comparison, Tolerance};
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::ops::dense::{Dense, Weighting};
+use crate::ops::host::from_bytes;
+use crate::tensor::DType;
+
+/// A row of the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub batch: u32,
+    pub head: u32,
+    pub query: u32,
+}
+
+impl Row {
+    /// Its number among all rows of q and o, `[B, H, Nq]`.
+    pub fn query_row(&self, p: &Dense) -> u64 {
+        (u64::from(self.batch) * u64::from(p.heads) + u64::from(self.head)) * u64::from(p.queries)
+            + u64::from(self.query)
+    }
+
+    /// The number of its head's first row in k and v, `[B, Hkv, Nk]`.
+    pub fn key_row(&self, p: &Dense) -> u64 {
+        let kv_head = self.head / (p.heads / p.kv_heads());
+        (u64::from(self.batch) * u64::from(p.kv_heads()) + u64::from(kv_head)) * u64::from(p.keys)
+    }
+}
+
+/// The first row, the last, and some between, in heads of all kinds; fewer where a row costs the reference more.
+pub fn rows(p: &Dense, cost: u64) -> Vec<Row> {
+    let count = ((1 << 23) / cost.max(1)).clamp(3, 8) as usize;
+    let draws = random(17, 3 * count);
+    let pick = |draw: f32, n: u32| (((draw + 1.0) / 2.0 * n as f32) as u32).min(n - 1);
+    let rows = draws.chunks_exact(3).enumerate().map(|(n, draw)| Row {
+        batch: pick(draw[0], p.batch),
+        head: pick(draw[1], p.heads),
+        query: match n {
+            0 => 0,
+            1 => p.queries - 1,
+            _ => pick(draw[2], p.queries),
+        },
+    });
+    // With more queries than keys the first see nothing when causal; a row of zeros tells little.
+    rows.filter(|row| !p.causal || p.keys + row.query >= p.queries)
+        .collect()
+}
+
+/// Some rows of one KV head by themselves, with so many keys. What the whole problem takes from its number of keys stays as
+/// it was there.
+pub fn alone(p: &Dense, heads: u32, queries: u32, keys: u32) -> Dense {
+    let weighting = match p.weighting {
+        Weighting::Softmax => Weighting::Softmax,
+        Weighting::Sigmoid { .. } => Weighting::Sigmoid { bias: p.sigmoid_bias() },
+    };
+    Dense {
+        batch: 1,
+        heads,
+        kv_heads: Some(1),
+        queries,
+        keys,
+        weighting,
+        ..p.clone()
+    }
+}
+
+/// Pieces of an output, gathered in the submission that fills it.
+pub struct Sample<'a> {
+    gpu: &'a Gpu,
+    output: &'a wgpu::Buffer,
+    dtype: DType,
+    /// First element and how many.
+    pieces: Vec<(u64, u64)>,
+}
+
+impl<'a> Sample<'a> {
+    pub fn new(gpu: &'a Gpu, output: &'a wgpu::Buffer, dtype: DType) -> Self {
+        Sample {
+            gpu,
+            output,
+            dtype,
+            pieces: vec![],
+        }
+    }
+
+    pub fn add(&mut self, first: u64, len: u64) {
+        self.pieces.push((first, len));
+    }
+
+    /// Runs what is recorded, and brings the pieces back, one after the other.
+    pub fn run(&self, record: impl FnOnce(&mut wgpu::ComputePass<'_>) -> Result<()>) -> Result<Vec<f32>> {
+        let size = self.dtype.size();
+        // Copies take whole words.
+        let words = |&(first, len): &(u64, u64)| ((first * size) & !3, ((first + len) * size).next_multiple_of(4));
+        let total = self.pieces.iter().map(words).map(|(from, to)| to - from).sum();
+        let gathered = self.gpu.guarded(|device| {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("bench sample"),
+                size: total,
+                usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
+                mapped_at_creation: false,
+            })
+        })?;
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        record(&mut encoder.begin_compute_pass(&Default::default()))?;
+        let mut at = 0;
+        for (from, to) in self.pieces.iter().map(words) {
+            encoder.copy_buffer_to_buffer(self.output, from, &gathered, at, to - from);
+            at += to - from;
+        }
+        let bytes = self.gpu.submit_and_read_blocking(encoder, &gathered)?;
+        let (mut values, mut rest) = (vec![], &bytes[..]);
+        for piece in &self.pieces {
+            let (from, to) = words(piece);
+            let (own, others) = rest.split_at((to - from) as usize);
+            let skipped = (piece.0 * size - from) as usize;
+            let wanted = &own[skipped..skipped + (piece.1 * size) as usize];
+            values.extend(from_bytes(wanted, self.dtype));
+            rest = others;
+        }
+        Ok(values)
+    }
+}
+
+/// The errors of rows that are right; the bounds are those of the golden cases.
+pub fn judge(actual: &[f32], expected: &[f64], dtype: DType) -> Result<Comparison, Failure> {
+    let result = compare::output(actual, expected, &Tolerance::for_dtype(dtype));
+    match result.passed() {
+        true => Ok(result),
+        false => Err(Failure::Wrong(format!("sampled rows: {result}"))),
+    }
+}

@@ -1,0 +1,269 @@
+//! Which plots a report has: a roofline, and for each kind of problem time and percent of the ceiling against N.
+
+use std::fmt::Write;
+
+use wgpu_attention::Tier;
+
+use super::compare::letter;
+use super::format::{Ceilings, Row, Run};
+use super::plot::{self, Axis, Mark, Point, Roof, Series, escape};
+use super::text::{interval, rate};
+use crate::duration;
+
+/// Colours of series that the style has; one more is for what a legend says of all colours.
+const COLOURS: usize = 8;
+
+/// The suites that have a number, in their order.
+pub fn suites(runs: &[Run]) -> Vec<&str> {
+    let mut all = vec![];
+    for row in runs.iter().flat_map(|run| &run.results).filter(|r| r.seconds.is_some()) {
+        place(&mut all, row.suite.as_str());
+    }
+    all
+}
+
+/// Where a thing is among those met so far, if necessary at their end.
+fn place<T: PartialEq>(all: &mut Vec<T>, one: T) -> usize {
+    all.iter().position(|o| *o == one).unwrap_or_else(|| {
+        all.push(one);
+        all.len() - 1
+    })
+}
+
+/// A row in a line, for whoever points at it.
+fn describe(row: &Row) -> String {
+    let tier = row.tier.as_deref().map_or(String::new(), |t| format!(", {t}"));
+    let time = row.seconds.map_or(String::new(), |s| {
+        format!(": {} ({})", duration(s.median), interval(&s))
+    });
+    let share = row.fraction_of_bound.zip(row.bound.as_deref());
+    let share = share.map_or(String::new(), |(f, bound)| {
+        format!(", {}, {:.1} % of {bound}", rate(row), f * 100.0)
+    });
+    format!("{}, {}{tier}{time}{share}", row.name, row.implementation)
+}
+
+/// Every result under the ceilings: a colour for each suite, a mark for each tier. Empty without ceilings or results.
+pub fn roofline(run: &Run, ceilings: &Ceilings) -> String {
+    let roofs: Vec<Roof> = [
+        ("f32", ceilings.f32_flops_per_second),
+        ("f16", ceilings.f16_flops_per_second),
+        ("cooperative", ceilings.cooperative_flops_per_second),
+    ]
+    .into_iter()
+    .filter_map(|(name, flops)| Some(Roof { name, flops: flops? }))
+    .collect();
+    let suites = suites(std::slice::from_ref(run));
+    let (Some(copy), false, false) = (ceilings.copy_bytes_per_second, roofs.is_empty(), suites.is_empty()) else {
+        return String::new();
+    };
+    let measured = || run.results.iter().filter(|row| row.seconds.is_some());
+    // In the order of what they ask of a device; other programs' rows have none.
+    let mut tiers: Vec<Option<&str>> = Tier::ALL.iter().map(|tier| Some(tier.name())).collect();
+    tiers.push(None);
+    tiers.retain(|tier| measured().any(|row| row.tier.as_deref() == *tier));
+    let (mut legend, mut series) = (Legend::default(), vec![]);
+    for (colour, suite) in suites.iter().enumerate() {
+        legend.mark(colour % COLOURS, Mark::Circle, suite);
+        for (tier, mark) in tiers.iter().zip(Mark::ALL) {
+            let own = measured().filter(|row| row.suite == *suite && row.tier.as_deref() == *tier);
+            series.push(Series {
+                colour: colour % COLOURS,
+                mark,
+                dashed: false,
+                points: own.filter_map(under_roof).collect(),
+            });
+        }
+    }
+    for (tier, mark) in tiers.iter().zip(Mark::ALL).filter(|_| tiers.len() > 1) {
+        legend.mark(COLOURS, mark, tier.unwrap_or("no tier"));
+    }
+    let plot = plot::roofline(copy, &roofs, &series);
+    format!("<h2>Roofline</h2>{}<div class=\"wide\">{plot}</div>", legend.html())
+}
+
+/// Operations a second against operations a byte.
+fn under_roof(row: &Row) -> Option<Point> {
+    (row.flops > 0.0 && row.bytes > 0.0).then_some(())?;
+    Some(Point {
+        x: row.flops / row.bytes,
+        y: row.flops / row.seconds?.median,
+        title: describe(row),
+    })
+}
+
+/// The plots of a suite. Empty if all its problems are of one length: nothing to draw a line through, and tables have it.
+pub fn suite(suite: &str, runs: &[Run]) -> String {
+    let rows = runs
+        .iter()
+        .enumerate()
+        .flat_map(|(n, run)| run.results.iter().map(move |row| (n, row)));
+    let rows: Vec<_> = rows
+        .filter(|(_, row)| row.suite == suite && row.seconds.is_some())
+        .collect();
+    if rows.iter().all(|(_, row)| length(row) == length(rows[0].1)) {
+        return String::new();
+    }
+    let mut panels = Panels::default();
+    for (n, row) in rows {
+        panels.add(n, row, runs.len() > 1);
+    }
+    let plots: String = (0..panels.titles.len()).map(|panel| panels.figure(panel)).collect();
+    format!(
+        "<h2>{}</h2>{}<div class=\"plots\">{plots}</div>",
+        escape(suite),
+        panels.legend()
+    )
+}
+
+fn length(row: &Row) -> u32 {
+    row.problem.keys.max(row.problem.queries)
+}
+
+/// Plots of a suite: one for all problems that differ in length, storage and kernel only.
+#[derive(Default)]
+struct Panels<'a> {
+    titles: Vec<String>,
+    /// What lines are told apart by: run, implementation, tier and form, by colour; storage, by mark and dashes.
+    labels: Vec<String>,
+    dtypes: Vec<&'a str>,
+    lines: Vec<Line<'a>>,
+}
+
+struct Line<'a> {
+    panel: usize,
+    label: usize,
+    dtype: usize,
+    rows: Vec<&'a Row>,
+}
+
+impl<'a> Panels<'a> {
+    fn add(&mut self, run: usize, row: &'a Row, several: bool) {
+        let (title, kept) = parts(row);
+        let panel = place(&mut self.titles, title);
+        let label = place(&mut self.labels, label(run, row, &kept, several));
+        let dtype = place(&mut self.dtypes, row.problem.dtype.as_str());
+        let own = |line: &&mut Line<'_>| (line.panel, line.label, line.dtype) == (panel, label, dtype);
+        match self.lines.iter_mut().find(own) {
+            Some(line) => line.rows.push(row),
+            None => self.lines.push(Line {
+                panel,
+                label,
+                dtype,
+                rows: vec![row],
+            }),
+        }
+    }
+
+    fn legend(&self) -> String {
+        let mut legend = Legend::default();
+        for (n, label) in self.labels.iter().enumerate() {
+            legend.line(n % COLOURS, Mark::Circle, false, label);
+        }
+        for (n, dtype) in self.dtypes.iter().enumerate().filter(|_| self.dtypes.len() > 1) {
+            legend.line(COLOURS, Mark::ALL[n % Mark::ALL.len()], n > 0, dtype);
+        }
+        legend.html()
+    }
+
+    /// Time, and percent of the ceiling where it is known.
+    fn figure(&self, panel: usize) -> String {
+        let title = &self.titles[panel];
+        let times = self.series(panel, |row| Some(row.seconds?.median));
+        let shares = self.series(panel, |row| Some(row.fraction_of_bound? * 100.0));
+        let mut html = format!("<figure>{}", plot::lines(title, Axis::Time, &times));
+        if !shares.is_empty() {
+            html += &plot::lines(title, Axis::Percent, &shares);
+        }
+        html + "</figure>"
+    }
+
+    fn series(&self, panel: usize, value: impl Fn(&Row) -> Option<f64>) -> Vec<Series> {
+        let point = |row: &&Row| {
+            Some(Point {
+                x: f64::from(length(row)),
+                y: value(row)?,
+                title: describe(row),
+            })
+        };
+        let series = |line: &Line<'_>| {
+            let mut points: Vec<Point> = line.rows.iter().filter_map(point).collect();
+            points.sort_by(|a, b| a.x.total_cmp(&b.x));
+            Series {
+                colour: line.label % COLOURS,
+                mark: Mark::ALL[line.dtype % Mark::ALL.len()],
+                dashed: line.dtype > 0,
+                points,
+            }
+        };
+        let own = self.lines.iter().filter(|line| line.panel == panel);
+        own.map(series).filter(|s| !s.points.is_empty()).collect()
+    }
+}
+
+/// The parts of a problem's name that all lines of a plot share, and the form of top-k attention, which tells them apart.
+fn parts(row: &Row) -> (String, String) {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let is_length = |part: &str| part.strip_prefix("Nk").or(part.strip_prefix('N')).is_some_and(digits);
+    let mut title = vec![];
+    let mut kept = String::new();
+    for part in row.name.split('/') {
+        if let Some(top) = part.strip_prefix("top ") {
+            // How many differs from length to length.
+            let blocks = |(_, size): (&str, &str)| format!("top-k blocks of {size}");
+            kept = top.split_once(" of ").map_or("top-k tokens".into(), blocks);
+        } else if !is_length(part) && part != row.problem.dtype {
+            title.push(part);
+        }
+    }
+    (title.join(", "), kept)
+}
+
+/// What a line is called in the legend.
+fn label(run: usize, row: &Row, kept: &str, several: bool) -> String {
+    let own = row.implementation == env!("CARGO_PKG_NAME");
+    let form = match (kept, row.suite.as_str()) {
+        ("", "topk") => "dense",
+        (kept, _) => kept,
+    };
+    let letter = if several { letter(run) } else { String::new() };
+    let parts = [
+        letter.as_str(),
+        if own { "" } else { &row.implementation },
+        row.tier.as_deref().unwrap_or(""),
+        form,
+    ];
+    let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    parts.join(" ")
+}
+
+/// Swatches with what they stand for.
+#[derive(Default)]
+struct Legend(String);
+
+impl Legend {
+    /// A mark on its line.
+    fn line(&mut self, colour: usize, mark: Mark, dashed: bool, text: &str) {
+        let dashed = if dashed { " dashed" } else { "" };
+        let line = format!("<line x1=\"1\" y1=\"6\" x2=\"29\" y2=\"6\" class=\"line s{colour}{dashed}\"/>");
+        self.swatch(&line, colour, mark, text);
+    }
+
+    /// A mark by itself.
+    fn mark(&mut self, colour: usize, mark: Mark, text: &str) {
+        self.swatch("", colour, mark, text);
+    }
+
+    fn swatch(&mut self, line: &str, colour: usize, mark: Mark, text: &str) {
+        let mark = mark.svg(15.0, 6.0, &format!("f{colour}"), text);
+        let text = escape(text);
+        let _ = write!(
+            self.0,
+            "<span><svg viewBox=\"0 0 30 12\">{line}{mark}</svg>{text}</span>"
+        );
+    }
+
+    fn html(&self) -> String {
+        format!("<p class=\"legend\">{}</p>", self.0)
+    }
+}

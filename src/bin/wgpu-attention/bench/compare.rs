@@ -1,0 +1,337 @@
+//! Several runs side by side: each problem's times, and their ratios to the first run's.
+
+use std::collections::HashMap;
+use std::io::Write;
+
+use clap::builder::styling::Style;
+use wgpu_attention::measure::median;
+
+use super::format::{ProblemSize, Row, Run, Seconds};
+use crate::{Failure, duration};
+
+/// One problem as one implementation, tier and clock has it, in every run.
+#[derive(Clone, Debug)]
+pub struct Line<'a> {
+    pub suite: &'a str,
+    pub name: &'a str,
+    pub implementation: &'a str,
+    pub tier: Option<&'a str>,
+    pub clock: Option<&'a str>,
+    /// By run; `None` where it has no such number.
+    pub seconds: Vec<Option<Seconds>>,
+    /// To the first run, by run.
+    pub ratios: Vec<Option<f64>>,
+    /// The first run has no such number; the ratios are to the fastest that it has of the problem.
+    pub to_other: bool,
+}
+
+/// All problems that any of the runs has.
+pub fn lines(runs: &[Run]) -> Vec<Line<'_>> {
+    let mut lines: Vec<Line<'_>> = vec![];
+    let mut places: HashMap<_, usize> = HashMap::new();
+    for (n, run) in runs.iter().enumerate() {
+        for row in &run.results {
+            let place = *places.entry(key(row)).or_insert_with(|| {
+                lines.push(Line {
+                    suite: &row.suite,
+                    name: &row.name,
+                    implementation: &row.implementation,
+                    tier: row.tier.as_deref(),
+                    clock: row.clock.as_deref(),
+                    seconds: vec![None; runs.len()],
+                    ratios: vec![None; runs.len()],
+                    to_other: false,
+                });
+                lines.len() - 1
+            });
+            let seconds = &mut lines[place].seconds[n];
+            *seconds = seconds.or(row.seconds);
+        }
+    }
+    let fastest = fastest(&runs[0]);
+    for (key, place) in places {
+        let line = &mut lines[place];
+        line.to_other = line.seconds[0].is_none();
+        let Some(base) = line.seconds[0]
+            .map(|s| s.median)
+            .or(fastest.get(&(key.0, key.1)).copied())
+        else {
+            continue;
+        };
+        line.ratios = line.seconds.iter().map(|s| s.map(|s| s.median / base)).collect();
+    }
+    lines.retain(|line| line.seconds.iter().any(Option::is_some));
+    // Those of a problem together, wherever they came from, problems in the order they first came.
+    let mut order: HashMap<(&str, &str), usize> = HashMap::new();
+    for line in &lines {
+        let next = order.len();
+        order.entry((line.suite, line.name)).or_insert(next);
+    }
+    lines.sort_by_key(|line| order[&(line.suite, line.name)]);
+    lines
+}
+
+type Key<'a> = (&'a str, &'a ProblemSize, &'a str, Option<&'a str>, Option<&'a str>);
+
+/// A problem is the same if its name is and its sizes are.
+fn key(row: &Row) -> Key<'_> {
+    (
+        &row.name,
+        &row.problem,
+        &row.implementation,
+        row.tier.as_deref(),
+        row.clock.as_deref(),
+    )
+}
+
+/// The least time of each problem.
+fn fastest(run: &Run) -> HashMap<(&str, &ProblemSize), f64> {
+    let mut fastest = HashMap::new();
+    for row in &run.results {
+        if let Some(s) = row.seconds {
+            let best = fastest.entry((row.name.as_str(), &row.problem)).or_insert(s.median);
+            *best = best.min(s.median);
+        }
+    }
+    fastest
+}
+
+/// Ratios of one run to the first, as one number.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Summary {
+    pub geometric_mean: f64,
+    pub median: f64,
+    pub count: usize,
+}
+
+impl Summary {
+    /// `None` of no ratios.
+    pub fn of(ratios: impl Iterator<Item = f64>) -> Option<Self> {
+        let mut ratios: Vec<f64> = ratios.collect();
+        ratios.sort_by(f64::total_cmp);
+        let count = ratios.len();
+        (count > 0).then(|| Summary {
+            geometric_mean: (ratios.iter().map(|r| r.ln()).sum::<f64>() / count as f64).exp(),
+            median: median(&ratios),
+            count,
+        })
+    }
+}
+
+/// A run's letter.
+pub fn letter(n: usize) -> String {
+    match u8::try_from(n) {
+        Ok(n) if n < 26 => char::from(b'A' + n).to_string(),
+        _ => format!("#{}", n + 1),
+    }
+}
+
+/// What each letter stands for.
+pub fn legend(runs: &[Run]) -> Vec<String> {
+    let line = |(n, run): (usize, &Run)| format!("{}  {}, {}", letter(n), run.label(), run.date);
+    runs.iter().enumerate().map(line).collect()
+}
+
+/// Who it is, in a line.
+pub fn who(line: &Line<'_>) -> String {
+    let tier = line.tier.map_or(String::new(), |tier| format!(" {tier}"));
+    let clock = match line.clock {
+        Some("host") => ", host clock",
+        _ => "",
+    };
+    format!("{}{tier}{clock}", line.implementation)
+}
+
+/// The table, and below it the ratios as one number for each run.
+pub fn print(runs: &[Run], out: &mut dyn Write) -> Result<(), Failure> {
+    let lines = lines(runs);
+    for line in legend(runs) {
+        writeln!(out, "{line}")?;
+    }
+    let width = |of: &dyn Fn(&Line<'_>) -> String| lines.iter().map(|l| of(l).chars().count()).max().unwrap_or(0);
+    let (names, whos) = (width(&|l| l.name.into()), width(&|l| who(l)));
+    let bold = Style::new().bold();
+    let mut suite = "";
+    for line in &lines {
+        if suite != line.suite {
+            suite = line.suite;
+            write!(out, "\n{bold}{suite:names$}  {:whos$}  {:>9}", "", letter(0))?;
+            for n in 1..runs.len() {
+                write!(out, "  {:>9}  {:>7}", letter(n), format!("/ {}", letter(0)))?;
+            }
+            writeln!(out, "{bold:#}")?;
+        }
+        write!(out, "{:names$}  {:whos$}", line.name, who(line))?;
+        for (n, seconds) in line.seconds.iter().enumerate() {
+            write!(out, "  {:>9}", seconds.map_or("–".into(), |s| duration(s.median)))?;
+            if n > 0 {
+                let mark = if line.to_other { "*" } else { " " };
+                write!(
+                    out,
+                    "  {:>6}{mark}",
+                    line.ratios[n].map_or(String::new(), |r| format!("{r:.3}"))
+                )?;
+            }
+        }
+        writeln!(out)?;
+    }
+    summarise(runs, &lines, out)
+}
+
+fn summarise(runs: &[Run], lines: &[Line<'_>], out: &mut dyn Write) -> Result<(), Failure> {
+    writeln!(out)?;
+    for n in 1..runs.len() {
+        let (a, b) = (letter(0), letter(n));
+        match Summary::of(lines.iter().filter(|l| !l.to_other).filter_map(|l| l.ratios[n])) {
+            Some(s) => writeln!(
+                out,
+                "{b} / {a}: geometric mean {:.3}, median {:.3}, over {} rows that both have",
+                s.geometric_mean, s.median, s.count
+            )?,
+            None => writeln!(out, "{b} / {a}: no row that both have")?,
+        }
+        for who in others(lines) {
+            let own = lines.iter().filter(|l| l.to_other && self::who(l) == who);
+            if let Some(s) = Summary::of(own.filter_map(|l| l.ratios[n])) {
+                writeln!(
+                    out,
+                    "{who} of {b} / the fastest of {a} (*): geometric mean {:.3}, median {:.3}, over {} rows",
+                    s.geometric_mean, s.median, s.count
+                )?;
+            }
+        }
+        let only = |here: usize, there: usize| {
+            lines
+                .iter()
+                .filter(|l| l.seconds[here].is_some() && l.seconds[there].is_none())
+                .count()
+        };
+        let (first, second) = (only(0, n), only(n, 0));
+        if first + second > 0 {
+            writeln!(out, "{first} rows have a number in {a} only, {second} in {b} only (–)")?;
+        }
+    }
+    Ok(())
+}
+
+/// Whoever the first run has no number of, each once.
+fn others(lines: &[Line<'_>]) -> Vec<String> {
+    let mut all: Vec<String> = lines.iter().filter(|l| l.to_other).map(who).collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(program: &str, rows: &[(&str, &str, Option<&str>, Option<f64>)]) -> Run {
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|(name, implementation, tier, seconds)| {
+                let seconds = seconds.map(|s| serde_json::json!({"median": s, "low": s, "high": s, "confidence": 0.95, "runs": 9}));
+                serde_json::json!({
+                    "suite": "prefill", "name": name, "implementation": implementation, "tier": tier, "seconds": seconds,
+                    "problem": {"op": "dense", "batch": 1, "heads": 8, "kv_heads": 8, "queries": 64, "keys": 64,
+                                "head_dim": 64, "value_dim": 64, "dtype": "f16"},
+                    "some other program's field": 7,
+                })
+            })
+            .collect();
+        let json = serde_json::json!({
+            "format": "wgpu-attention-bench/1", "program": {"name": program, "version": "1"},
+            "device": {"name": "some GPU"}, "results": rows,
+        });
+        Run::parse(&json.to_string()).unwrap()
+    }
+
+    fn text(runs: &[Run]) -> String {
+        let mut out = vec![];
+        print(runs, &mut out).unwrap_or_else(|_| panic!("printing"));
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn ratios_are_to_the_same_kernels_of_the_first() {
+        let a = run(
+            "ours",
+            &[
+                ("x", "ours", Some("portable"), Some(2.0)),
+                ("y", "ours", Some("portable"), Some(1.0)),
+            ],
+        );
+        let b = run(
+            "ours",
+            &[
+                ("x", "ours", Some("portable"), Some(1.0)),
+                ("y", "ours", Some("portable"), Some(2.0)),
+            ],
+        );
+        let runs = [a, b];
+        let lines = lines(&runs);
+        assert_eq!(
+            lines.iter().map(|l| l.ratios[1]).collect::<Vec<_>>(),
+            [Some(0.5), Some(2.0)]
+        );
+        let text = text(&runs);
+        assert!(
+            text.contains("B / A: geometric mean 1.000, median 1.250, over 2 rows"),
+            "{text}"
+        );
+        assert!(!text.contains("only"), "{text}");
+    }
+
+    #[test]
+    fn other_programs_are_held_against_the_fastest() {
+        let a = run(
+            "ours",
+            &[
+                ("x", "ours", Some("portable"), Some(4.0)),
+                ("x", "ours", Some("cooperative"), Some(2.0)),
+            ],
+        );
+        let b = run(
+            "torch",
+            &[
+                ("x", "torch flash", None, Some(1.0)),
+                ("z", "torch flash", None, Some(1.0)),
+            ],
+        );
+        let text = text(&[a, b]);
+        assert!(text.contains("0.500*"), "{text}");
+        assert!(text.contains("B / A: no row that both have"), "{text}");
+        assert!(
+            text.contains("torch flash of B / the fastest of A (*): geometric mean 0.500, median 0.500, over 1 rows"),
+            "{text}"
+        );
+        assert!(text.contains("2 rows have a number in A only, 2 in B only"), "{text}");
+    }
+
+    #[test]
+    fn rows_without_a_number_are_none() {
+        let a = run("ours", &[("x", "ours", None, None), ("y", "ours", None, Some(1.0))]);
+        let b = run("ours", &[("x", "ours", None, Some(1.0))]);
+        let text = text(&[a, b]);
+        assert!(text.contains("1 rows have a number in A only, 1 in B only"), "{text}");
+    }
+
+    #[test]
+    fn a_problem_of_other_sizes_is_another() {
+        let a = run("ours", &[("x", "ours", None, Some(1.0))]);
+        let mut b = a.clone();
+        b.results[0].problem.heads = 32;
+        assert_eq!(lines(&[a, b]).len(), 2);
+    }
+
+    #[test]
+    fn files_that_are_no_benchmark_are_told() {
+        assert!(Run::parse("{}").unwrap_err().contains("missing field"));
+        assert!(Run::parse("nonsense").unwrap_err().contains("not a benchmark's JSON"));
+        let other = r#"{"format": "other/2", "program": {"name": "p", "version": "1"}, "device": {"name": "d"}, "results": []}"#;
+        assert_eq!(
+            Run::parse(other).unwrap_err(),
+            "format `other/2`; this program reads `wgpu-attention-bench/1`"
+        );
+    }
+}
