@@ -200,6 +200,7 @@
 //! | `vulkan`, `metal`, `dx12`, `gles` | wgpu's back ends, all on by default; choose fewer with `default-features = false` |
 //! | `webgpu` | the browser |
 //! | `bench` | the module `bench`: what is measured, and the checks before it is |
+//! | `tuned` | the module `tuned`: tiles measured on a device, in a file |
 //! | `cases` | the module `case`: one problem with its answer in a file, for tests and bug reports |
 //! | `cli` | the program `wgpu-attention` |
 //! | `similarity` | the example `sentence_similarity` |
@@ -227,6 +228,8 @@ pub mod ops;
 pub mod shader;
 pub mod tensor;
 pub mod tier;
+#[cfg(feature = "tuned")]
+pub mod tuned;
 
 pub use error::{Error, Result};
 pub use gpu::{Gpu, GpuOptions};

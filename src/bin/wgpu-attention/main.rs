@@ -10,6 +10,7 @@ mod info;
 mod ops;
 mod progress;
 mod run;
+mod tune;
 mod verify;
 
 use std::fmt;
@@ -38,6 +39,7 @@ enum Command {
     Run(run::RunArgs),
     Demo(demo::DemoArgs),
     Bench(Box<bench::BenchArgs>),
+    Tune(tune::TuneArgs),
 }
 
 /// Why a command could not do its work.
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::verify(args, out),
         Command::Run(args) => run::run(args, out),
         Command::Demo(args) => demo::demo(args, out),
+        Command::Tune(args) => tune::tune(args, out),
         Command::Bench(args) => bench::bench(args, out),
     };
     done.unwrap_or_else(|failure| {

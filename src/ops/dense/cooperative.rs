@@ -9,6 +9,7 @@ use crate::tier::Tier;
 
 /// Tile shape of `dense/prefill_cooperative.wgsl`; the file's header has the meaning of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "tuned", derive(serde::Serialize, serde::Deserialize))]
 pub struct CooperativeTile {
     /// Rows and columns of a matrix: 8 or 16, as the device has them.
     pub edge: u32,
@@ -148,7 +149,7 @@ impl Tile for CooperativeTile {
 pub(super) const FEWEST_QUERIES: u32 = 17;
 
 /// Whether f16 factors will do for a problem: they are exact for f16 tensors only.
-pub(super) fn precise_enough(problem: &Dense) -> bool {
+pub(crate) fn precise_enough(problem: &Dense) -> bool {
     problem.dtype == DType::F16 || problem.reduced_precision
 }
 

@@ -27,6 +27,7 @@ use crate::tier::Tier;
 
 /// A tile for devices with subgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "tuned", derive(serde::Serialize, serde::Deserialize))]
 pub struct Subgroup<T> {
     /// The tile. Its `lanes` are a power of two; so are `rows` and `key_regs` in decode, where there are no more rows
     /// than lanes, and `value_lanes` is `lanes`.
@@ -296,10 +297,12 @@ fn decode_pays(problem: &Dense) -> bool {
 /// The decode kernel in subgroups; `None` where no tile fits the device, or, unless the tier is forced, where it does not pay
 /// or subgroups do not hold the lanes.
 pub(crate) fn decode(problem: &Dense, device: &DeviceClass) -> Option<Subgroup<DecodeTile>> {
+    (device.forces(Tier::Subgroup) || decode_pays(problem)).then(|| tile(problem, device))?
+}
+
+/// Its tile, whether or not it pays.
+pub(crate) fn tile(problem: &Dense, device: &DeviceClass) -> Option<Subgroup<DecodeTile>> {
     let forced = device.forces(Tier::Subgroup);
-    if !forced && !decode_pays(problem) {
-        return None;
-    }
     let (least, most) = device.abilities.subgroups?;
     let vecs = problem.head_dim.max(problem.value_dim()).div_ceil(4);
     let most_rows = decode_rows(problem);

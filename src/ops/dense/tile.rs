@@ -124,6 +124,7 @@ pub struct Tuning {
 
 /// A kernel with its tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "tuned", derive(serde::Serialize, serde::Deserialize))]
 pub enum KernelChoice {
     /// `dense/prefill.wgsl`
     Prefill(PrefillTile),
@@ -161,6 +162,63 @@ pub fn choose(problem: &Dense, device: &DeviceClass) -> Result<KernelChoice> {
         Some(tile) => Ok(KernelChoice::SubgroupDecode(tile)),
         None => decode_tile(problem, device).map(KernelChoice::Decode),
     }
+}
+
+/// Kernels and tiles worth trying on a device beside the planner's choice, for measurements: every tile in its lists that
+/// fits, in each tier that the device has, and for few queries the planner's with other numbers of invocations and keys.
+pub fn alternatives(problem: &Dense, device: &DeviceClass) -> Vec<KernelChoice> {
+    let mut all = vec![];
+    if problem.queries > DECODE_QUERIES {
+        if device.allows(Tier::Cooperative) && cooperative::precise_enough(problem) {
+            all.extend(
+                cooperative::candidates(problem, device)
+                    .into_iter()
+                    .map(KernelChoice::Cooperative),
+            );
+        }
+        for tile in candidates(problem, device) {
+            if prefill_fits(&tile, problem.value_dim(), device) {
+                all.push(KernelChoice::Prefill(tile));
+                all.extend(Subgroup::of(tile, device).map(KernelChoice::SubgroupPrefill));
+            }
+        }
+    } else {
+        all.extend(decode_alternatives(problem, device));
+    }
+    all.retain(|choice| rows_share_a_list(problem, choice));
+    all
+}
+
+fn decode_alternatives(problem: &Dense, device: &DeviceClass) -> Vec<KernelChoice> {
+    let Ok(planned) = decode_tile(problem, device) else {
+        return vec![];
+    };
+    let mut all = vec![];
+    for (threads, key_regs) in [32, 64, 128, 256].into_iter().flat_map(|t| [1, 2, 4].map(|k| (t, k))) {
+        let tile = DecodeTile {
+            slots: threads / planned.lanes,
+            key_regs,
+            ..planned
+        };
+        let fits = tile.slots > 0
+            && tile.threads() <= device.invocations
+            && tile.workgroup_bytes() <= device.workgroup_memory
+            && tile.is_sound();
+        if fits {
+            all.push(KernelChoice::Decode(tile));
+        }
+    }
+    let subgroups = device.abilities.subgroups.is_some() && device.allows(Tier::Subgroup);
+    all.extend(
+        subgroups
+            .then(|| subgroup::tile(problem, device))
+            .flatten()
+            .map(KernelChoice::SubgroupDecode),
+    );
+    if device.software {
+        all.push(KernelChoice::DecodeSerial(serial_tile(problem)));
+    }
+    all
 }
 
 /// The tile on cooperative matrices, where those may be used, serve the problem, and are wanted or faster: on a software

@@ -120,6 +120,7 @@ pub struct Attend<T> {
 
 /// Tile shape of `dense/prefill.wgsl`; the file's header has the meaning of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "tuned", derive(serde::Serialize, serde::Deserialize))]
 pub struct PrefillTile {
     /// Row groups.
     pub row_groups: u32,
@@ -188,6 +189,7 @@ impl PrefillTile {
 
 /// Tile shape of `dense/decode.wgsl`; the file's header has the meaning of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "tuned", derive(serde::Serialize, serde::Deserialize))]
 pub struct DecodeTile {
     /// Rows of a workgroup.
     pub rows: u32,
@@ -246,6 +248,7 @@ impl DecodeTile {
 
 /// Tile shape of `dense/decode_serial.wgsl`; the file's header has the meaning of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "tuned", derive(serde::Serialize, serde::Deserialize))]
 pub struct SerialTile {
     /// Rows of an invocation.
     pub rows: u32,
