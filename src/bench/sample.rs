@@ -95,7 +95,7 @@ impl<'a> Sample<'a> {
     pub fn run(&self, record: impl FnOnce(&mut wgpu::ComputePass<'_>) -> Result<()>) -> Result<Vec<f32>> {
         let size = self.dtype.size();
         // Copies take whole words.
-        let words = |&(first, len): &(u64, u64)| (first * size & !3, ((first + len) * size).next_multiple_of(4));
+        let words = |&(first, len): &(u64, u64)| ((first * size) & !3, ((first + len) * size).next_multiple_of(4));
         let total = self.pieces.iter().map(words).map(|(from, to)| to - from).sum();
         let gathered = self.gpu.guarded(|device| {
             device.create_buffer(&wgpu::BufferDescriptor {

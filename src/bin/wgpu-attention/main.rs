@@ -37,7 +37,7 @@ enum Command {
     Verify(verify::VerifyArgs),
     Run(run::RunArgs),
     Demo(demo::DemoArgs),
-    Bench(bench::BenchArgs),
+    Bench(Box<bench::BenchArgs>),
 }
 
 /// Why a command could not do its work.
