@@ -13,11 +13,11 @@
 //! ```
 
 mod clock;
-mod probe;
+pub mod probe;
 mod statistics;
 
 pub use clock::Clock;
-pub use probe::{MULTIPLY_SUBGROUPS, Probe, ProbeRun};
+pub use probe::{Probe, ProbeRun};
 pub use statistics::{Interval, median, median_interval};
 
 use crate::error::Result;
