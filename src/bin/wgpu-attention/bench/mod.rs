@@ -64,7 +64,7 @@ pub struct BenchArgs {
     /// Measure only problems with this in their name.
     #[arg(long, value_name = "TEXT", conflicts_with = "op")]
     filter: Option<String>,
-    /// Measure in each tier that the GPU has, as --tier each; the suites do without --quick.
+    /// Measure in each tier that the GPU has, as --tier each; suites without --quick do so anyway.
     #[arg(long, conflicts_with = "tier")]
     tiers: bool,
     /// Seconds of timed runs of a row at most; rows that six runs would take longer are left out [default: 5, with --quick 2].
