@@ -12,12 +12,14 @@
 //! # }
 //! ```
 
+use std::time::Instant;
+
 mod clock;
-mod probe;
+pub mod probe;
 mod statistics;
 
 pub use clock::Clock;
-pub use probe::{MULTIPLY_SUBGROUPS, Probe, ProbeRun};
+pub use probe::{Probe, ProbeRun};
 pub use statistics::{Interval, median, median_interval};
 
 use crate::error::Result;
@@ -152,11 +154,15 @@ impl Default for Precision {
     }
 }
 
+/// Seconds of runs that are not counted, at least: clocks that fell while inputs were prepared rise again.
+const WARM_UP: f64 = 0.02;
+
 /// Runs before the interval is looked at for the first time. It is looked at again whenever a quarter more were made,
 /// not after each: whoever looks often enough sees a narrow interval by chance.
 const FIRST_LOOK: usize = 10;
 
-/// Times what `record` puts into a compute pass, as [`time`] does, until the median is as sure as wanted.
+/// Times what `record` puts into a compute pass, as [`time`] does, until the median is as sure as wanted. Runs to warm up
+/// take 20 ms at least.
 ///
 /// # Errors
 /// As [`time`].
@@ -172,7 +178,11 @@ pub fn time_to(
         run += 1;
         elapsed
     };
+    let start = Instant::now();
     if next()? < LONG_RUN {
+        next()?;
+    }
+    while start.elapsed().as_secs_f64() < WARM_UP {
         next()?;
     }
     let mut times = Times {

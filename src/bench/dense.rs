@@ -3,7 +3,7 @@
 use crate::bench::Failure;
 use crate::bench::inputs::{Repeated, random, stored};
 use crate::bench::problems::small;
-use crate::bench::sample::{self, Row, Sample};
+use crate::bench::sample::{self, Sample};
 use crate::compare::{self, Comparison, Tolerance};
 use crate::error::Result;
 use crate::gpu::Gpu;
@@ -184,7 +184,7 @@ pub(super) fn check_rows(gpu: &Gpu, plan: &DensePlan, buffers: &Buffers) -> Resu
     let mut expected = vec![];
     for row in &rows {
         sample.add(row.query_row(p) * dv, dv);
-        let alone = one_row(p, row);
+        let alone = sample::alone(p, 1, row.query, 1);
         let first_key = row.key_row(p);
         let (q, k, v) = (
             q.slice(row.query_row(p) * d, d),
@@ -201,12 +201,6 @@ pub(super) fn check_rows(gpu: &Gpu, plan: &DensePlan, buffers: &Buffers) -> Resu
     }
     let actual = sample.run(|pass| plan.encode_in(pass, &buffers.tensors()))?;
     sample::judge(&actual, &expected, p.dtype)
-}
-
-/// A row by itself: the keys after the last that it sees are not there, so that it stands where it stood.
-fn one_row(p: &Dense, row: &Row) -> Dense {
-    let hidden = if p.causal { p.queries - row.query - 1 } else { 0 };
-    sample::alone(p, 1, 1, p.keys - hidden)
 }
 
 /// Floating-point operations of the two products over the visible (query, key) pairs.

@@ -1,7 +1,7 @@
 //! Numbers for inputs, and device buffers full of them.
 
 use crate::error::Result;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, lost};
 use crate::ops::host::{from_bytes, to_bytes};
 use crate::tensor::DType;
 
@@ -24,6 +24,12 @@ pub fn stored(values: &[f32], dtype: DType) -> Vec<f32> {
     stored
 }
 
+/// Elements of a block of random numbers.
+const BLOCK: u64 = 1 << 20;
+
+/// Bytes that wgpu may hold back for a buffer: what is written waits in memory until something is submitted.
+const MOST_HELD: u64 = 128 << 20;
+
 /// A buffer of so many elements, the block over and over.
 ///
 /// # Errors
@@ -37,12 +43,20 @@ pub fn filled(gpu: &Gpu, elements: u64, block: &[f32], dtype: DType) -> Result<w
             mapped_at_creation: false,
         })
     })?;
-    let bytes = to_bytes(block, dtype);
-    let mut at = 0;
+    // Short blocks many at once.
+    let block = block.repeat((BLOCK as usize / block.len()).max(1));
+    let bytes = to_bytes(&block, dtype);
+    let (mut at, mut held) = (0, 0);
     while at < buffer.size() {
         let n = (buffer.size() - at).min(bytes.len() as u64);
         gpu.queue().write_buffer(&buffer, at, &bytes[..n as usize]);
-        at += n;
+        (at, held) = (at + n, held + n);
+        if held >= MOST_HELD {
+            gpu.queue().submit([]);
+            let waited = gpu.device().poll(wgpu::PollType::wait_indefinitely());
+            waited.map_err(|e| lost("filling a buffer", e))?;
+            held = 0;
+        }
     }
     Ok(buffer)
 }
@@ -54,9 +68,6 @@ pub struct Repeated {
     dtype: DType,
     elements: u64,
 }
-
-/// Elements of a block.
-const BLOCK: u64 = 1 << 20;
 
 impl Repeated {
     /// So many elements.

@@ -50,19 +50,23 @@ pub fn rows(p: &Dense, cost: u64) -> Vec<Row> {
         .collect()
 }
 
-/// Some rows of one KV head by themselves, with so many keys. What the whole problem takes from its number of keys stays as
-/// it was there.
-pub fn alone(p: &Dense, heads: u32, queries: u32, keys: u32) -> Dense {
+/// So many rows from `first` on, of so many heads of one KV head, by themselves. They stand where they stood, and what the
+/// whole problem takes from its number of keys stays as it was there. Keys after the last that causality lets the rows see
+/// are not there.
+pub fn alone(p: &Dense, heads: u32, first: u32, rows: u32) -> Dense {
     let weighting = match p.weighting {
         Weighting::Softmax => Weighting::Softmax,
         Weighting::Sigmoid { .. } => Weighting::Sigmoid { bias: p.sigmoid_bias() },
     };
+    let offset = p.keys as i32 - p.queries as i32 + first as i32;
+    let seen = (offset + rows as i32).clamp(1, p.keys as i32) as u32;
     Dense {
         batch: 1,
         heads,
         kv_heads: Some(1),
-        queries,
-        keys,
+        queries: rows,
+        keys: if p.causal { seen } else { p.keys },
+        q_offset: Some(offset),
         weighting,
         ..p.clone()
     }
@@ -132,5 +136,104 @@ pub fn judge(actual: &[f32], expected: &[f64], dtype: DType) -> Result<Compariso
     match result.passed() {
         true => Ok(result),
         false => Err(Failure::Wrong(format!("sampled rows: {result}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::dense::{Inputs, tensors};
+    use crate::ops::dense::DenseInputs;
+    use crate::ops::dense::reference::{Hooks, dense};
+
+    /// Every row by itself is what the reference gives it among the others.
+    fn assert_rows_stand_alone(p: &Dense) {
+        let inputs = Inputs::random(p);
+        let whole = dense(p, &inputs.host(), &Hooks::default()).unwrap().o;
+        let [q, k, v] = tensors(p);
+        let (d, dv) = (u64::from(p.head_dim), u64::from(p.value_dim()));
+        for n in 0..p.batch * p.heads * p.queries {
+            let row = Row {
+                batch: n / p.queries / p.heads,
+                head: n / p.queries % p.heads,
+                query: n % p.queries,
+            };
+            let alone = alone(p, 1, row.query, 1);
+            let keys = u64::from(alone.keys);
+            let (q, k, v) = (
+                q.slice(row.query_row(p) * d, d),
+                k.slice(row.key_row(p) * d, keys * d),
+                v.slice(row.key_row(p) * dv, keys * dv),
+            );
+            let inputs = DenseInputs {
+                q: &q,
+                k: &k,
+                v: &v,
+                ..Default::default()
+            };
+            let o = dense(&alone, &inputs, &Hooks::default()).unwrap().o;
+            let at = n as usize * dv as usize;
+            assert_eq!(o, whole[at..at + dv as usize], "{row:?}");
+        }
+    }
+
+    #[test]
+    fn rows_by_themselves_stand_where_they_stood() {
+        let full = Dense {
+            batch: 2,
+            heads: 4,
+            kv_heads: Some(2),
+            queries: 7,
+            keys: 9,
+            head_dim: 3,
+            value_dim: Some(2),
+            ..Default::default()
+        };
+        let causal = Dense {
+            causal: true,
+            ..full.clone()
+        };
+        let window = Dense {
+            window_left: Some(2),
+            ..causal.clone()
+        };
+        let sigmoid = Dense {
+            weighting: Weighting::Sigmoid { bias: None },
+            ..causal.clone()
+        };
+        let more_queries = Dense {
+            queries: 9,
+            keys: 4,
+            ..causal.clone()
+        };
+        for p in [full, causal, window, sigmoid, more_queries] {
+            assert_rows_stand_alone(&p);
+        }
+    }
+
+    #[test]
+    fn rows_are_inside_and_the_last_is_among_them() {
+        let p = Dense {
+            batch: 3,
+            heads: 5,
+            queries: 1000,
+            keys: 10,
+            causal: true,
+            ..Default::default()
+        };
+        let rows = rows(&p, 1);
+        assert!(
+            rows.iter()
+                .all(|r| r.batch < 3 && r.head < 5 && (990..1000).contains(&r.query))
+        );
+        assert!(rows.iter().any(|r| r.query == 999));
+    }
+
+    #[test]
+    fn a_wrong_row_is_noticed() {
+        let expected = [1.0, -2.0, 0.5];
+        assert!(judge(&[1.0, -2.0, 0.5], &expected, DType::F32).is_ok());
+        let wrong = judge(&[1.0, -2.0, 0.5001], &expected, DType::F32);
+        assert!(matches!(wrong, Err(Failure::Wrong(_))));
     }
 }

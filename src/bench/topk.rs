@@ -241,7 +241,7 @@ pub(super) fn check_rows(
         let alone = part.alone(p);
         let (own_lists, other_lists) = kept.split_at(selection.words(&alone.attention) as usize);
         let (own_o, other_o) = o.split_at(part.heads.len() * (u64::from(part.rows) * dv) as usize);
-        let [q, k, v] = part.inputs(a);
+        let [q, k, v] = part.inputs(a, &alone.attention);
         let attention = DenseInputs {
             q: &q,
             k: &k,
@@ -306,40 +306,25 @@ impl Part {
         self.heads.clone().step_by(step)
     }
 
-    /// Its problem: the keys after the last that it sees are not there.
+    /// Its problem.
     fn alone(&self, p: &TopK) -> TopK {
-        let a = &p.attention;
-        let hidden = if a.causal {
-            a.queries - self.first - self.rows
-        } else {
-            0
-        };
-        let attention = sample::alone(a, self.heads.len() as u32, self.rows, a.keys - hidden);
+        let attention = sample::alone(&p.attention, self.heads.len() as u32, self.first, self.rows);
         TopK { attention, ..p.clone() }
     }
 
     /// Its q, k and v.
-    fn inputs(&self, a: &Dense) -> [Vec<f32>; 3] {
-        let [q, k, v] = tensors(a);
-        let (d, dv) = (u64::from(a.head_dim), u64::from(a.value_dim()));
+    fn inputs(&self, p: &Dense, alone: &Dense) -> [Vec<f32>; 3] {
+        let [q, k, v] = tensors(p);
+        let (d, dv, keys) = (u64::from(p.head_dim), u64::from(p.value_dim()), u64::from(alone.keys));
         let row = |head| sample::Row {
             batch: self.batch,
             head,
             query: self.first,
         };
-        let queries = self
-            .heads
-            .clone()
-            .flat_map(|head| q.slice(row(head).query_row(a) * d, u64::from(self.rows) * d));
-        let first = row(self.heads.start).key_row(a);
-        let hidden = if a.causal {
-            a.queries - self.first - self.rows
-        } else {
-            0
-        };
-        let keys = u64::from(a.keys - hidden);
+        let queries = |head| q.slice(row(head).query_row(p) * d, u64::from(self.rows) * d);
+        let first = row(self.heads.start).key_row(p);
         [
-            queries.collect(),
+            self.heads.clone().flat_map(queries).collect(),
             k.slice(first * d, keys * d),
             v.slice(first * dv, keys * dv),
         ]

@@ -32,11 +32,17 @@ pub enum Probe {
 /// Subgroups of a workgroup of `measure/multiply.wgsl`.
 pub const MULTIPLY_SUBGROUPS: u32 = 4;
 
-/// Rounds of the multiply-add kernels, 16-byte words an invocation of the read kernel. Counting up by ones, the chains of
-/// f16 stay below 2048, up to where it holds every whole number.
-const FMA_ROUNDS: u32 = 512;
-const FMA_HALF_ROUNDS: u32 = 128;
-const MULTIPLY_ROUNDS: u32 = 256;
+/// Rounds of `measure/fma.wgsl`.
+pub const FMA_ROUNDS: u32 = 512;
+
+/// Rounds of `measure/fma_half.wgsl`. Counting up by ones, its chains stay below 2048, up to where f16 holds every whole
+/// number.
+pub const FMA_HALF_ROUNDS: u32 = 128;
+
+/// Rounds of `measure/multiply.wgsl`.
+pub const MULTIPLY_ROUNDS: u32 = 256;
+
+/// 16-byte words an invocation of the read kernel.
 const READ_WORDS: u32 = 16;
 
 /// Factors that `measure/multiply.wgsl` has in workgroup memory: two on the left, four on the right.
@@ -277,6 +283,3 @@ fn storage(gpu: &Gpu, size: u64) -> Result<wgpu::Buffer> {
         })
     })
 }
-
-#[cfg(test)]
-mod tests;

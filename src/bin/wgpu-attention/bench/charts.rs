@@ -6,7 +6,7 @@ use wgpu_attention::Tier;
 
 use super::compare::letter;
 use super::format::{Ceilings, Row, Run};
-use super::plot::{self, Axis, Mark, Point, Roof, Series, escape};
+use super::plot::{self, Axis, Bar, Mark, Point, Roof, Series, escape};
 use super::text::{interval, rate};
 use crate::duration;
 
@@ -92,28 +92,31 @@ fn under_roof(row: &Row) -> Option<Point> {
     })
 }
 
-/// The plots of a suite. Empty if all its problems are of one length: nothing to draw a line through, and tables have it.
+/// The plots of a suite: lines for problems of several lengths, bars for the others.
 pub fn suite(suite: &str, runs: &[Run]) -> String {
     let rows = runs
         .iter()
         .enumerate()
         .flat_map(|(n, run)| run.results.iter().map(move |row| (n, row)));
-    let rows: Vec<_> = rows
-        .filter(|(_, row)| row.suite == suite && row.seconds.is_some())
-        .collect();
-    if rows.iter().all(|(_, row)| length(row) == length(rows[0].1)) {
-        return String::new();
-    }
     let mut panels = Panels::default();
-    for (n, row) in rows {
+    for (n, row) in rows.filter(|(_, row)| row.suite == suite && row.seconds.is_some()) {
         panels.add(n, row, runs.len() > 1);
     }
-    let plots: String = (0..panels.titles.len()).map(|panel| panels.figure(panel)).collect();
-    format!(
-        "<h2>{}</h2>{}<div class=\"plots\">{plots}</div>",
-        escape(suite),
-        panels.legend()
-    )
+    let (long, short): (Vec<_>, Vec<_>) = (0..panels.titles.len()).partition(|panel| panels.has_lengths(*panel));
+    let mut html = format!("<h2>{}</h2>{}", escape(suite), panels.legend());
+    if !long.is_empty() {
+        let plots: String = long.into_iter().map(|panel| panels.figure(panel)).collect();
+        let _ = write!(html, "<div class=\"plots\">{plots}</div>");
+    }
+    let bars: Vec<Bar> = short.into_iter().flat_map(|panel| panels.bars(panel)).collect();
+    if !bars.is_empty() {
+        let _ = write!(
+            html,
+            "<div class=\"wide\">{}</div>",
+            plot::bars("Percent of ceiling", &bars)
+        );
+    }
+    html
 }
 
 fn length(row: &Row) -> u32 {
@@ -164,6 +167,33 @@ impl<'a> Panels<'a> {
             legend.line(COLOURS, Mark::ALL[n % Mark::ALL.len()], n > 0, dtype);
         }
         legend.html()
+    }
+
+    /// Whether there is more than one length to draw a line through.
+    fn has_lengths(&self, panel: usize) -> bool {
+        let own = self.lines.iter().filter(|line| line.panel == panel);
+        let mut lengths = own.flat_map(|line| &line.rows).map(|row| length(row));
+        let first = lengths.next();
+        lengths.any(|length| Some(length) != first)
+    }
+
+    /// A bar for each row whose ceiling is known.
+    fn bars(&self, panel: usize) -> Vec<Bar> {
+        let own = self.lines.iter().filter(|line| line.panel == panel);
+        let rows = own.flat_map(|line| line.rows.iter().map(move |row| (line.label, row)));
+        let bar = |(label, row): (usize, &&Row)| {
+            let share = row.fraction_of_bound?;
+            let bound = row.bound.as_deref().unwrap_or_default();
+            let time = duration(row.seconds?.median);
+            Some(Bar {
+                label: row.name.clone(),
+                colour: label % COLOURS,
+                percent: share * 100.0,
+                text: format!("{:.1} % of {bound}, {time}", share * 100.0),
+                title: describe(row),
+            })
+        };
+        rows.filter_map(bar).collect()
     }
 
     /// Time, and percent of the ceiling where it is known.

@@ -64,10 +64,10 @@ pub struct BenchArgs {
     /// Measure only problems with this in their name.
     #[arg(long, value_name = "TEXT", conflicts_with = "op")]
     filter: Option<String>,
-    /// Measure in each tier that the GPU has, as --tier each; the suites do without --quick.
+    /// Measure in each tier that the GPU has, as --tier each; suites without --quick do so anyway.
     #[arg(long, conflicts_with = "tier")]
     tiers: bool,
-    /// Seconds of timed runs of a row at most; rows that six runs would take longer are left out [default: 5, with --quick 1].
+    /// Seconds of timed runs of a row at most; rows that six runs would take longer are left out [default: 5, with --quick 2].
     #[arg(long, value_name = "SECONDS", value_parser = flags::seconds)]
     budget: Option<f64>,
     /// Write the results as JSON; `-` is standard output, in place of the table.
@@ -176,7 +176,7 @@ fn measure(args: &BenchArgs, gpus: &[Gpu], entries: &[Entry], out: &mut dyn Writ
     let settings = Settings {
         confidence: CONFIDENCE,
         half_width: HALF_WIDTH,
-        budget_seconds: args.budget.unwrap_or(if args.quick { 1.0 } else { 5.0 }),
+        budget_seconds: args.budget.unwrap_or(if args.quick { 2.0 } else { 5.0 }),
         rotation_bytes: rotation_bytes(gpu),
     };
     let progress = Progress::new();

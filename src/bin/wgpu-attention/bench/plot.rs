@@ -259,6 +259,59 @@ pub fn lines(title: &str, y_axis: Axis, series: &[Series]) -> String {
     svg + "</svg>"
 }
 
+/// One value by itself.
+#[derive(Clone, Debug)]
+pub struct Bar {
+    pub label: String,
+    pub colour: usize,
+    pub percent: f64,
+    /// What stands behind it.
+    pub text: String,
+    pub title: String,
+}
+
+/// Bars from 0 to 100 %, or further if one is longer.
+pub fn bars(title: &str, bars: &[Bar]) -> String {
+    const ROW: f64 = 19.0;
+    let (width, left, right, top) = (820.0, 250.0, 640.0, 42.0);
+    let height = top + ROW * bars.len() as f64 + 8.0;
+    let longest = Axis::Percent.range(bars.iter().map(|bar| bar.percent));
+    let at = |percent: f64| left + percent / longest.1 * (right - left);
+    let mut svg = format!(
+        "<svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{0}\"><text x=\"0\" y=\"15\" class=\"title\">{0}</text>",
+        escape(title)
+    );
+    for tick in Axis::Percent.ticks(longest) {
+        let x = at(tick);
+        let _ = write!(
+            svg,
+            "<line x1=\"{x:.1}\" y1=\"{top}\" x2=\"{x:.1}\" y2=\"{height}\" class=\"grid\"/><text x=\"{x:.1}\" y=\"{:.1}\" class=\"tick middle\">{tick}</text>",
+            top - 5.0
+        );
+    }
+    for (n, bar) in bars.iter().enumerate() {
+        let y = top + ROW * n as f64;
+        let end = at(bar.percent);
+        let _ = write!(
+            svg,
+            "<text x=\"{:.1}\" y=\"{:.1}\" class=\"end\">{}</text>\
+             <rect x=\"{left}\" y=\"{:.1}\" width=\"{:.1}\" height=\"13\" class=\"f{}\"><title>{}</title></rect>\
+             <text x=\"{:.1}\" y=\"{:.1}\" class=\"tick\">{}</text>",
+            left - 6.0,
+            y + 13.5,
+            escape(&bar.label),
+            y + 3.0,
+            (end - left).max(0.5),
+            bar.colour,
+            escape(&bar.title),
+            end + 6.0,
+            y + 13.5,
+            escape(&bar.text)
+        );
+    }
+    svg + "</svg>"
+}
+
 /// A ceiling of arithmetic.
 #[derive(Clone, Debug)]
 pub struct Roof {

@@ -161,6 +161,7 @@ pub fn tick_duration(seconds: f64) -> String {
 
 pub fn flops_rate(rate: f64) -> String {
     match rate {
+        r if r < 1e9 => format!("{:.1} MFLOP/s", r / 1e6),
         r if r < 1e12 => format!("{:.1} GFLOP/s", r / 1e9),
         r => format!("{:.1} TFLOP/s", r / 1e12),
     }
@@ -168,6 +169,7 @@ pub fn flops_rate(rate: f64) -> String {
 
 pub fn bytes_rate(rate: f64) -> String {
     match rate {
+        r if r < 1e9 => format!("{:.1} MB/s", r / 1e6),
         r if r < 1e12 => format!("{:.1} GB/s", r / 1e9),
         r => format!("{:.2} TB/s", r / 1e12),
     }

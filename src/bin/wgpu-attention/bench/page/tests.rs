@@ -64,8 +64,8 @@ fn a_report_is_well_formed_and_whole() {
     let html = report(&run());
     let page = parsed(&html);
     let count = |tag: &str| page.descendants().filter(|n| n.has_tag_name(tag)).count();
-    // Two plots of prefill; none of top-k, which has one length; the roofline; and the swatches: 2 suites and 2 tiers, 2 tiers.
-    assert_eq!(count("svg"), 2 + 1 + 4 + 2);
+    // Two plots of prefill; bars for top-k, which has one length; the roofline; swatches: 2 suites and 2 tiers, 2 tiers, 1 form.
+    assert_eq!(count("svg"), 2 + 1 + 1 + 4 + 2 + 1);
     assert_eq!(count("polyline"), 4);
     assert_eq!(
         page.descendants()
