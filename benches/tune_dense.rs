@@ -5,11 +5,12 @@
 //! cargo bench --features bench --bench tune_dense -- decode [Nk] [D] [kv heads] [group] [batch]
 //! ```
 //! Each tile runs in every form that the device has: through workgroup memory, in subgroups, and for f16 with the
-//! device's own f16; `WGPU_ATTENTION_TIER` is not needed. `TILE` narrows the tiles by their printed names, so that
-//! `TILE=subgroup` or `TILE=workgroup` picks a form.
+//! device's own f16; a software GPU also runs the serial kernel of prefill. `WGPU_ATTENTION_TIER` is not needed. `TILE`
+//! narrows the tiles by their printed names, so that `TILE=subgroup`, `TILE=workgroup` or `TILE=serial` picks a form.
 //! `WGPU_ATTENTION_BACKEND`, `WGPU_ATTENTION_ADAPTER` choose the device; `DTYPE=f16` the storage type; `FULL=1` drops
 //! the causal mask.
 
+use wgpu_attention::dense::serial::SerialPrefillTile;
 use wgpu_attention::dense::subgroup::Subgroup;
 use wgpu_attention::dense::tile::{DeviceClass, KernelChoice, Tuning, prefill_fits};
 use wgpu_attention::dense::variant::{DecodeTile, PrefillTile};
@@ -214,6 +215,7 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
             }
         }
     }
+    serial_prefill(gpu, &problem, &small, &mut results);
     results.sort_by(|a, b| a.0.total_cmp(&b.0));
     let shown: usize = std::env::var("SHOW").ok().and_then(|s| s.parse().ok()).unwrap_or(12);
     for (seconds, name) in results.iter().take(shown) {
@@ -224,6 +226,27 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
             rate / 1e9,
             100.0 * rate / ceilings.f32_flops
         );
+    }
+}
+
+/// Tiles of the serial kernel, on a software GPU.
+fn serial_prefill(gpu: &Gpu, problem: &Dense, small: &Dense, results: &mut Vec<(f64, String)>) {
+    let device = DeviceClass::of_gpu(gpu);
+    let Some((threads, most)) = device.abilities.subgroups.filter(|_| device.software) else {
+        return;
+    };
+    if threads != most {
+        return;
+    }
+    for (row_regs, keys) in [(1, 4), (1, 8), (2, 2), (2, 4), (2, 8), (3, 2), (3, 4), (4, 2), (4, 4)] {
+        let tile = SerialPrefillTile {
+            row_regs,
+            keys,
+            threads,
+        };
+        let name = format!("tile {:3}x{keys} regs {row_regs}", tile.rows());
+        let forms = vec![("serial", KernelChoice::PrefillSerial(tile))];
+        try_forms(gpu, problem, small, (&name, None), forms, results);
     }
 }
 

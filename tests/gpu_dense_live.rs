@@ -4,6 +4,7 @@ mod common;
 
 use common::{Inputs, Random, check_on, gpu, gpu_with, rounded};
 use wgpu_attention::dense::reference::{Hooks, Position};
+use wgpu_attention::dense::serial::SerialPrefillTile;
 use wgpu_attention::dense::tile::{KernelChoice, Tuning};
 use wgpu_attention::dense::variant::{DecodeTile, PrefillTile, SerialTile};
 use wgpu_attention::{
@@ -36,7 +37,20 @@ const DECODE: KernelChoice = KernelChoice::Decode(DecodeTile {
 /// 2 × 1, listed by 16.
 const SERIAL: KernelChoice = KernelChoice::DecodeSerial(SerialTile { rows: 2, threads: 8 });
 
-const KERNELS: [KernelChoice; 3] = [PREFILL, DECODE, SERIAL];
+/// Those above, and the serial one of prefill where the device's subgroups allow it: listed by 32.
+fn kernels(gpu: &Gpu) -> Vec<KernelChoice> {
+    let mut kernels = vec![PREFILL, DECODE, SERIAL];
+    if let Some((least, most)) = gpu.abilities().subgroups
+        && least == most
+    {
+        kernels.push(KernelChoice::PrefillSerial(SerialPrefillTile {
+            row_regs: 1,
+            keys: 4,
+            threads: least,
+        }));
+    }
+    kernels
+}
 
 fn live(kernel: KernelChoice) -> Tuning {
     Tuning {
@@ -185,7 +199,7 @@ fn boolean_masks_of_every_shape_and_structure() {
             mask: Some(shape),
             ..problem()
         };
-        for kernel in KERNELS {
+        for kernel in kernels(&gpu) {
             check_structures(&format!("{shape:?}"), &gpu, &p, kernel);
         }
     }
@@ -202,7 +216,7 @@ fn keys_in_whole_words_and_around() {
                 mask: Some(Broadcast::FULL),
                 ..problem()
             };
-            for kernel in KERNELS {
+            for kernel in kernels(&gpu) {
                 for structure in [Structure::Scattered, Structure::Everything, Structure::AllButOne] {
                     let inputs = inputs_of(&p, structure);
                     let name = format!("{queries} × {keys}, {structure:?}");
@@ -222,7 +236,7 @@ fn biases_of_every_type_and_shape() {
                 bias: Some(Bias { dtype, shape }),
                 ..problem()
             };
-            for kernel in KERNELS {
+            for kernel in kernels(&gpu) {
                 check_structures(&format!("{dtype:?} {shape:?}"), &gpu, &p, kernel);
             }
         }
@@ -291,7 +305,7 @@ fn combinations() -> Vec<(&'static str, Dense)> {
 fn masks_beside_all_that_positions_decide() {
     let Some(gpu) = gpu() else { return };
     for (name, p) in combinations() {
-        for kernel in KERNELS {
+        for kernel in kernels(&gpu) {
             for structure in [Structure::Blocks(3), Structure::Scattered, Structure::Everything] {
                 let inputs = inputs_of(&p, structure);
                 let name = format!("{name}, {structure:?}");
@@ -362,7 +376,7 @@ fn custom_masks() {
         if with_data {
             inputs.custom_data = vec![keep.clone()];
         }
-        for kernel in KERNELS {
+        for kernel in kernels(&gpu) {
             check_both(&format!("custom, data {with_data}"), &gpu, &p, &inputs, kernel, &hooks);
         }
     }
@@ -418,7 +432,7 @@ fn what_fills_whole_tiles_unseen_is_never_used() {
                 *x = f32::NAN;
             }
         }
-        for kernel in KERNELS {
+        for kernel in kernels(&gpu) {
             let result = common::run(&gpu, &p, &inputs, &live(kernel)).unwrap();
             let result = wgpu_attention::compare::dense(&result, &truth, &common::tolerance(&p));
             assert!(result.passed(), "{name}: {result}, {kernel:?}");
@@ -453,7 +467,7 @@ fn parts_have_lists_of_their_own() {
                 mask: Some(shape),
                 ..problem()
             };
-            for kernel in KERNELS {
+            for kernel in kernels(&gpu) {
                 let parts = p.plan_with(&gpu, &live(kernel)).unwrap().parts();
                 assert!(parts > 1, "one part only: {kernel:?}");
                 for structure in [Structure::Blocks(3), Structure::Padding] {
@@ -476,7 +490,7 @@ fn checked_and_minimal_devices() {
     };
     for gpu in [checked, minimal] {
         for (name, p) in combinations() {
-            for kernel in KERNELS {
+            for kernel in kernels(&gpu) {
                 let inputs = inputs_of(&p, Structure::Scattered);
                 check_on(name, &gpu, &p, &inputs, &live(kernel), &Hooks::default());
             }
@@ -489,7 +503,7 @@ fn the_same_input_gives_the_same_bits() {
     let Some(gpu) = gpu() else { return };
     for (_, p) in combinations() {
         let inputs = inputs_of(&p, Structure::Scattered);
-        for kernel in KERNELS {
+        for kernel in kernels(&gpu) {
             let plan = p.plan_with(&gpu, &live(kernel)).unwrap();
             let bits = || -> Vec<u32> {
                 let output = inputs.with(|i| plan.run_blocking(i)).unwrap();

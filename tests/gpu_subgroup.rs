@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Inputs, Random, check, gpu, gpu_with};
+use wgpu_attention::dense::serial::SerialPrefillTile;
 use wgpu_attention::dense::subgroup::Subgroup;
 use wgpu_attention::dense::tile::{KernelChoice, Tuning};
 use wgpu_attention::dense::variant::{DecodeTile, PrefillTile};
@@ -49,6 +50,15 @@ fn kernels(lanes: u32, (least, most): (u32, u32), half: bool) -> [KernelChoice; 
             half,
         }),
     ]
+}
+
+/// The serial kernel of prefill.
+fn serial(threads: u32, keys: u32) -> KernelChoice {
+    KernelChoice::PrefillSerial(SerialPrefillTile {
+        row_regs: 2,
+        keys,
+        threads,
+    })
 }
 
 fn problem() -> Dense {
@@ -198,6 +208,12 @@ fn tiles_that_the_kernels_or_the_device_cannot_take_are_refused() {
     };
     let error = refusal(&gpu, KernelChoice::SubgroupDecode(larger));
     assert!(error.contains(&format!("{least} to {most}")), "{error}");
+    let error = refusal(&gpu, serial(2 * most, 4));
+    assert!(error.contains(&format!("{least} to {most}")), "{error}");
+    for keys in [0, 17] {
+        let error = refusal(&gpu, serial(most, keys));
+        assert!(error.contains("rules"), "{error}");
+    }
 }
 
 #[test]
@@ -205,7 +221,7 @@ fn a_device_without_subgroups_refuses_their_tiles() {
     let Some(gpu) = gpu_with(|o| o.minimal = true) else {
         return;
     };
-    for kernel in kernels(4, (8, 8), false) {
+    for kernel in kernels(4, (8, 8), false).into_iter().chain([serial(8, 4)]) {
         let error = refusal(&gpu, kernel);
         assert!(error.contains("SUBGROUP"), "{error}");
     }

@@ -38,6 +38,7 @@ pub const SOURCES: &[(&str, &str)] = &[
     source!("dense/position"),
     source!("dense/prefill"),
     source!("dense/prefill_cooperative"),
+    source!("dense/prefill_serial"),
     source!("dense/products"),
     source!("dense/score"),
     source!("dense/small"),

@@ -1,6 +1,7 @@
 //! Dense problems drawn at random over the whole option space, with their inputs and the twins of their custom code.
 
 use wgpu_attention::dense::reference::{Hooks, Position};
+use wgpu_attention::dense::serial::SerialPrefillTile;
 use wgpu_attention::dense::subgroup::Subgroup;
 use wgpu_attention::dense::tile::{KernelChoice, Tuning};
 use wgpu_attention::dense::variant::{DecodeTile, PrefillTile, SerialTile};
@@ -62,6 +63,13 @@ fn subgroup(gpu: &Gpu, r: &mut Random) -> KernelChoice {
     let sizes = r.pick(&[(least, most), (least.min(2), most), (least.min(4), most.max(64))]);
     let half = gpu.abilities().half && r.one_in(2);
     let lanes = r.pick(&[1, 2, 4, 8, 16, 2 * most]).min(64);
+    if least == most && r.one_in(3) {
+        return KernelChoice::PrefillSerial(SerialPrefillTile {
+            row_regs: r.pick(&[1, 2, 3]),
+            keys: r.pick(&[1, 3, 4, 5]),
+            threads: least,
+        });
+    }
     match r.one_in(2) {
         true => KernelChoice::SubgroupPrefill(Subgroup {
             tile: PrefillTile {
@@ -100,6 +108,7 @@ pub fn edges(tuning: &Tuning) -> (u32, u32) {
     match tuning.kernel {
         Some(KernelChoice::Prefill(t)) => (t.rows(), t.keys()),
         Some(KernelChoice::Cooperative(t)) => (t.rows(), t.keys),
+        Some(KernelChoice::PrefillSerial(t)) => (t.rows(), t.keys),
         Some(KernelChoice::Decode(t)) => (t.rows, t.keys()),
         Some(KernelChoice::DecodeSerial(t)) => (t.rows, 8 * t.threads),
         Some(KernelChoice::SubgroupPrefill(s)) => (s.tile.rows(), s.tile.keys()),

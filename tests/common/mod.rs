@@ -298,8 +298,11 @@ pub fn class(gpu: &Gpu) -> DeviceClass {
 
 /// Whether a kernel is one for many queries.
 pub fn is_prefill(choice: &KernelChoice) -> bool {
-    use KernelChoice::{Cooperative, Prefill, SubgroupPrefill};
-    matches!(choice, Prefill(_) | SubgroupPrefill(_) | Cooperative(_))
+    use KernelChoice::{Cooperative, Prefill, PrefillSerial, SubgroupPrefill};
+    matches!(
+        choice,
+        Prefill(_) | PrefillSerial(_) | SubgroupPrefill(_) | Cooperative(_)
+    )
 }
 
 /// The decode kernel, with the tile that few queries of this problem would get.

@@ -101,8 +101,11 @@ fn problem(queries: u32) -> Dense {
 }
 
 fn is_prefill(choice: &KernelChoice) -> bool {
-    use KernelChoice::{Cooperative, Prefill, SubgroupPrefill};
-    matches!(choice, Prefill(_) | SubgroupPrefill(_) | Cooperative(_))
+    use KernelChoice::{Cooperative, Prefill, PrefillSerial, SubgroupPrefill};
+    matches!(
+        choice,
+        Prefill(_) | PrefillSerial(_) | SubgroupPrefill(_) | Cooperative(_)
+    )
 }
 
 /// The variants of one problem on one kind of device: whole, and one of several splits where that is a thing.
@@ -269,6 +272,7 @@ fn the_smallest_device_runs_every_head_size() {
                     let (bytes, threads) = match choice {
                         // The verdict on a list takes 16 more.
                         KernelChoice::Prefill(t) => (t.workgroup_bytes(value_dim) + 16, t.threads()),
+                        KernelChoice::PrefillSerial(_) => unreachable!("it has no subgroups"),
                         KernelChoice::Cooperative(_) => unreachable!("it has no matrices"),
                         KernelChoice::Decode(t) => (t.workgroup_bytes(), t.threads()),
                         KernelChoice::DecodeSerial(t) => (0, t.threads),

@@ -40,7 +40,7 @@ fn classes() -> Vec<DeviceClass> {
 /// emulates them.
 fn matrix_classes() -> Vec<DeviceClass> {
     let kinds = [
-        (16, (32, 32), 48, false, false),
+        (16, (32, 32), 48_u32, false, false),
         (16, (32, 64), 32, false, false),
         (8, (32, 32), 32, false, true),
         (8, (8, 8), 32, true, false),
@@ -80,6 +80,7 @@ fn subgroup_classes() -> Vec<DeviceClass> {
             (false, None),
             (false, Some(Tier::Subgroup)),
             (true, Some(Tier::Subgroup)),
+            (true, None),
         ] {
             classes.push(DeviceClass {
                 software,

@@ -305,6 +305,7 @@ impl DensePlan {
             KernelChoice::Prefill(t) | KernelChoice::SubgroupPrefill(Subgroup { tile: t, .. }) => {
                 [queries.div_ceil(t.rows()), heads, batch]
             }
+            KernelChoice::PrefillSerial(t) => [queries.div_ceil(t.rows()), heads, batch],
             KernelChoice::Cooperative(t) => [queries.div_ceil(t.rows()), heads, batch],
             KernelChoice::Decode(t) | KernelChoice::SubgroupDecode(Subgroup { tile: t, .. }) => {
                 let group = self.problem.heads / self.problem.kv_heads();

@@ -70,6 +70,7 @@ impl LiveLists {
                 (t.rows(), t.keys(), false)
             }
             KernelChoice::Cooperative(t) => (t.rows(), t.keys, false),
+            KernelChoice::PrefillSerial(t) => (t.rows(), t.live_keys(), false),
             KernelChoice::Decode(t) | KernelChoice::SubgroupDecode(Subgroup { tile: t, .. }) => {
                 (t.rows, t.keys(), true)
             }
@@ -211,6 +212,7 @@ fn pays(p: &Dense, choice: &KernelChoice) -> bool {
     match choice {
         KernelChoice::Prefill(t) | KernelChoice::SubgroupPrefill(Subgroup { tile: t, .. }) => p.keys > t.keys(),
         KernelChoice::Cooperative(t) => p.keys > t.keys,
+        KernelChoice::PrefillSerial(t) => p.keys > t.live_keys(),
         KernelChoice::Decode(_) | KernelChoice::DecodeSerial(_) | KernelChoice::SubgroupDecode(_) => {
             p.keys >= DECODE_KEYS
         }
@@ -251,6 +253,7 @@ impl DenseVariant {
     pub(crate) fn visiting(mut self, visits: Visits) -> Self {
         match &mut self {
             DenseVariant::Prefill(v) => v.visits = visits,
+            DenseVariant::PrefillSerial(v) => v.visits = visits,
             DenseVariant::Cooperative(v) => v.visits = visits,
             DenseVariant::Decode(v) => v.visits = visits,
             DenseVariant::DecodeSerial(v) => v.visits = visits,

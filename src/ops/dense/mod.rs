@@ -49,6 +49,7 @@ pub(crate) mod live;
 mod params;
 pub(crate) mod plan;
 pub mod reference;
+pub mod serial;
 pub mod subgroup;
 mod tensors;
 pub mod tile;

@@ -74,7 +74,13 @@ impl Dense {
         };
         check_choice(self, &choice, gpu)?;
         let splits = match (choice, tuning.splits) {
-            (KernelChoice::Prefill(_) | KernelChoice::SubgroupPrefill(_) | KernelChoice::Cooperative(_), _) => 1,
+            (
+                KernelChoice::Prefill(_)
+                | KernelChoice::PrefillSerial(_)
+                | KernelChoice::SubgroupPrefill(_)
+                | KernelChoice::Cooperative(_),
+                _,
+            ) => 1,
             (_, Some(splits)) => check_splits(splits)?,
             (KernelChoice::Decode(t) | KernelChoice::SubgroupDecode(Subgroup { tile: t, .. }), None) => {
                 tile::splits(self, &t, &device).min(most_splits(self, gpu.limits()))
@@ -154,6 +160,7 @@ pub fn variant_of(p: &Dense, choice: KernelChoice, partial: bool) -> DenseVarian
         KernelChoice::Cooperative(tile) => DenseVariant::Cooperative(attend.with_tile(tile)),
         KernelChoice::Decode(tile) => DenseVariant::Decode(attend.with_tile(tile)),
         KernelChoice::DecodeSerial(tile) => DenseVariant::DecodeSerial(attend.with_tile(tile)),
+        KernelChoice::PrefillSerial(tile) => DenseVariant::PrefillSerial(attend.with_tile(tile)),
         KernelChoice::SubgroupPrefill(tile) => DenseVariant::SubgroupPrefill(attend.with_tile(tile)),
         KernelChoice::SubgroupDecode(tile) => DenseVariant::SubgroupDecode(attend.with_tile(tile)),
     }
@@ -197,6 +204,7 @@ fn check_choice(p: &Dense, choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
         KernelChoice::Cooperative(t) => (t.is_sound(), t.threads),
         KernelChoice::Decode(t) => (t.is_sound(), t.threads()),
         KernelChoice::DecodeSerial(t) => (t.is_sound(), t.threads),
+        KernelChoice::PrefillSerial(t) => (t.is_sound(), t.threads),
         KernelChoice::SubgroupPrefill(s) => (s.is_sound(), s.tile.threads()),
         KernelChoice::SubgroupDecode(s) => (s.is_sound(), s.tile.threads()),
     };
@@ -210,6 +218,7 @@ fn check_choice(p: &Dense, choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
     let device = DeviceClass::of_gpu(gpu);
     match choice {
         KernelChoice::Cooperative(t) => check_matrices(p, t, gpu)?,
+        KernelChoice::PrefillSerial(t) => t.check(&device)?,
         KernelChoice::SubgroupPrefill(s) => s.check(&device)?,
         KernelChoice::SubgroupDecode(s) => s.check(&device)?,
         _ => {}
@@ -294,6 +303,7 @@ pub(crate) fn bounds(p: &Dense, choice: KernelChoice, splits: u32, gpu: &Gpu) ->
     let (rows, heads) = match choice {
         KernelChoice::Prefill(t) | KernelChoice::SubgroupPrefill(Subgroup { tile: t, .. }) => (t.rows(), 1),
         KernelChoice::Cooperative(t) => (t.rows(), 1),
+        KernelChoice::PrefillSerial(t) => (t.rows(), 1),
         // Workgroups along x are row tiles times splits, along y KV heads.
         KernelChoice::Decode(t) | KernelChoice::SubgroupDecode(Subgroup { tile: t, .. }) => (t.rows, group),
         KernelChoice::DecodeSerial(t) => (t.rows, group),

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::ops::dense::Dense;
 use crate::ops::dense::cooperative::{self, CooperativeTile};
+use crate::ops::dense::serial::{self, SerialPrefillTile};
 use crate::ops::dense::subgroup::{self, Subgroup};
 use crate::ops::dense::variant::{DecodeTile, PrefillTile, SerialTile, unroll as unrolled};
 use crate::tier::{Abilities, Tier};
@@ -134,6 +135,8 @@ pub enum KernelChoice {
     Decode(DecodeTile),
     /// `dense/decode_serial.wgsl`
     DecodeSerial(SerialTile),
+    /// `dense/prefill_serial.wgsl`
+    PrefillSerial(SerialPrefillTile),
     /// `dense/prefill.wgsl`, its statistics in subgroups
     SubgroupPrefill(Subgroup<PrefillTile>),
     /// `dense/decode_subgroup.wgsl`
@@ -151,6 +154,9 @@ pub fn choose(problem: &Dense, device: &DeviceClass) -> Result<KernelChoice> {
     }
     let few = problem.queries <= DECODE_QUERIES || candidates(problem, device).is_empty();
     if !few {
+        if let Some(tile) = serial::prefill(problem, device) {
+            return Ok(KernelChoice::PrefillSerial(tile));
+        }
         let tile = prefill_tile(problem, device)?;
         let subgroup = subgroup::prefill(problem, tile, device).map(KernelChoice::SubgroupPrefill);
         return Ok(subgroup.unwrap_or(KernelChoice::Prefill(tile)));
@@ -261,6 +267,7 @@ pub(crate) fn rows_share_a_list(problem: &Dense, choice: &KernelChoice) -> bool 
         KernelChoice::Cooperative(t) => (t.rows(), false),
         KernelChoice::Decode(t) | KernelChoice::SubgroupDecode(Subgroup { tile: t, .. }) => (t.rows, true),
         KernelChoice::DecodeSerial(t) => (t.rows, true),
+        KernelChoice::PrefillSerial(t) => (t.rows(), false),
     };
     let shared = rows_of_a_list(problem, interleaved);
     shared == u32::MAX || shared.is_multiple_of(rows)
@@ -497,6 +504,8 @@ pub(crate) fn loop_iterations(problem: &Dense, choice: &KernelChoice, splits: u3
             keys.div_ceil(t.keys().into()) * u64::from(1 + sums + looped(groups, 0) + looped(t.keys(), 0)) + 1
         }
         KernelChoice::DecodeSerial(_) => keys + 1,
+        // Documents are searched for by halving.
+        KernelChoice::PrefillSerial(t) => keys.div_ceil(t.keys.into()) + 1 + 40 * u64::from(t.row_regs + 2),
         KernelChoice::SubgroupDecode(s) => {
             keys.div_ceil(s.tile.keys().into()) + 1 + u64::from(s.closing_iterations(problem.value_dim()))
         }

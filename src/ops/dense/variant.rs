@@ -18,6 +18,7 @@
 
 use crate::ops::dense::Custom;
 use crate::ops::dense::cooperative::CooperativeTile;
+use crate::ops::dense::serial::SerialPrefillTile;
 use crate::ops::dense::subgroup::Subgroup;
 use crate::shader::{Binding, BindingKind, Constant, Spec};
 use crate::tensor::DType;
@@ -32,6 +33,8 @@ pub enum DenseVariant {
     Decode(Attend<DecodeTile>),
     /// `dense/decode_serial.wgsl`
     DecodeSerial(Attend<SerialTile>),
+    /// `dense/prefill_serial.wgsl`
+    PrefillSerial(Attend<SerialPrefillTile>),
     /// `dense/prefill_cooperative.wgsl`
     Cooperative(Attend<CooperativeTile>),
     /// `dense/prefill.wgsl`, its statistics in subgroups
@@ -49,6 +52,7 @@ impl DenseVariant {
             DenseVariant::Prefill(v) => v,
             DenseVariant::Decode(v) => v,
             DenseVariant::DecodeSerial(v) => v,
+            DenseVariant::PrefillSerial(v) => v,
             DenseVariant::Cooperative(v) => v,
             DenseVariant::SubgroupPrefill(v) => v,
             DenseVariant::SubgroupDecode(v) => v,
@@ -142,7 +146,7 @@ pub struct PrefillTile {
     pub alternate: bool,
 }
 
-fn all_within(fields: &[u32]) -> bool {
+pub(crate) fn all_within(fields: &[u32]) -> bool {
     fields.iter().all(|n| (1..=256).contains(n))
 }
 
