@@ -50,16 +50,18 @@ impl Hook<'_> {
             let at = e.location(&source).map(|l| (l.line_number, l.line_position));
             error(at, e.message().to_string())
         })?;
-        validator().validate(&module).map_err(|e| {
-            // Of a function, a statement and an expression, the last shows the place best.
-            let ranges = e
-                .spans()
-                .filter_map(|(span, _)| Some((span.to_range()?.len(), span.location(&source))));
-            let at = ranges
-                .min_by_key(|(len, _)| *len)
-                .map(|(_, l)| (l.line_number, l.line_position));
-            error(at, chain(&e.into_inner()))
-        })?;
+        validator(naga::valid::Capabilities::empty())
+            .validate(&module)
+            .map_err(|e| {
+                // Of a function, a statement and an expression, the last shows the place best.
+                let ranges = e
+                    .spans()
+                    .filter_map(|(span, _)| Some((span.to_range()?.len(), span.location(&source))));
+                let at = ranges
+                    .min_by_key(|(len, _)| *len)
+                    .map(|(_, l)| (l.line_number, l.line_position));
+                error(at, chain(&e.into_inner()))
+            })?;
         if !module.entry_points.is_empty() {
             return Err(error(
                 None,
@@ -159,10 +161,11 @@ fn calls(text: &str, name: &str) -> bool {
     })
 }
 
-fn validator() -> naga::valid::Validator {
+/// Of core WGSL and `more`.
+fn validator(more: naga::valid::Capabilities) -> naga::valid::Validator {
     use naga::valid::{Capabilities, ValidationFlags, Validator};
     // Conversions between packed f16 and f32 are core WGSL.
-    let capabilities = Capabilities::default() | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let capabilities = Capabilities::default() | Capabilities::SHADER_FLOAT16_IN_FLOAT32 | more;
     Validator::new(ValidationFlags::all(), capabilities)
 }
 
@@ -189,7 +192,10 @@ pub(crate) fn check_module(snippet: &'static str, clash: &str, module_source: &s
     };
     let module = naga::front::wgsl::parse_str(module_source)
         .map_err(|parse| error(format!("{}; {clash}: choose another", parse.message())))?;
-    validator()
+    // What kernels of any tier use around it.
+    use naga::valid::Capabilities;
+    let of_kernels = Capabilities::SHADER_FLOAT16 | Capabilities::SUBGROUP | Capabilities::COOPERATIVE_MATRIX;
+    validator(of_kernels)
         .validate(&module)
         .map_err(|e| error(format!("inside the kernel: {}", chain(&e.into_inner()))))?;
     Ok(())
