@@ -12,6 +12,7 @@
 //! without come to.
 
 use wgpu_attention::dense::tile::DeviceClass;
+use wgpu_attention::linear::cooperative::CooperativeTile;
 use wgpu_attention::linear::tile::{Form, LinearTuning};
 use wgpu_attention::linear::variant::{ChunkTile, StepTile};
 use wgpu_attention::measure::{Ceilings, Effort, time};
@@ -162,7 +163,72 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, tokens: u32, head_dim: u32, heads: u3
             }
         }
     }
+    for tile in matrix_tiles(&DeviceClass::of_gpu(gpu)) {
+        let name = format!(
+            "tile {}x{} strips {}x{} staged {}",
+            tile.rows(),
+            tile.columns(),
+            tile.strips,
+            tile.shares,
+            tile.staged
+        );
+        run(format!("cooperative serial {name}"), Some(Form::Cooperative(tile)));
+        for segment in [256, 512, 1024, 2048] {
+            if segment < tokens {
+                let form = Form::CooperativeSplit {
+                    state: STATE,
+                    output: tile,
+                    segment,
+                };
+                run(format!("cooperative split {segment} {name}"), Some(form));
+            }
+        }
+    }
     bench.show();
+}
+
+/// Tile of the states of segments whose outputs are on matrices.
+const STATE: ChunkTile = ChunkTile {
+    row_groups: 16,
+    row_regs: 4,
+    lanes: 16,
+    key_regs: 4,
+    value_vecs: 1,
+    chunk: 4,
+    tokens: 8,
+    unroll: 4,
+};
+
+/// Tiles on cooperative matrices, none where the device has no such: strips, shares, blocks of tokens of a strip and of
+/// columns of a share, matrices staged.
+fn matrix_tiles(device: &DeviceClass) -> Vec<CooperativeTile> {
+    let (Some(edge), Some((least, most))) = (device.abilities.matrices, device.abilities.subgroups) else {
+        return vec![];
+    };
+    let mut all = vec![];
+    for strips in [1, 2, 4] {
+        for (shares, row_blocks) in [(1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (4, 2), (8, 1)] {
+            for value_blocks in [1, 2, 4] {
+                for staged in [1, 2, 4] {
+                    let (threads, rows) = (strips * shares * most, strips * row_blocks * edge);
+                    all.push(CooperativeTile {
+                        edge,
+                        strips,
+                        shares,
+                        row_blocks,
+                        value_blocks,
+                        staged,
+                        threads,
+                        row_lanes: 1 << (threads / rows).clamp(1, (rows / 4).min(least)).ilog2(),
+                        vectors: !device.scalar_matrices,
+                        written_out: !device.software,
+                    });
+                }
+            }
+        }
+    }
+    all.retain(|t| (2..=16).contains(&(t.strips * t.shares)) && (32..=128).contains(&t.columns()) && t.rows() <= 64);
+    all
 }
 
 fn tiles(p: &Linear, device: &DeviceClass) -> Vec<ChunkTile> {

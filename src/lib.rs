@@ -160,6 +160,7 @@
 //! | sequences | causal or not, packed documents with a state for each, segments joined by their states ([`Join`]) |
 //! | the rest | heads, sizes, storage types and layouts as above; states and decays are f32 |
 //! | forms | one pass with the state on chip; segments side by side in three dispatches; single steps; chosen by the planner |
+//! | cooperative matrices | the pass, and the last of the three dispatches, with no decay or one a head: f16 tensors, others with [`Linear::reduced_precision`] |
 //!
 //! Sparse top-k attention:
 //!

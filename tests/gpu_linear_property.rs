@@ -180,9 +180,8 @@ fn write_case(name: &str, p: &Linear, inputs: &LinearCaseInputs, expected: &Line
 /// One problem; what went wrong with it, if anything.
 fn attempt(gpu: &Gpu, name: &str, p: &Linear, inputs: &LinearCaseInputs, tuning: &LinearTuning) -> Result<(), String> {
     let expected = linear::truth(p, &inputs.inputs());
-    let what = match linear::run(gpu, p, &inputs.inputs(), tuning) {
-        Ok(output) => {
-            let result = judge(p, &output, &expected);
+    let what = match linear::run_judged(gpu, p, &inputs.inputs(), tuning, &expected) {
+        Ok(result) => {
             if result.passed() {
                 return Ok(());
             }

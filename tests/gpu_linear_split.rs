@@ -46,8 +46,8 @@ fn check_parts(name: &str, gpu: &Gpu, p: &Linear, form: Form) {
         .plan_with(gpu, &tuning)
         .unwrap_or_else(|error| panic!("{name}: {error}"));
     let whole = match form {
-        Form::Split { .. } => 3,
-        Form::Serial(_) | Form::Step(_) => 1,
+        Form::Split { .. } | Form::CooperativeSplit { .. } => 3,
+        Form::Serial(_) | Form::Cooperative(_) | Form::Step(_) => 1,
     } + usize::from(p.total_decay);
     println!("{name}: {} dispatches instead of {whole}", plan.dispatches());
     assert!(plan.dispatches() > whole, "{name}: one part only");

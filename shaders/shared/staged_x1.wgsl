@@ -13,6 +13,10 @@ fn put_factors(at: u32, four: vec4<f16>) {
     factors[at * 4u + 3u] = four.w;
 }
 
+fn get_factors(at: u32) -> vec4<f16> {
+    return vec4<f16>(factors[at * 4u], factors[at * 4u + 1u], factors[at * 4u + 2u], factors[at * 4u + 3u]);
+}
+
 fn put_sums(at: u32, four: vec4<f32>) {
     sums[at * 4u] = four.x;
     sums[at * 4u + 1u] = four.y;

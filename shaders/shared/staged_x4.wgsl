@@ -10,6 +10,10 @@ fn put_factors(at: u32, four: vec4<f16>) {
     factors[at] = four;
 }
 
+fn get_factors(at: u32) -> vec4<f16> {
+    return factors[at];
+}
+
 fn put_sums(at: u32, four: vec4<f32>) {
     sums[at] = four;
 }

@@ -39,12 +39,18 @@ pub fn checked_plan(gpu: &Gpu, p: &Linear, choice: Choice) -> Result<LinearPlan,
     let form = match (choice, planned) {
         (Choice::Serial | Choice::Other, Form::Split { tile, .. }) => Form::Serial(tile),
         (Choice::Split | Choice::Other, Form::Serial(tile)) => split(tile),
+        (Choice::Serial | Choice::Other, Form::CooperativeSplit { output, .. }) => Form::Cooperative(output),
         (_, form) => form,
     };
     let small_form = match form {
         Form::Split { tile, .. } => Form::Split {
             tile,
             segment: 2 * tile.rows(),
+        },
+        Form::CooperativeSplit { state, output, .. } => Form::CooperativeSplit {
+            state,
+            output,
+            segment: state.rows().max(output.rows()),
         },
         form => form,
     };

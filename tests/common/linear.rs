@@ -4,7 +4,7 @@ use wgpu_attention::case::LinearCaseInputs;
 use wgpu_attention::compare::{self, LinearComparison, Tolerance};
 use wgpu_attention::linear::reference::{self, Channel, Hooks};
 use wgpu_attention::linear::tile::{Form, LinearTuning};
-use wgpu_attention::{DType, Decay, FeatureMap, Gpu, Linear, LinearInputs, LinearOutput, Result};
+use wgpu_attention::{DType, Decay, FeatureMap, Gpu, Linear, LinearInputs, LinearOutput, Result, Tier};
 
 use super::{Random, rounded, tiles};
 
@@ -115,16 +115,39 @@ pub fn run(gpu: &Gpu, p: &Linear, inputs: &LinearInputs<'_>, tuning: &LinearTuni
 /// o within the bounds of its storage type, and what is f32 whatever the storage type within those of f32: inputs are
 /// exact, and all arithmetic is f32.
 pub fn judge(p: &Linear, actual: &LinearOutput<f32>, expected: &LinearOutput<f64>) -> LinearComparison {
+    judge_on(Tier::Portable, p, actual, expected)
+}
+
+/// As [`judge`], of kernels of a tier: those on cooperative matrices have factors of f16, whatever the storage type.
+pub fn judge_on(tier: Tier, p: &Linear, actual: &LinearOutput<f32>, expected: &LinearOutput<f64>) -> LinearComparison {
+    let (o, states) = match (tier, p.output_dtype()) {
+        (Tier::Cooperative, DType::F32) => (DType::F16, DType::F16),
+        (Tier::Cooperative, dtype) => (dtype, DType::F16),
+        (_, dtype) => (dtype, DType::F32),
+    };
     LinearComparison {
-        o: compare::output(&actual.o, &expected.o, &Tolerance::for_dtype(p.output_dtype())),
-        ..compare::linear(p, actual, expected, &Tolerance::for_dtype(DType::F32))
+        o: compare::output(&actual.o, &expected.o, &Tolerance::for_dtype(o)),
+        ..compare::linear(p, actual, expected, &Tolerance::for_dtype(states))
     }
+}
+
+/// Plans, runs and judges.
+pub fn run_judged(
+    gpu: &Gpu,
+    p: &Linear,
+    inputs: &LinearInputs<'_>,
+    tuning: &LinearTuning,
+    expected: &LinearOutput<f64>,
+) -> Result<LinearComparison> {
+    let plan = p.plan_with(gpu, tuning)?;
+    let output = plan.run_blocking(inputs)?;
+    Ok(judge_on(plan.tier(), p, &output, expected))
 }
 
 /// Runs and compares, asserting that it passes.
 pub fn check_on(name: &str, gpu: &Gpu, p: &Linear, inputs: &LinearInputs<'_>, tuning: &LinearTuning) {
-    let output = run(gpu, p, inputs, tuning).unwrap_or_else(|error| panic!("{name}: {error}\n{p:?}\n{tuning:?}"));
-    let result = judge(p, &output, &truth(p, inputs));
+    let result = run_judged(gpu, p, inputs, tuning, &truth(p, inputs));
+    let result = result.unwrap_or_else(|error| panic!("{name}: {error}\n{p:?}\n{tuning:?}"));
     println!("{name}: {result}");
     assert!(result.passed(), "{name}: {result}\n{p:?}\n{tuning:?}");
 }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use wgpu_attention::dense::tile::DeviceClass;
 use wgpu_attention::linear::tile::{self, Form};
 use wgpu_attention::linear::variant::{LinearVariant, Scan, Start, TotalDecay};
 use wgpu_attention::linear::variants_of;
 use wgpu_attention::shader::Variant;
+use wgpu_attention::tier::{Abilities, Tier};
 use wgpu_attention::{DType, Decay, Error, FeatureMap, Layout, Linear, LinearInputs};
 
 use crate::{DTYPES, SMALLEST, classes};
@@ -133,6 +135,79 @@ fn add_forced(variants: &mut BTreeMap<String, Variant>) {
     }
 }
 
+/// Devices with cooperative matrices of either edge, with much workgroup memory and with little; where they are emulated,
+/// the tier has to be forced.
+fn with_matrices() -> Vec<DeviceClass> {
+    let mut classes = vec![];
+    for (edge, subgroups, software) in [
+        (16, (32, 32), false),
+        (8, (32, 32), false),
+        (8, (16, 64), false),
+        (8, (8, 8), true),
+    ] {
+        for (kib, scalar_matrices) in [(32, false), (48, false), (48, true)] {
+            classes.push(DeviceClass {
+                workgroup_memory: kib << 10,
+                invocations: 1024,
+                software,
+                abilities: Abilities {
+                    subgroups: Some(subgroups),
+                    half: true,
+                    matrices: Some(edge),
+                },
+                tier: Some(Tier::Cooperative),
+                scalar_matrices,
+                ..SMALLEST
+            });
+        }
+    }
+    classes
+}
+
+/// The kernels on cooperative matrices: every head size that a tile may depend on, and options.
+fn add_cooperative(variants: &mut BTreeMap<String, Variant>) {
+    let mut add_on = |p: &Linear, class: &DeviceClass| {
+        let form = tile::choose(p, class).unwrap();
+        let on_matrices = matches!(form, Form::Cooperative(_) | Form::CooperativeSplit { .. });
+        assert!(on_matrices, "{form:?}: {p:?} on {class:?}");
+        assert!(
+            needs(p, form).0 <= class.workgroup_memory,
+            "{form:?}: {p:?} on {class:?}"
+        );
+        add(variants, variants_of(p, form));
+    };
+    for class in with_matrices() {
+        for (n, head_dim) in [1, 20, 64, 65, 128, 256].into_iter().enumerate() {
+            let p = Linear {
+                head_dim,
+                value_dim: (head_dim == 20).then_some(96),
+                decay: DECAYS[n % 2],
+                dtype: DTYPES[n % 3],
+                reduced_precision: true,
+                normalize: (n % 3 == 0).then_some(1e-6),
+                ..problem(SIZES[1 + n % 2])
+            };
+            add_on(&p, &class);
+        }
+    }
+    for edge in [8, 16] {
+        let of_edge = |c: &DeviceClass| c.abilities.matrices == Some(edge);
+        let class = with_matrices().into_iter().find(of_edge).unwrap();
+        for (_, option) in OPTIONS {
+            let mut p = Linear {
+                head_dim: 40,
+                dtype: DType::F16,
+                reduced_precision: true,
+                ..problem(SIZES[2])
+            };
+            option(&mut p);
+            if matches!(p.decay, Decay::None | Decay::Head) && !p.state_only {
+                add_on(&p, &class);
+            }
+        }
+    }
+}
+
 /// Kernels with few options: all of them.
 fn add_scans_and_totals(variants: &mut BTreeMap<String, Variant>) {
     for decay in [Decay::None, Decay::Token, Decay::Channel] {
@@ -171,6 +246,7 @@ pub fn reachable() -> BTreeMap<String, Variant> {
     add_tiles(&mut variants);
     add_options(&mut variants);
     add_forced(&mut variants);
+    add_cooperative(&mut variants);
     add_scans_and_totals(&mut variants);
     variants
 }
@@ -181,6 +257,8 @@ fn needs(p: &Linear, form: Form) -> (u32, u32) {
     let threads = match form {
         Form::Step(tile) => tile.threads(),
         Form::Serial(tile) | Form::Split { tile, .. } => tile.threads(),
+        Form::Cooperative(tile) => tile.threads,
+        Form::CooperativeSplit { state, output, .. } => state.threads().max(output.threads),
     };
     (bytes.unwrap(), threads)
 }
@@ -240,6 +318,55 @@ fn the_state_in_registers_covers_every_row_that_is_staged() {
             }
         }
     }
+}
+
+/// f16 problems take matrices where the device has them, others where they may be rounded; what matrices cannot do, and
+/// what is too short for them, stays portable, and so does all where they are emulated.
+#[test]
+fn matrices_serve_what_they_can() {
+    let device = with_matrices()[0];
+    let device = DeviceClass { tier: None, ..device };
+    let software = DeviceClass {
+        software: true,
+        ..device
+    };
+    let half = |(tokens, heads)| Linear {
+        dtype: DType::F16,
+        ..problem((tokens, heads))
+    };
+    let on_matrices = |p: &Linear, device: &DeviceClass| {
+        matches!(
+            tile::choose(p, device).unwrap(),
+            Form::Cooperative(_) | Form::CooperativeSplit { .. }
+        )
+    };
+    let forms = [SIZES[1], SIZES[2]].map(|size| tile::choose(&half(size), &device).unwrap());
+    assert!(
+        matches!(forms, [Form::CooperativeSplit { .. }, Form::Cooperative(_)]),
+        "{forms:?}"
+    );
+    let p = half(SIZES[2]);
+    let changes: [(Change, bool); 8] = [
+        (|p| p.decay = Decay::Head, true),
+        (|p| p.decay = Decay::Token, false),
+        (|p| p.decay = Decay::Channel, false),
+        (|p| (p.state_only, p.initial_state) = (true, true), false),
+        (|p| p.feature_map = FeatureMap::Custom(FEATURE.into()), false),
+        (|p| p.dtype = DType::F32, false),
+        (|p| (p.dtype, p.reduced_precision) = (DType::F32, true), true),
+        (|p| p.tokens = 16, false),
+    ];
+    for (change, expected) in changes {
+        let mut p = p.clone();
+        change(&mut p);
+        assert_eq!(on_matrices(&p, &device), expected, "{p:?}");
+    }
+    assert!(!on_matrices(&p, &software));
+    let portable = DeviceClass {
+        tier: Some(Tier::Portable),
+        ..device
+    };
+    assert!(!on_matrices(&p, &portable));
 }
 
 #[test]

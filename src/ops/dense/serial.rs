@@ -10,6 +10,7 @@ use crate::tier::Tier;
 
 /// Tile shape of `dense/prefill_serial.wgsl`; the file's header has the meaning of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "tuned", derive(serde::Serialize, serde::Deserialize))]
 pub struct SerialPrefillTile {
     /// Rows of an invocation.
     pub row_regs: u32,

@@ -117,21 +117,20 @@ impl<'a> Call<'_, 'a> {
         let sequences = p.documents.unwrap_or(batch);
         let tiles = |columns: u32| p.value_dim().div_ceil(columns);
         match (&self.plan.kernels, self.plan.form) {
-            (Kernels::One(pipeline), Form::Step(tile)) => {
-                dispatches.push(self.whole(pipeline, [tiles(4 * tile.lanes), heads, sequences]));
+            (Kernels::One(pipeline), form) => {
+                dispatches.push(self.whole(pipeline, [tiles(form.columns()), heads, sequences]));
             }
-            (Kernels::One(pipeline), Form::Serial(tile)) => {
-                dispatches.push(self.whole(pipeline, [tiles(tile.columns()), heads, sequences]));
-            }
-            (Kernels::Three { state, scan, output }, Form::Split { tile, segment }) => {
-                let grid = [segments(p, segment) * tiles(tile.columns()), heads, batch];
-                dispatches.push(self.segment_states(state, grid));
+            (Kernels::Three { state, scan, output }, form) => {
+                let segments = segments(p, form.segment().unwrap_or(p.tokens));
+                let (of_state, of_output) = match form {
+                    Form::CooperativeSplit { state, output, .. } => (state.columns(), output.columns()),
+                    _ => (form.columns(), form.columns()),
+                };
+                dispatches.push(self.segment_states(state, [segments * tiles(of_state), heads, batch]));
                 let elements = p.head_state_len() as u32;
                 dispatches.push(self.scan(scan, [elements.div_ceil(SCAN_THREADS), heads, sequences]));
-                dispatches.push(self.segment_outputs(output, grid));
+                dispatches.push(self.segment_outputs(output, [segments * tiles(of_output), heads, batch]));
             }
-            // A plan's kernels are those of its form.
-            (Kernels::One(_) | Kernels::Three { .. }, _) => {}
         }
         if let Some(pipeline) = &self.plan.totals {
             let x = (p.decay.total_len(p.head_dim) as u32).div_ceil(TOTAL_CHANNELS);
@@ -142,9 +141,9 @@ impl<'a> Call<'_, 'a> {
     /// Everything but bases and strides.
     fn params(&self) -> Params {
         let p = &self.plan.problem;
-        let (segment, segments) = match self.plan.form {
-            Form::Split { segment, .. } => (segment, segments(p, segment)),
-            _ => (p.tokens, 1),
+        let (segment, segments) = match self.plan.form.segment() {
+            Some(segment) => (segment, segments(p, segment)),
+            None => (p.tokens, 1),
         };
         Params {
             first_head: self.part.head.0,

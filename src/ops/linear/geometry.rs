@@ -87,7 +87,7 @@ pub(super) fn geometry(p: &Linear, form: Form) -> Vec<Geometry> {
     if let Some(documents) = p.documents {
         all.push(words("cu_seqlens", [0, 0], u64::from(documents) + 1));
     }
-    if let Form::Split { segment, .. } = form {
+    if let Some(segment) = form.segment() {
         let len = u64::from(segments(p, segment)) * p.head_state_len();
         all.push(words(SEGMENTS, [u64::from(h) * len, len], len));
     }
@@ -128,7 +128,7 @@ pub(super) struct Workspace {
 }
 
 pub(super) fn workspace(p: &Linear, form: Form, part: &Part) -> Workspace {
-    let Form::Split { segment, .. } = form else {
+    let Some(segment) = form.segment() else {
         return Workspace { totals_at: 0, bytes: 0 };
     };
     let heads = u64::from(part.batch.1 - part.batch.0) * u64::from(part.head.1 - part.head.0);

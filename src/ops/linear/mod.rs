@@ -26,6 +26,7 @@
 //! Transformers with Hardware-Efficient Training" (Yang et al., 2023), "Transformers are SSMs" (Dao & Gu, 2024),
 //! "Transformers are RNNs" (Katharopoulos et al., 2020).
 
+pub mod cooperative;
 mod encode;
 mod feature;
 mod geometry;
@@ -132,10 +133,17 @@ pub struct Linear {
     pub head_dim: u32,
     /// Dv, 1 to 256. `None`: D.
     pub value_dim: Option<u32>,
-    /// Storage type of q, k and v. States and decays are f32 whatever it is.
+    /// Storage type of q, k and v. States and decays are stored as f32 whatever it is.
     pub dtype: DType,
     /// Storage type of o. `None`: `dtype`.
     pub output_dtype: Option<DType>,
+    /// φ(q), φ(k) and v may be rounded to f16 (11 significant bits, 6.1e-5 to 65504 in magnitude; what is larger becomes
+    /// infinite, what is smaller loses bits), so that kernels on cooperative matrices can serve f32 and bf16 tensors and
+    /// custom feature maps too; sums stay f32. On inputs of order 1 the RMS error of outputs and final states is then that
+    /// of f16 tensors, about 3e-4 relative. With f16 tensors and φ of the library's own, those kernels serve in any case:
+    /// φ, decayed keys, weights and the state as a factor of outputs are rounded to f16. Has no effect where a device has
+    /// no such matrices, nor with [`Decay::Token`], [`Decay::Channel`] or `state_only`, which they do not serve.
+    pub reduced_precision: bool,
 
     /// Factor on φ(q). `None`: 1.
     pub scale: Option<f32>,
@@ -197,6 +205,7 @@ impl Default for Linear {
             value_dim: None,
             dtype: DType::F32,
             output_dtype: None,
+            reduced_precision: false,
             scale: None,
             causal: true,
             decay: Decay::None,

@@ -6,6 +6,7 @@ use crate::error::{Error, Result, check_limit};
 use crate::gpu::{Gpu, Workspace};
 use crate::ops::call::{self, Need, Uniforms};
 use crate::ops::dense::tile::DeviceClass;
+use crate::ops::linear::cooperative::{self, CooperativeTile};
 use crate::ops::linear::geometry::{geometry, needs, segments, vector_access, whole, workspace};
 use crate::ops::linear::tile::{self, Form, LinearTuning};
 use crate::ops::linear::variant::{
@@ -69,7 +70,7 @@ impl Linear {
         rules::check(self)?;
         let device = DeviceClass::of_gpu(gpu);
         let form = match tuning.form {
-            Some(form) => check_form(self, form)?,
+            Some(form) => check_form(self, form, gpu)?,
             None => planned_form(self, &device, gpu)?,
         };
         tile::check_loops(self, form, &device)?;
@@ -155,19 +156,38 @@ pub fn variants_of(p: &Linear, form: Form) -> Vec<LinearVariant> {
         (true, false) => Start::Read,
         (false, false) => Start::Zero,
     };
-    let chunk = |tile: ChunkTile, split: bool| {
-        LinearVariant::Chunk(Chunk {
+    let options = |split: bool| Chunk {
+        inputs: inputs.clone(),
+        output_dtype: p.output_dtype(),
+        vector_output,
+        causal: p.causal,
+        state_only: p.state_only,
+        documents: p.documents.is_some(),
+        split,
+        start: if split { Start::Read } else { start },
+        writes_state: p.final_state && !split,
+        tile: (),
+    };
+    let chunk = |tile, split| LinearVariant::Chunk(options(split).with_tile(tile));
+    let cooperative = |tile, split| LinearVariant::Cooperative(options(split).with_tile(tile));
+    let three = |tile, output| {
+        let state = LinearVariant::ChunkState(ChunkState {
             inputs: inputs.clone(),
-            output_dtype: p.output_dtype(),
-            vector_output,
-            causal: p.causal,
             state_only: p.state_only,
             documents: p.documents.is_some(),
-            split,
-            start: if split { Start::Read } else { start },
-            writes_state: p.final_state && !split,
             tile,
-        })
+        });
+        let scan = LinearVariant::Scan(Scan {
+            head_dim: p.head_dim,
+            value_dim: p.value_dim(),
+            normalize: p.normalize.is_some(),
+            causal: p.causal,
+            documents: p.documents.is_some(),
+            decay: p.decay.of_segments(),
+            start,
+            writes_state: p.final_state,
+        });
+        vec![state, scan, output]
     };
     match form {
         Form::Step(tile) => vec![LinearVariant::Step(Step {
@@ -176,28 +196,12 @@ pub fn variants_of(p: &Linear, form: Form) -> Vec<LinearVariant> {
             start,
             writes_state: p.final_state,
             tile,
-            inputs,
+            inputs: inputs.clone(),
         })],
         Form::Serial(tile) => vec![chunk(tile, false)],
-        Form::Split { tile, .. } => vec![
-            LinearVariant::ChunkState(ChunkState {
-                inputs: inputs.clone(),
-                state_only: p.state_only,
-                documents: p.documents.is_some(),
-                tile,
-            }),
-            LinearVariant::Scan(Scan {
-                head_dim: p.head_dim,
-                value_dim: p.value_dim(),
-                normalize: p.normalize.is_some(),
-                causal: p.causal,
-                documents: p.documents.is_some(),
-                decay: p.decay.of_segments(),
-                start,
-                writes_state: p.final_state,
-            }),
-            chunk(tile, true),
-        ],
+        Form::Split { tile, .. } => three(tile, chunk(tile, true)),
+        Form::Cooperative(tile) => vec![cooperative(tile, false)],
+        Form::CooperativeSplit { state, output, .. } => three(state, cooperative(output, true)),
     }
 }
 
@@ -215,7 +219,7 @@ fn planned_form(p: &Linear, device: &DeviceClass, gpu: &Gpu) -> Result<Form> {
 
 /// A planner's split with segments long enough that the states between them fit the device.
 fn fitting(p: &Linear, form: Form, gpu: &Gpu) -> Form {
-    let Form::Split { tile, mut segment } = form else {
+    let Some(mut segment) = form.segment() else {
         return form;
     };
     let one_head = Part {
@@ -225,9 +229,9 @@ fn fitting(p: &Linear, form: Form, gpu: &Gpu) -> Form {
     };
     let limits = gpu.limits();
     let most = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size / 2);
-    let tiles = p.value_dim().div_ceil(tile.columns());
+    let tiles = p.value_dim().div_ceil(form.columns());
     loop {
-        let form = Form::Split { tile, segment };
+        let form = form.with_segment(segment);
         let groups = u64::from(segments(p, segment)) * u64::from(tiles);
         let fits = workspace(p, form, &one_head).bytes <= most / 2
             && groups <= limits.max_compute_workgroups_per_dimension.into();
@@ -238,14 +242,8 @@ fn fitting(p: &Linear, form: Form, gpu: &Gpu) -> Form {
     }
 }
 
-fn check_form(p: &Linear, form: Form) -> Result<Form> {
-    let invalid = |allowed: &str| {
-        Err(Error::Invalid {
-            field: "tuning.form",
-            value: format!("{form:?}"),
-            allowed: allowed.into(),
-        })
-    };
+fn check_form(p: &Linear, form: Form, gpu: &Gpu) -> Result<Form> {
+    let invalid = |allowed: &str| Err(wrong_form(form, allowed));
     let sound = |tile: &ChunkTile| tile.is_sound(p.head_dim);
     match form {
         Form::Step(StepTile { lanes, groups }) => {
@@ -266,12 +264,21 @@ fn check_form(p: &Linear, form: Form) -> Result<Form> {
         Form::Serial(tile) | Form::Split { tile, .. } if !sound(&tile) => {
             return invalid("a tile that keeps to the rules beside its fields, each of which is 1 to 256");
         }
-        Form::Serial(tile) => {
+        Form::Serial(_) | Form::Cooperative(_) => {
             if !p.causal {
                 return invalid("a split where not causal: every token needs the whole sequence's state first");
             }
-            if p.normalize.is_some() && p.in_place && p.value_dim() > tile.columns() {
+            if p.normalize.is_some() && p.in_place && p.value_dim() > form.columns() {
                 return invalid("with `normalize` and `in_place`, a tile with all the columns, or a split");
+            }
+        }
+        Form::CooperativeSplit { state, output, segment } => {
+            let whole = |rows: u32| segment.is_multiple_of(rows);
+            if !sound(&state) {
+                return invalid("a state tile that keeps to the rules beside its fields, each of which is 1 to 256");
+            }
+            if segment == 0 || !whole(state.rows()) || !output.is_sound() || !whole(output.rows()) {
+                return invalid("segments of a multiple of both tiles' rows");
             }
         }
         Form::Split { tile, segment } => {
@@ -280,24 +287,60 @@ fn check_form(p: &Linear, form: Form) -> Result<Form> {
             }
         }
     }
-    Ok(form)
+    match form {
+        Form::Cooperative(tile) | Form::CooperativeSplit { output: tile, .. } => check_matrices(p, form, &tile, gpu),
+        Form::Step(_) | Form::Serial(_) | Form::Split { .. } => Ok(form),
+    }
+}
+
+fn wrong_form(form: Form, allowed: &str) -> Error {
+    Error::Invalid {
+        field: "tuning.form",
+        value: format!("{form:?}"),
+        allowed: allowed.into(),
+    }
+}
+
+/// Whether a device has the matrices and subgroups that a given tile is made for, and the problem is one for them.
+fn check_matrices(p: &Linear, form: Form, tile: &CooperativeTile, gpu: &Gpu) -> Result<Form> {
+    let abilities = gpu.abilities();
+    let subgroups = abilities.subgroups.unwrap_or_default();
+    let allowed = match abilities.matrices {
+        None => "no such form: this device has no cooperative matrices that could serve".into(),
+        Some(edge) if edge != tile.edge => format!("matrices of {edge}, which this device has"),
+        Some(_) if !tile.is_sound() => {
+            "a tile that keeps to the rules beside its fields, each of which is 1 to 256".into()
+        }
+        Some(_) if !tile.suits(subgroups) => format!(
+            "{} invocations for each strip and share, and at most {} lanes to a row",
+            subgroups.1, subgroups.0
+        ),
+        Some(_) if !cooperative::serves(p) => {
+            "f16 tensors and a feature map that is not custom, or `reduced_precision`; \
+             a decay that is none or one a head; not `state_only`"
+                .into()
+        }
+        Some(_) => return Ok(form),
+    };
+    Err(wrong_form(form, &allowed))
 }
 
 /// Limits that depend on the variant.
 fn check_device(p: &Linear, form: Form, variant: &LinearVariant, gpu: &Gpu) -> Result<()> {
     let dims = (p.head_dim, p.value_dim());
     call::check_variant(variant.spec(), "this combination of tensors", dims, gpu)?;
-    let threads = match form {
-        Form::Step(tile) => tile.threads(),
-        Form::Serial(tile) | Form::Split { tile, .. } => tile.threads(),
-    };
     let most = DeviceClass::of_gpu(gpu).invocations;
-    check_limit("the tile", threads, "max_compute_invocations_per_workgroup", most)
+    check_limit(
+        "the tile",
+        form.threads(),
+        "max_compute_invocations_per_workgroup",
+        most,
+    )
 }
 
 /// Documents are one dimension of the grid of several kernels, the elements of a state one of the scan's.
 fn check_grid(p: &Linear, form: Form, gpu: &Gpu) -> Result<()> {
-    if matches!(form, Form::Split { .. }) {
+    if form.segment().is_some() {
         check_scan(p.head_state_len(), gpu)?;
     }
     check_workgroups("`documents`", p.documents.unwrap_or(0).into(), gpu)
@@ -319,12 +362,8 @@ pub(super) fn check_workgroups(what: &str, needed: u64, gpu: &Gpu) -> Result<()>
 }
 
 fn bounds(p: &Linear, form: Form, gpu: &Gpu) -> Bounds {
-    let tiles = |columns: u32| p.value_dim().div_ceil(columns);
-    let workgroups = match form {
-        Form::Step(tile) => tiles(4 * tile.lanes),
-        Form::Serial(tile) => tiles(tile.columns()),
-        Form::Split { tile, segment } => segments(p, segment).saturating_mul(tiles(tile.columns())),
-    };
+    let tiles = p.value_dim().div_ceil(form.columns());
+    let workgroups = form.segment().map_or(1, |n| segments(p, n)).saturating_mul(tiles);
     Bounds::of(gpu.limits(), 1, 1, workgroups)
 }
 

@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::ops::dense::tile::{DeviceClass, no_tile};
+use crate::ops::linear::cooperative::{self, CooperativeTile};
 use crate::ops::linear::variant::{ChunkTile, StepTile};
 use crate::ops::linear::{Decay, Linear};
 
@@ -20,6 +21,56 @@ pub enum Form {
         /// Tokens of a segment, a multiple of the tile's rows.
         segment: u32,
     },
+    /// As `Serial`, on cooperative matrices, `linear/chunk_cooperative.wgsl`.
+    Cooperative(CooperativeTile),
+    /// As `Split`, with the last of the three dispatches, `linear/chunk_cooperative.wgsl`, on cooperative matrices.
+    CooperativeSplit {
+        /// Tile of the first.
+        state: ChunkTile,
+        /// Tile of the last.
+        output: CooperativeTile,
+        /// Tokens of a segment, a multiple of both tiles' rows.
+        segment: u32,
+    },
+}
+
+impl Form {
+    /// Tokens of a segment, where there are several.
+    pub(crate) fn segment(self) -> Option<u32> {
+        match self {
+            Form::Split { segment, .. } | Form::CooperativeSplit { segment, .. } => Some(segment),
+            Form::Step(_) | Form::Serial(_) | Form::Cooperative(_) => None,
+        }
+    }
+
+    /// As it is, with segments of so many tokens where there are several.
+    pub(crate) fn with_segment(self, segment: u32) -> Form {
+        match self {
+            Form::Split { tile, .. } => Form::Split { tile, segment },
+            Form::CooperativeSplit { state, output, .. } => Form::CooperativeSplit { state, output, segment },
+            Form::Step(_) | Form::Serial(_) | Form::Cooperative(_) => self,
+        }
+    }
+
+    /// Columns of the values that a workgroup owns, in the dispatch where they are fewest.
+    pub(crate) fn columns(self) -> u32 {
+        match self {
+            Form::Step(tile) => 4 * tile.lanes,
+            Form::Serial(tile) | Form::Split { tile, .. } => tile.columns(),
+            Form::Cooperative(tile) => tile.columns(),
+            Form::CooperativeSplit { state, output, .. } => state.columns().min(output.columns()),
+        }
+    }
+
+    /// Invocations of a workgroup, in the dispatch where they are most.
+    pub(crate) fn threads(self) -> u32 {
+        match self {
+            Form::Step(tile) => tile.threads(),
+            Form::Serial(tile) | Form::Split { tile, .. } => tile.threads(),
+            Form::Cooperative(tile) => tile.threads,
+            Form::CooperativeSplit { state, output, .. } => state.threads().max(output.threads),
+        }
+    }
 }
 
 /// Overrides of what the planner would choose, for measurements and tests. `None` leaves the choice.
@@ -97,42 +148,88 @@ pub(crate) fn choose_for(p: &Linear, device: &DeviceClass, rows: u64) -> Result<
     if steps(p) {
         return Ok(Form::Step(step_tile(p, device)));
     }
-    let workgroups = |tile: &ChunkTile| rows * u64::from(p.value_dim().div_ceil(tile.columns()));
-    // Workgroups for one pass to fill the device well enough; those that segments aim at; segments of a sequence at
-    // most, since the scan takes them one after the other.
-    let processors = u64::from(device.processors.max(1));
-    let (enough, fill, most) = if device.software {
-        (processors, 4 * processors, 4 * processors)
-    } else {
-        (96, 512, 128)
-    };
+    if let Some(tile) = cooperative::choose(p, device) {
+        if serial_pays(p, device, rows, Form::Cooperative(tile), tile.rows()) {
+            return Ok(Form::Cooperative(tile));
+        }
+        let state = chunk_tile(p, device, candidates(p, device, rows, true))?;
+        let form = |segment| Form::CooperativeSplit {
+            state,
+            output: tile,
+            segment,
+        };
+        return Ok(split(p, device, rows, form, state.rows().max(tile.rows())));
+    }
     let tile = chunk_tile(p, device, candidates(p, device, rows, false))?;
-    let in_order = workgroups(&tile) >= enough || p.tokens <= 2 * tile.rows();
-    let in_order = in_order && u64::from(p.tokens) <= longest(p, device, &tile);
-    if p.causal && in_order && !(p.normalize.is_some() && p.in_place && p.value_dim() > tile.columns()) {
+    if serial_pays(p, device, rows, Form::Serial(tile), tile.rows()) {
         return Ok(Form::Serial(tile));
     }
     let tile = chunk_tile(p, device, candidates(p, device, rows, true))?;
-    let segments = fill.div_ceil(workgroups(&tile)).min(most) as u32;
-    let longest = longest(p, device, &tile).min(p.tokens.next_multiple_of(tile.rows()).into()) as u32;
-    let segment = p.tokens.div_ceil(segments).next_multiple_of(tile.rows()).min(longest);
-    Ok(Form::Split { tile, segment })
+    Ok(split(
+        p,
+        device,
+        rows,
+        |segment| Form::Split { tile, segment },
+        tile.rows(),
+    ))
 }
 
-/// Tokens that a workgroup can take, in whole chunks.
-fn longest(p: &Linear, device: &DeviceClass, tile: &ChunkTile) -> u64 {
-    let chunk = tile.loop_iterations(p.head_dim, p.decay, p.normalize.is_some());
-    (device.loop_iterations() / u64::from(chunk))
-        .max(1)
-        .saturating_mul(tile.rows().into())
+/// Workgroups for one pass to fill a device well enough; those that segments aim at; segments of a sequence at most, since the
+/// scan takes them one after the other.
+fn fill(device: &DeviceClass) -> (u64, u64, u64) {
+    let processors = u64::from(device.processors.max(1));
+    match device.software {
+        true => (processors, 4 * processors, 4 * processors),
+        false => (96, 512, 128),
+    }
+}
+
+/// Workgroups of a form in which each has a whole sequence, for so many heads of all sequences.
+fn workgroups(p: &Linear, form: Form, rows: u64) -> u64 {
+    rows * u64::from(p.value_dim().div_ceil(form.columns()))
+}
+
+/// Whether a form of one pass can serve, with chunks of so many tokens, and fills the device.
+fn serial_pays(p: &Linear, device: &DeviceClass, rows: u64, form: Form, chunk: u32) -> bool {
+    let in_order = workgroups(p, form, rows) >= fill(device).0 || p.tokens <= 2 * chunk;
+    let apart = p.normalize.is_some() && p.in_place && p.value_dim() > form.columns();
+    p.causal && in_order && !apart && u64::from(p.tokens) <= longest(p, device, form, chunk)
+}
+
+/// A form of segments whose length fills the device, in chunks of so many tokens.
+fn split(p: &Linear, device: &DeviceClass, rows: u64, form: impl Fn(u32) -> Form, chunk: u32) -> Form {
+    let (_, fill, most) = fill(device);
+    let segments = fill.div_ceil(workgroups(p, form(chunk), rows)).min(most) as u32;
+    let longest = longest(p, device, form(chunk), chunk).min(p.tokens.next_multiple_of(chunk).into()) as u32;
+    form(p.tokens.div_ceil(segments).next_multiple_of(chunk).min(longest))
+}
+
+/// Tokens that a workgroup can take, in chunks of so many.
+fn longest(p: &Linear, device: &DeviceClass, form: Form, chunk: u32) -> u64 {
+    let chunks = device.loop_iterations() / iterations_of(p, form, chunk);
+    chunks.max(1).saturating_mul(chunk.into())
+}
+
+/// Iterations of all loops of an invocation for so many tokens of a form that takes chunks.
+fn iterations_of(p: &Linear, form: Form, tokens: u32) -> u64 {
+    let normalize = p.normalize.is_some();
+    let chunks = |t: &ChunkTile| {
+        u64::from(tokens.div_ceil(t.rows())) * u64::from(t.loop_iterations(p.head_dim, p.decay, normalize))
+    };
+    // Loading and storing the state is as long as a chunk, nearly.
+    let matrices = |t: &CooperativeTile| {
+        u64::from(tokens.div_ceil(t.rows()) + 3) * u64::from(t.loop_iterations(p.head_dim, normalize))
+    };
+    match form {
+        Form::Step(_) => 0,
+        Form::Serial(tile) | Form::Split { tile, .. } => chunks(&tile),
+        Form::Cooperative(tile) => matrices(&tile),
+        Form::CooperativeSplit { state, output, .. } => chunks(&state).max(matrices(&output)),
+    }
 }
 
 /// Refuses a form whose loops are too long for the device.
 pub(crate) fn check_loops(p: &Linear, form: Form, device: &DeviceClass) -> Result<()> {
-    let chunks = |tile: &ChunkTile, tokens: u32| {
-        let chunk = tile.loop_iterations(p.head_dim, p.decay, p.normalize.is_some());
-        u64::from(tokens.div_ceil(tile.rows())) * u64::from(chunk)
-    };
     let iterations = match form {
         Form::Step(t) => {
             let quads = p.head_dim.div_ceil(4).div_ceil(t.groups) * if p.decay == Decay::Channel { 5 } else { 1 };
@@ -143,8 +240,7 @@ pub(crate) fn check_loops(p: &Linear, form: Form, device: &DeviceClass) -> Resul
             };
             u64::from(p.tokens) * u64::from(1 + quads + of_normalizer + 2 * t.groups)
         }
-        Form::Serial(tile) => chunks(&tile, p.tokens),
-        Form::Split { tile, segment } => chunks(&tile, segment.min(p.tokens)),
+        _ => iterations_of(p, form, form.segment().unwrap_or(p.tokens).min(p.tokens)),
     };
     device.check_loops("this length in one pass, instead of in shorter segments,", iterations)?;
     if p.total_decay && p.decay != Decay::Head {

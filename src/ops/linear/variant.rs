@@ -2,6 +2,7 @@
 
 use crate::ops::dense::tile::looped;
 use crate::ops::dense::variant::{native_element_piece, output_pieces, row_pieces, unroll};
+use crate::ops::linear::cooperative::CooperativeTile;
 use crate::ops::linear::{Decay, FeatureMap};
 use crate::shader::{Binding, BindingKind, Constant, Spec};
 use crate::tensor::DType;
@@ -12,6 +13,8 @@ use crate::tier::Tier;
 pub enum LinearVariant {
     /// `linear/chunk.wgsl`
     Chunk(Chunk),
+    /// `linear/chunk_cooperative.wgsl`
+    Cooperative(Chunk<CooperativeTile>),
     /// `linear/chunk_state.wgsl`
     ChunkState(ChunkState),
     /// `linear/scan.wgsl`
@@ -27,6 +30,7 @@ impl LinearVariant {
     pub fn spec(&self) -> &dyn Spec {
         match self {
             LinearVariant::Chunk(v) => v,
+            LinearVariant::Cooperative(v) => v,
             LinearVariant::ChunkState(v) => v,
             LinearVariant::Scan(v) => v,
             LinearVariant::Step(v) => v,
@@ -40,7 +44,8 @@ impl LinearVariant {
             LinearVariant::Chunk(v) => &mut v.inputs,
             LinearVariant::ChunkState(v) => &mut v.inputs,
             LinearVariant::Step(v) => &mut v.inputs,
-            LinearVariant::Scan(_) | LinearVariant::TotalDecay(_) => return self,
+            // Matrices read f16 as it is anyway.
+            LinearVariant::Cooperative(_) | LinearVariant::Scan(_) | LinearVariant::TotalDecay(_) => return self,
         };
         inputs.half = inputs.dtype == DType::F16;
         self
@@ -83,7 +88,7 @@ pub struct Inputs {
 
 /// A kernel that writes outputs from chunks of tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Chunk {
+pub struct Chunk<T = ChunkTile> {
     /// What it reads.
     pub inputs: Inputs,
     /// Storage type of o.
@@ -103,7 +108,7 @@ pub struct Chunk {
     /// The final state is written.
     pub writes_state: bool,
     /// Tile shape.
-    pub tile: ChunkTile,
+    pub tile: T,
 }
 
 /// The kernel that finds what segments add to the state.
@@ -350,7 +355,8 @@ impl Inputs {
         }
     }
 
-    fn pieces(&self) -> Vec<&'static str> {
+    /// `native_half`: with the f16 extension, where that saves conversions.
+    pub(super) fn pieces(&self, native_half: bool) -> Vec<&'static str> {
         let feature = match self.feature_map {
             FeatureMap::Identity => "linear/feature_identity",
             FeatureMap::Silu => "linear/feature_silu",
@@ -358,7 +364,7 @@ impl Inputs {
             FeatureMap::Elu1 => "linear/feature_elu1",
             FeatureMap::Custom(_) => "linear/feature_custom",
         };
-        let mut pieces = vec![native_element_piece(self.dtype, self.vector, self.half)];
+        let mut pieces = vec![native_element_piece(self.dtype, self.vector, native_half)];
         pieces.extend(row_pieces(self.vector));
         pieces.extend(["linear/channel", feature]);
         pieces
@@ -379,7 +385,7 @@ impl Inputs {
         bindings
     }
 
-    fn custom(&self) -> Option<String> {
+    pub(super) fn custom(&self) -> Option<String> {
         match &self.feature_map {
             FeatureMap::Custom(text) => Some(format!("{text}\n")),
             _ => None,
@@ -450,10 +456,40 @@ fn tile_constants(t: &ChunkTile) -> Vec<(&'static str, Constant)> {
     ]
 }
 
-impl Spec for Chunk {
-    fn label(&self) -> String {
-        let t = &self.tile;
-        let mut s = format!("{} {}->{}", self.kernel(), self.inputs.suffix(), self.output_dtype);
+impl Chunk<()> {
+    /// With a tile.
+    pub(super) fn with_tile<T>(self, tile: T) -> Chunk<T> {
+        let Chunk {
+            inputs,
+            output_dtype,
+            vector_output,
+            causal,
+            state_only,
+            documents,
+            split,
+            start,
+            writes_state,
+            ..
+        } = self;
+        Chunk {
+            inputs,
+            output_dtype,
+            vector_output,
+            causal,
+            state_only,
+            documents,
+            split,
+            start,
+            writes_state,
+            tile,
+        }
+    }
+}
+
+impl<T> Chunk<T> {
+    /// All but the tile.
+    pub(super) fn options_label(&self, kernel: &str) -> String {
+        let mut s = format!("{kernel} {}->{}", self.inputs.suffix(), self.output_dtype);
         let flags = [
             (!self.causal, " whole"),
             (self.state_only, " state-only"),
@@ -465,24 +501,10 @@ impl Spec for Chunk {
             (!self.vector_output, " scalar-out"),
         ];
         s.extend(names_of(&flags));
-        s + &format!(
-            " tile {}x{} regs {}x{}x{} chunk {}/{} unroll {}",
-            t.rows(),
-            t.columns(),
-            t.row_regs,
-            t.key_regs,
-            t.value_vecs,
-            t.chunk,
-            t.tokens,
-            t.unroll
-        )
+        s
     }
 
-    fn kernel(&self) -> &'static str {
-        "linear/chunk"
-    }
-
-    fn constants(&self) -> Vec<(&'static str, Constant)> {
+    pub(super) fn options_constants(&self) -> Vec<(&'static str, Constant)> {
         use Constant::Flag;
         let mut constants = self.inputs.constants();
         constants.extend([
@@ -492,17 +514,60 @@ impl Spec for Chunk {
             ("SPLIT", Flag(self.split)),
             ("WRITES_STATE", Flag(self.writes_state)),
         ]);
-        constants.extend(tile_constants(&self.tile));
         constants
     }
 
-    fn pieces(&self) -> Vec<&'static str> {
-        let mut pieces = self.inputs.pieces();
+    /// `inputs`: those that read q, k and v.
+    pub(super) fn options_pieces(&self, inputs: Vec<&'static str>) -> Vec<&'static str> {
+        let mut pieces = inputs;
         pieces.push(decay_piece(self.inputs.decay));
         pieces.extend(output_pieces(self.output_dtype, self.vector_output));
         pieces.extend(start_pieces(self.start, self.writes_state, self.inputs.vector_state));
         pieces.push(documents_piece(self.documents));
         pieces
+    }
+
+    pub(super) fn options_bindings(&self) -> Vec<Binding> {
+        use BindingKind::{Read, Write};
+        let mut bindings = self.inputs.bindings();
+        bindings.push(binding(4, Write));
+        bindings.extend(state_bindings(self.start, self.writes_state));
+        if self.documents {
+            bindings.push(binding(8, Read));
+        }
+        bindings
+    }
+}
+
+impl Spec for Chunk {
+    fn label(&self) -> String {
+        let t = &self.tile;
+        self.options_label(self.kernel())
+            + &format!(
+                " tile {}x{} regs {}x{}x{} chunk {}/{} unroll {}",
+                t.rows(),
+                t.columns(),
+                t.row_regs,
+                t.key_regs,
+                t.value_vecs,
+                t.chunk,
+                t.tokens,
+                t.unroll
+            )
+    }
+
+    fn kernel(&self) -> &'static str {
+        "linear/chunk"
+    }
+
+    fn constants(&self) -> Vec<(&'static str, Constant)> {
+        let mut constants = self.options_constants();
+        constants.extend(tile_constants(&self.tile));
+        constants
+    }
+
+    fn pieces(&self) -> Vec<&'static str> {
+        self.options_pieces(self.inputs.pieces(self.inputs.half))
     }
 
     fn custom(&self) -> Option<String> {
@@ -518,14 +583,7 @@ impl Spec for Chunk {
     }
 
     fn bindings(&self) -> Vec<Binding> {
-        use BindingKind::{Read, Write};
-        let mut bindings = self.inputs.bindings();
-        bindings.push(binding(4, Write));
-        bindings.extend(state_bindings(self.start, self.writes_state));
-        if self.documents {
-            bindings.push(binding(8, Read));
-        }
-        bindings
+        self.options_bindings()
     }
 
     fn workgroup_bytes(&self) -> u32 {
@@ -567,7 +625,7 @@ impl Spec for ChunkState {
     }
 
     fn pieces(&self) -> Vec<&'static str> {
-        let mut pieces = self.inputs.pieces();
+        let mut pieces = self.inputs.pieces(self.inputs.half);
         pieces.push(decay_piece(self.inputs.decay));
         pieces.extend(start_pieces(Start::Zero, true, self.inputs.vector_state));
         pieces.push(documents_piece(self.documents));
@@ -699,7 +757,7 @@ impl Spec for Step {
     }
 
     fn pieces(&self) -> Vec<&'static str> {
-        let mut pieces = self.inputs.pieces();
+        let mut pieces = self.inputs.pieces(self.inputs.half);
         pieces.push(match self.inputs.decay {
             Decay::None => "linear/change_none",
             Decay::Head => "linear/change_head",

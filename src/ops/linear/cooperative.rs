@@ -1,0 +1,350 @@
+//! Linear attention on cooperative matrices: its tile, when it serves, and which tile a device gets.
+
+use crate::ops::dense::tile::{DeviceClass, looped};
+use crate::ops::linear::variant::Chunk;
+use crate::ops::linear::{Decay, FeatureMap, Linear};
+use crate::shader::{Binding, Constant, Spec};
+use crate::tensor::DType;
+use crate::tier::Tier;
+
+/// Tile shape of `linear/chunk_cooperative.wgsl`; the file's header has the meaning of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CooperativeTile {
+    /// Rows and columns of a matrix: 8 or 16, as the device has them.
+    pub edge: u32,
+    /// Strips of rows.
+    pub strips: u32,
+    /// Subgroups that share a strip.
+    pub shares: u32,
+    /// Blocks of `edge` tokens of a strip.
+    pub row_blocks: u32,
+    /// Blocks of `edge` columns of a share.
+    pub value_blocks: u32,
+    /// Matrices of a subgroup that pass through workgroup memory at once, at most.
+    pub staged: u32,
+    /// Invocations of a workgroup: for each strip and share as many as the largest subgroup of the device has.
+    pub threads: u32,
+    /// Invocations that share a row's weights: a power of two, no more than the smallest subgroup of the device has, and a
+    /// divisor of a quarter of the rows.
+    pub row_lanes: u32,
+    /// Workgroup memory is in words of four elements, not of one.
+    pub vectors: bool,
+    /// Loops over matrices are written out.
+    pub written_out: bool,
+}
+
+impl CooperativeTile {
+    /// Whether all fields are in range and the shader's static assertions hold.
+    pub(crate) fn is_sound(&self) -> bool {
+        let counts = [
+            self.strips,
+            self.shares,
+            self.row_blocks,
+            self.value_blocks,
+            self.staged,
+            self.row_lanes,
+        ];
+        [8, 16].contains(&self.edge)
+            && counts.iter().all(|n| (1..=256).contains(n))
+            && self.row_lanes.is_power_of_two()
+            && self.rows() <= 1024
+            && (self.rows() / 4).is_multiple_of(self.row_lanes)
+            && (self.strips * self.shares..=1024).contains(&self.threads)
+    }
+
+    /// Whether lanes and invocations are for subgroups of so many invocations, at least and at most.
+    pub(crate) fn suits(&self, (least, most): (u32, u32)) -> bool {
+        self.row_lanes <= least && self.threads == self.subgroups() * most
+    }
+
+    /// Subgroups with work of their own.
+    const fn subgroups(&self) -> u32 {
+        self.strips * self.shares
+    }
+
+    /// Tokens of a chunk.
+    pub const fn rows(&self) -> u32 {
+        self.strips * self.row_blocks * self.edge
+    }
+
+    /// Columns of the values that a workgroup owns.
+    pub const fn columns(&self) -> u32 {
+        self.shares * self.value_blocks * self.edge
+    }
+
+    /// Blocks of state rows of a strip.
+    const fn state_blocks(&self, head_dim: u32) -> u32 {
+        head_dim.div_ceil(self.edge).div_ceil(self.strips)
+    }
+
+    /// Matrices of the state in a subgroup.
+    pub(crate) const fn states(&self, head_dim: u32) -> u32 {
+        self.state_blocks(head_dim) * self.value_blocks
+    }
+
+    /// Matrices of the output in a subgroup.
+    const fn outputs(&self) -> u32 {
+        self.row_blocks * self.value_blocks
+    }
+
+    /// Of so many matrices, those that pass through workgroup memory at once.
+    fn staged_of(&self, matrices: u32) -> u32 {
+        (1..=self.staged)
+            .rev()
+            .find(|n| matrices.is_multiple_of(*n))
+            .unwrap_or(1)
+    }
+
+    /// Subgroups of a strip among which blocks of keys are dealt out: a divisor of their number.
+    fn key_shares(&self) -> u32 {
+        let blocks = self.strips * self.row_blocks;
+        (1..=self.shares).rev().find(|n| blocks.is_multiple_of(*n)).unwrap_or(1)
+    }
+
+    /// Workgroup memory in bytes.
+    pub fn workgroup_bytes(&self, head_dim: u32, causal: bool, normalize: bool) -> u32 {
+        let (rows, head_rows) = (self.rows(), self.strips * self.state_blocks(head_dim) * self.edge);
+        let pitch = |n: u32| n + 8;
+        let state = head_rows * pitch(self.columns());
+        let chunk = rows * (pitch(head_rows) + pitch(self.columns()) + pitch(rows));
+        let factors = (rows * pitch(head_rows) + if causal { state.max(chunk) } else { state }) * 2;
+        let staged = self
+            .staged_of(self.states(head_dim))
+            .max(self.staged_of(self.outputs()));
+        let staged = self.subgroups() * staged * self.edge * (self.edge + 4);
+        let sums = if causal { staged.max(rows * (rows + 4)) } else { staged } * 4;
+        let (normalizer, row_factors) = match normalize {
+            true => (head_dim.div_ceil(4) * 16, rows * 4),
+            false => (16, 4),
+        };
+        [factors, sums, normalizer, row_factors, 16]
+            .iter()
+            .map(|n| n.next_multiple_of(16))
+            .sum()
+    }
+
+    /// Iterations of all loops of an invocation for one chunk, at most.
+    pub(crate) fn loop_iterations(&self, head_dim: u32, normalize: bool) -> u32 {
+        // Tokens on their way from storage to workgroup memory: three loads, five stores and a look at each.
+        let head_rows = self.strips * self.state_blocks(head_dim) * self.edge;
+        let turns = |width: u32| looped((self.rows() * width / 4).div_ceil(self.threads), 0);
+        let tokens_staged = 7 * turns(head_rows) + 3 * turns(self.columns());
+        let (states, outputs) = (self.states(head_dim), self.outputs());
+        let head_blocks = head_dim.div_ceil(self.edge);
+        let key_blocks = self.rows() / self.edge;
+        // Matrices passing through workgroup memory.
+        let words = self.subgroups() * self.staged * self.edge * self.edge / 4;
+        let passing = |matrices: u32| {
+            let rounds = matrices / self.staged_of(matrices);
+            looped(rounds, looped(self.staged, 0) + looped(words.div_ceil(self.threads), 0))
+        };
+        let product = |blocks: u32| {
+            let of_block = looped(self.row_blocks, 0) + looped(self.value_blocks, looped(self.row_blocks, 0));
+            looped(blocks, of_block)
+        };
+        let keys = key_blocks / self.key_shares();
+        let scores = looped(self.row_blocks * keys, 0)
+            + looped(
+                head_blocks,
+                looped(self.row_blocks, 0) + looped(keys, looped(self.row_blocks, 0)),
+            )
+            + looped(self.row_blocks, looped(keys, 0));
+        let tokens = looped(
+            key_blocks,
+            looped(self.value_blocks, 0) + looped(self.state_blocks(head_dim), looped(self.value_blocks, 0)),
+        );
+        let rows_each = (self.rows() * self.row_lanes).div_ceil(self.threads);
+        let quads = head_dim.div_ceil(4);
+        let (of_rows, of_normalizer) = match normalize {
+            true => (
+                looped(quads.div_ceil(self.row_lanes), 0) + looped(self.row_lanes, 0),
+                looped(quads.div_ceil(self.threads), looped(self.rows(), 0)),
+            ),
+            false => (0, 0),
+        };
+        let weights = 1 + rows_each * (1 + looped(self.rows() / 4 / self.row_lanes, 0) + of_rows);
+        let scaled = 2 * looped(outputs, 0) + looped(states, 0);
+        let products = product(head_blocks) + product(key_blocks) + scores + tokens;
+        1 + tokens_staged + passing(states) + passing(outputs) + products + weights + scaled + of_normalizer
+    }
+}
+
+impl Spec for Chunk<CooperativeTile> {
+    fn label(&self) -> String {
+        let t = &self.tile;
+        self.options_label(self.kernel())
+            + &format!(
+                " matrices of {} tile {}x{} strips {}x{} staged {} threads {}/{}{}",
+                t.edge,
+                t.rows(),
+                t.columns(),
+                t.strips,
+                t.shares,
+                t.staged,
+                t.threads,
+                t.row_lanes,
+                if t.vectors { "" } else { " scalars" }
+            )
+    }
+
+    fn kernel(&self) -> &'static str {
+        "linear/chunk_cooperative"
+    }
+
+    fn constants(&self) -> Vec<(&'static str, Constant)> {
+        use Constant::{Count, Flag};
+        let t = &self.tile;
+        let mut constants = self.options_constants();
+        constants.extend([
+            ("DECAYS", Flag(self.inputs.decay != Decay::None)),
+            ("STRIPS", Count(t.strips)),
+            ("SHARES", Count(t.shares)),
+            ("KEY_SHARES", Count(t.key_shares())),
+            ("ROW_BLOCKS", Count(t.row_blocks)),
+            ("VALUE_BLOCKS", Count(t.value_blocks)),
+            ("STATES_STAGED", Count(t.staged_of(t.states(self.inputs.head_dim)))),
+            ("OUTPUTS_STAGED", Count(t.staged_of(t.outputs()))),
+            ("THREADS", Count(t.threads)),
+            ("ROW_LANES", Count(t.row_lanes)),
+            ("MATRICES_WRITTEN_OUT", Count(t.written_out.into())),
+        ]);
+        constants
+    }
+
+    fn pieces(&self) -> Vec<&'static str> {
+        let mut pieces = vec![
+            match self.tile.edge {
+                8 => "shared/matrix_8",
+                _ => "shared/matrix_16",
+            },
+            match self.tile.vectors {
+                true => "shared/staged_x4",
+                false => "shared/staged_x1",
+            },
+        ];
+        pieces.extend(self.options_pieces(self.inputs.pieces(true)));
+        pieces
+    }
+
+    fn custom(&self) -> Option<String> {
+        self.inputs.custom()
+    }
+
+    fn bindings(&self) -> Vec<Binding> {
+        self.options_bindings()
+    }
+
+    fn workgroup_bytes(&self) -> u32 {
+        self.tile
+            .workgroup_bytes(self.inputs.head_dim, self.causal, self.inputs.normalize)
+    }
+
+    fn tier(&self) -> Tier {
+        Tier::Cooperative
+    }
+
+    fn enables(&self) -> Vec<&'static str> {
+        vec!["f16", "wgpu_cooperative_matrix"]
+    }
+}
+
+/// Tokens from which matrices pay: fewer leave most rows of a chunk empty.
+const FEWEST_TOKENS: u32 = 17;
+
+/// Whether the kernel may serve a problem. Where it has to be one decay for all tokens, a chunk's is one factor for the
+/// whole state, and that can stay in matrices, whose elements cannot be reached. f16 factors are exact for f16 tensors
+/// only, and φ of one's own can leave their range.
+pub(super) fn serves(p: &Linear) -> bool {
+    let rounds = p.dtype == DType::F16 && !matches!(p.feature_map, FeatureMap::Custom(_));
+    matches!(p.decay, Decay::None | Decay::Head) && !p.state_only && (rounds || p.reduced_precision)
+}
+
+/// Strips, shares, blocks of tokens of a strip, blocks of columns of a share, matrices staged.
+struct Candidate(u32, u32, u32, u32, u32);
+
+/// For matrices of 16, best first; reasoned, not measured: a state of 64 registers an invocation at D = 128, and workgroup
+/// memory of which NVIDIA's processors have room for one or two workgroups. The last fit 32 KiB at D = 256.
+const WIDE: &[Candidate] = &[
+    Candidate(2, 4, 1, 2, 2),
+    Candidate(2, 2, 1, 2, 2),
+    Candidate(2, 2, 1, 1, 2),
+    Candidate(1, 2, 1, 1, 1),
+    Candidate(1, 1, 1, 1, 1),
+];
+
+/// The same for Dv up to 64.
+const NARROW: &[Candidate] = &[
+    Candidate(2, 2, 1, 2, 2),
+    Candidate(2, 2, 1, 1, 2),
+    Candidate(1, 2, 1, 1, 1),
+    Candidate(1, 1, 1, 1, 1),
+];
+
+/// For matrices of 8, best first; reasoned, not measured.
+const EDGE_8: &[Candidate] = &[
+    Candidate(4, 2, 1, 4, 4),
+    Candidate(4, 2, 1, 2, 4),
+    Candidate(2, 2, 1, 2, 2),
+    Candidate(2, 1, 1, 2, 2),
+    Candidate(1, 1, 1, 1, 1),
+];
+
+/// For processors that emulate matrices of 8: little code.
+const SOFTWARE: &[Candidate] = &[
+    Candidate(4, 1, 1, 4, 8),
+    Candidate(2, 1, 1, 2, 4),
+    Candidate(1, 1, 1, 1, 1),
+];
+
+/// Registers of an invocation for its part of the state, so that it stays in them.
+const MOST_REGISTERS: u32 = 96;
+
+/// Tiles that serve a problem on a device, best first.
+pub(super) fn candidates(p: &Linear, device: &DeviceClass) -> Vec<CooperativeTile> {
+    let (Some(edge), Some(subgroups)) = (device.abilities.matrices, device.abilities.subgroups) else {
+        return vec![];
+    };
+    let all = match (edge, device.software) {
+        (16, _) if p.value_dim() <= 64 => NARROW,
+        (16, _) => WIDE,
+        (_, false) => EDGE_8,
+        (_, true) => SOFTWARE,
+    };
+    let tile = |c: &Candidate| {
+        let threads = c.0 * c.1 * subgroups.1;
+        let rows = c.0 * c.2 * edge;
+        CooperativeTile {
+            edge,
+            strips: c.0,
+            shares: c.1,
+            row_blocks: c.2,
+            value_blocks: c.3,
+            staged: c.4,
+            threads,
+            row_lanes: 1 << (threads / rows).clamp(1, (rows / 4).min(subgroups.0)).ilog2(),
+            vectors: !device.scalar_matrices,
+            written_out: !device.software,
+        }
+    };
+    let fits = |t: &CooperativeTile| {
+        t.is_sound()
+            && t.suits(subgroups)
+            && t.threads <= device.invocations
+            && t.workgroup_bytes(p.head_dim, p.causal, p.normalize.is_some()) <= device.workgroup_memory
+    };
+    all.iter().map(tile).filter(fits).collect()
+}
+
+/// The tile on cooperative matrices, where those may be used, serve the problem, and are wanted or faster: on a software GPU
+/// they are emulated.
+pub(super) fn choose(p: &Linear, device: &DeviceClass) -> Option<CooperativeTile> {
+    let wanted = device.tier == Some(Tier::Cooperative) || !device.software;
+    if !wanted || !device.allows(Tier::Cooperative) || !serves(p) || p.tokens < FEWEST_TOKENS {
+        return None;
+    }
+    let subgroup = device.abilities.subgroups?.1;
+    let registers = |t: &CooperativeTile| t.states(p.head_dim) * t.edge * t.edge / subgroup;
+    let tiles = candidates(p, device);
+    let chosen = tiles.iter().find(|t| registers(t) <= MOST_REGISTERS);
+    chosen.or_else(|| tiles.iter().min_by_key(|t| registers(t))).copied()
+}

@@ -1,0 +1,445 @@
+//! Linear attention on cooperative matrices against the reference: lengths around a chunk's, head sizes, feature maps,
+//! normalisers, documents, states handed on over long sequences, and numbers that f16 has no room for. On a device without
+//! matrices these tests have nothing to test, and say so.
+
+mod common;
+
+use common::linear::{self, Strength, check, check_on, feature_maps, forced};
+use common::{Random, tiles};
+use wgpu_attention::compare::{self, Tolerance};
+use wgpu_attention::linear::cooperative::CooperativeTile;
+use wgpu_attention::linear::tile::{Form, LinearTuning};
+use wgpu_attention::{DType, Decay, FeatureMap, Gpu, Linear, LinearInputs, LinearOutput, Tier};
+
+/// The device, where it has matrices, with their edge and the sizes of its subgroups.
+fn device() -> Option<(Gpu, u32, (u32, u32))> {
+    let gpu = common::gpu()?;
+    let abilities = gpu.abilities();
+    let (Some(edge), Some(subgroups)) = (abilities.matrices, abilities.subgroups) else {
+        eprintln!(
+            "\n*** NOT TESTED: no cooperative matrices on {} ***\n",
+            common::describe(&gpu)
+        );
+        return None;
+    };
+    Some((gpu, edge, subgroups))
+}
+
+/// Strips, shares, blocks of tokens and of columns: small, and such that each kind of part has more than one.
+fn tile([strips, shares, row_blocks, value_blocks]: [u32; 4], edge: u32, (least, most): (u32, u32)) -> CooperativeTile {
+    CooperativeTile {
+        edge,
+        strips,
+        shares,
+        row_blocks,
+        value_blocks,
+        staged: 2,
+        threads: strips * shares * most,
+        row_lanes: least.min(2),
+        vectors: true,
+        written_out: false,
+    }
+}
+
+const SMALL: [u32; 4] = [1, 1, 1, 1];
+const STRIPS: [u32; 4] = [2, 1, 1, 2];
+const SHARES: [u32; 4] = [1, 3, 2, 1];
+const BOTH: [u32; 4] = [2, 2, 1, 1];
+
+/// The forms on matrices that can serve a problem.
+fn forms(p: &Linear, tile: CooperativeTile) -> Vec<Form> {
+    let apart = p.normalize.is_some() && p.in_place && p.value_dim() > tile.columns();
+    let serial = p.causal && !apart;
+    let split = Form::CooperativeSplit {
+        state: tiles::SMALL,
+        output: tile,
+        segment: 2 * tile.rows(),
+    };
+    serial
+        .then_some(Form::Cooperative(tile))
+        .into_iter()
+        .chain([split])
+        .collect()
+}
+
+/// Ragged sizes, grouped heads, both states.
+fn plain(decay: Decay) -> Linear {
+    Linear {
+        batch: 2,
+        heads: 4,
+        kv_heads: Some(2),
+        tokens: 75,
+        head_dim: 20,
+        value_dim: Some(36),
+        dtype: DType::F16,
+        scale: Some(0.05),
+        decay,
+        initial_state: true,
+        final_state: true,
+        total_decay: decay != Decay::None,
+        ..Linear::default()
+    }
+}
+
+#[test]
+fn lengths_around_a_chunk() {
+    let Some((gpu, edge, subgroups)) = device() else { return };
+    for (shape, decay) in [(SMALL, Decay::Head), (STRIPS, Decay::None), (SHARES, Decay::Head)] {
+        let tile = tile(shape, edge, subgroups);
+        let c = tile.rows();
+        for tokens in [1, c - 1, c, c + 1, 2 * c - 1, 2 * c, 2 * c + 1, 4 * c, 5 * c + 3] {
+            let p = Linear { tokens, ..plain(decay) };
+            for form in forms(&p, tile) {
+                check(&format!("{decay:?}, {tokens} tokens"), &gpu, &p, &forced(form));
+            }
+        }
+    }
+}
+
+#[test]
+fn heads_that_share_keys_and_values() {
+    let Some((gpu, edge, subgroups)) = device() else { return };
+    for (heads, kv_heads) in [(1, None), (3, Some(1)), (6, Some(2))] {
+        let p = Linear {
+            heads,
+            kv_heads,
+            ..plain(Decay::Head)
+        };
+        for form in forms(&p, tile(BOTH, edge, subgroups)) {
+            check(&format!("{heads} heads, {kv_heads:?}"), &gpu, &p, &forced(form));
+        }
+    }
+}
+
+#[test]
+fn head_sizes() {
+    let Some((gpu, edge, subgroups)) = device() else { return };
+    let sizes = [(1, 1), (3, 5), (20, 40), (65, 3), (256, 5), (4, 130)];
+    for (n, (head_dim, value_dim)) in sizes.into_iter().enumerate() {
+        let p = Linear {
+            batch: 1,
+            heads: 1,
+            kv_heads: None,
+            tokens: 35,
+            head_dim,
+            value_dim: Some(value_dim),
+            scale: Some(1.0 / head_dim as f32),
+            ..plain([Decay::None, Decay::Head][n % 2])
+        };
+        let shape = [STRIPS, BOTH, SHARES][n % 3];
+        let form = Form::Cooperative(tile(shape, edge, subgroups));
+        check(&format!("D = {head_dim}, Dv = {value_dim}"), &gpu, &p, &forced(form));
+    }
+}
+
+#[test]
+fn feature_maps_and_normalizers_in_every_storage_type() {
+    let Some((gpu, edge, subgroups)) = device() else { return };
+    for (n, feature_map) in feature_maps().into_iter().enumerate() {
+        for normalize in [None, Some(0.01)] {
+            let p = Linear {
+                dtype: [DType::F16, DType::F32, DType::BF16][n % 3],
+                output_dtype: Some(DType::F32),
+                reduced_precision: true,
+                head_dim: if n % 2 == 0 { 10 } else { 12 },
+                feature_map: feature_map.clone(),
+                normalize,
+                ..plain([Decay::None, Decay::Head][n % 2])
+            };
+            let shape = [STRIPS, BOTH][n % 2];
+            for form in forms(&p, tile(shape, edge, subgroups)) {
+                check(&format!("{feature_map:?} {normalize:?}"), &gpu, &p, &forced(form));
+            }
+        }
+    }
+}
+
+#[test]
+fn memory_in_scalars_and_loops_written_out() {
+    let Some((gpu, edge, subgroups)) = device() else { return };
+    for (vectors, written_out) in [(false, false), (true, true)] {
+        let tile = CooperativeTile {
+            vectors,
+            written_out,
+            staged: 1,
+            row_lanes: 1,
+            ..tile(SMALL, edge, subgroups)
+        };
+        let p = Linear {
+            unaligned: vectors,
+            ..plain(Decay::Head)
+        };
+        let name = format!("vectors {vectors}, written out {written_out}");
+        check(&name, &gpu, &p, &forced(Form::Cooperative(tile)));
+    }
+}
+
+#[test]
+fn states_read_written_and_in_place() {
+    let Some((gpu, edge, subgroups)) = device() else { return };
+    for (initial_state, final_state, in_place) in [
+        (false, false, false),
+        (true, false, false),
+        (false, true, false),
+        (true, true, true),
+    ] {
+        let p = Linear {
+            initial_state,
+            final_state,
+            in_place,
+            normalize: in_place.then_some(1e-3),
+            ..plain(Decay::Head)
+        };
+        for form in forms(&p, tile(STRIPS, edge, subgroups)) {
+            let name = format!("{initial_state} {final_state} {in_place}");
+            check(&name, &gpu, &p, &forced(form));
+        }
+    }
+}
+
+#[test]
+fn every_token_sees_all_of_them() {
+    let Some((gpu, edge, subgroups)) = device() else { return };
+    for (documents, normalize) in [(None, Some(1e-6)), (Some(3), None)] {
+        let p = Linear {
+            batch: if documents.is_some() { 1 } else { 2 },
+            causal: false,
+            documents,
+            normalize,
+            feature_map: FeatureMap::Elu1,
+            ..plain(Decay::None)
+        };
+        for form in forms(&p, tile(BOTH, edge, subgroups)) {
+            check(&format!("{documents:?}"), &gpu, &p, &forced(form));
+        }
+    }
+}
+
+#[test]
+fn documents_each_with_a_state_of_its_own() {
+    let Some((gpu, edge, subgroups)) = device() else { return };
+    let p = Linear {
+        batch: 1,
+        tokens: 41,
+        documents: Some(4),
+        ..plain(Decay::Head)
+    };
+    let mut inputs = linear::random(&p, Strength::Medium, &mut Random::new(3));
+    for boundaries in [
+        [0, 10, 20, 30, 41],
+        [3, 4, 4, 5, 6],
+        [7, 7, 7, 7, 7],
+        [9, 9, 40, 40, 41],
+    ] {
+        inputs.cu_seqlens = Some(boundaries.to_vec());
+        for form in forms(&p, tile(STRIPS, edge, subgroups)) {
+            check_on(&format!("{boundaries:?}"), &gpu, &p, &inputs.inputs(), &forced(form));
+        }
+    }
+}
+
+/// Scores and states far beyond f16 and far below it.
+#[test]
+fn what_f16_has_no_room_for() {
+    let Some((gpu, edge, subgroups)) = device() else { return };
+    for (of_tokens, of_values, of_state) in [
+        (600.0, 300.0, 1e9),
+        (600.0, 1.0, 0.0),
+        (2e-3, 2e-3, 0.0),
+        (1.0, 1.0, 1e12),
+        (1e-3, 1e3, 1e-12),
+    ] {
+        for decay in [Decay::None, Decay::Head] {
+            let p = Linear {
+                output_dtype: Some(DType::F32),
+                ..plain(decay)
+            };
+            let mut inputs = linear::random(&p, Strength::Weak, &mut Random::new(5));
+            let scale = |values: &mut Vec<f32>, by: f32, dtype: DType| {
+                values.iter_mut().for_each(|x| *x = common::rounded(*x * by, dtype));
+            };
+            scale(&mut inputs.q, of_tokens, DType::F16);
+            scale(&mut inputs.k, of_tokens, DType::F16);
+            scale(&mut inputs.v, of_values, DType::F16);
+            scale(inputs.initial_state.as_mut().unwrap(), of_state, DType::F32);
+            for form in forms(&p, tile(STRIPS, edge, subgroups)) {
+                let name = format!("{of_tokens} {of_values} {of_state}, {decay:?}");
+                check_on(&name, &gpu, &p, &inputs.inputs(), &forced(form));
+            }
+        }
+    }
+}
+
+/// 65 536 tokens in calls that hand the state on: each call's output and the last state keep to the bounds of f16, whatever
+/// the state has grown to. Values of either sign make it a random walk, far smaller than its bound; positive ones make it
+/// grow with the bound.
+#[test]
+fn a_state_without_decay_over_65536_tokens() {
+    let Some((gpu, edge, subgroups)) = device() else { return };
+    const CALLS: usize = 32;
+    for (name, low) in [("of either sign", -1.0), ("positive", 0.0)] {
+        let whole = Linear {
+            tokens: 1 << 16,
+            head_dim: 16,
+            dtype: DType::F16,
+            output_dtype: Some(DType::F32),
+            final_state: true,
+            ..Linear::default()
+        };
+        let call = Linear {
+            tokens: whole.tokens / CALLS as u32,
+            initial_state: true,
+            ..whole.clone()
+        };
+        let mut r = Random::new(9);
+        let n = (whole.tokens * whole.head_dim) as usize;
+        let mut tensor = || -> Vec<f32> { (0..n).map(|_| common::rounded(r.float(low, 1.0), DType::F16)).collect() };
+        let (q, k, v) = (tensor(), tensor(), tensor());
+        let inputs = LinearInputs {
+            q: &q,
+            k: &k,
+            v: &v,
+            ..Default::default()
+        };
+        let expected = linear::truth(&whole, &inputs);
+        let plan = call
+            .plan_with(&gpu, &forced(Form::Cooperative(tile(STRIPS, edge, subgroups))))
+            .unwrap();
+        let mut state = vec![0.0; call.state_len() as usize];
+        for at in 0..CALLS {
+            let part = at * n / CALLS..(at + 1) * n / CALLS;
+            let inputs = LinearInputs {
+                q: &q[part.clone()],
+                k: &k[part.clone()],
+                v: &v[part.clone()],
+                initial_state: Some(&state),
+                ..Default::default()
+            };
+            let output = plan.run_blocking(&inputs).unwrap();
+            let result = compare::output(&output.o, &expected.o[part], &Tolerance::for_dtype(DType::F16));
+            println!("{name}, call {at}: {result}");
+            assert!(result.passed(), "{name}, call {at}: {result}");
+            state = output.final_state.unwrap();
+        }
+        let last = LinearOutput {
+            o: vec![],
+            final_state: Some(state),
+            total_decay: None,
+        };
+        let expected = LinearOutput { o: vec![], ..expected };
+        let result = linear::judge_on(Tier::Cooperative, &call, &last, &expected);
+        println!("{name}: {result}");
+        assert!(result.final_state.unwrap().passed(), "{name}");
+    }
+}
+
+#[test]
+fn drawn_problems() {
+    let Some((gpu, edge, subgroups)) = device() else { return };
+    for seed in 0..12 {
+        let mut r = Random::new(seed);
+        let tile = tile(r.pick(&[SMALL, STRIPS, SHARES, BOTH]), edge, subgroups);
+        let causal = !r.one_in(5);
+        let normalize = r.one_in(3).then_some(1e-6);
+        let documents = r.one_in(4).then_some(3);
+        let states = (r.one_in(2), r.one_in(2));
+        let head_dim = 1 + r.below(72);
+        let p = Linear {
+            batch: if documents.is_some() { 1 } else { 1 + r.below(2) },
+            heads: 4,
+            kv_heads: r.pick(&[None, Some(2), Some(1)]),
+            tokens: 1 + r.below(130),
+            head_dim,
+            value_dim: Some(1 + r.below(72)),
+            dtype: r.pick(&[DType::F16, DType::F16, DType::F32, DType::BF16]),
+            output_dtype: r.pick(&[None, Some(DType::F32)]),
+            reduced_precision: true,
+            scale: Some(1.0 / head_dim as f32),
+            causal,
+            decay: if causal {
+                r.pick(&[Decay::None, Decay::Head])
+            } else {
+                Decay::None
+            },
+            feature_map: feature_maps()[r.below(5) as usize].clone(),
+            normalize,
+            documents,
+            initial_state: states.0,
+            final_state: states.1,
+            in_place: states == (true, true) && r.one_in(2),
+            unaligned: r.one_in(4),
+            ..Linear::default()
+        };
+        let strength = r.pick(&[Strength::Weak, Strength::Medium, Strength::Strong, Strength::Mixed]);
+        let inputs = linear::random(&p, strength, &mut r);
+        let forms = forms(&p, tile);
+        let form = forms[r.below(forms.len() as u32) as usize];
+        check_on(&format!("seed {seed}"), &gpu, &p, &inputs.inputs(), &forced(form));
+    }
+}
+
+/// The planner's own tiles, with the tier forced.
+#[test]
+fn what_the_planner_picks() {
+    let Some((gpu, ..)) = device() else { return };
+    let gpu = gpu.with_tier(Tier::Cooperative).unwrap();
+    for (heads, tokens) in [(64, 70), (1, 300)] {
+        for decay in [Decay::None, Decay::Head] {
+            let p = Linear {
+                batch: 1,
+                heads,
+                kv_heads: None,
+                tokens,
+                head_dim: 64,
+                value_dim: None,
+                ..plain(decay)
+            };
+            assert_eq!(p.plan(&gpu).unwrap().tier(), Tier::Cooperative);
+            check(
+                &format!("{heads} heads, {tokens} tokens"),
+                &gpu,
+                &p,
+                &LinearTuning::default(),
+            );
+        }
+    }
+}
+
+#[test]
+fn what_matrices_do_not_serve_is_refused() {
+    let Some((gpu, edge, subgroups)) = device() else { return };
+    let form = Form::Cooperative(tile(STRIPS, edge, subgroups));
+    let refused = |p: &Linear, form: Form, part: &str| {
+        let error = p.plan_with(&gpu, &forced(form)).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    refused(&plain(Decay::Token), form, "a decay that is none or one a head");
+    let full = Linear {
+        dtype: DType::F32,
+        ..plain(Decay::Head)
+    };
+    refused(&full, form, "`reduced_precision`");
+    let whole = Linear {
+        causal: false,
+        ..plain(Decay::None)
+    };
+    refused(&whole, form, "a split");
+    let other = CooperativeTile {
+        edge: 24 - edge,
+        ..tile(STRIPS, edge, subgroups)
+    };
+    refused(&plain(Decay::Head), Form::Cooperative(other), "which this device has");
+    let few = CooperativeTile {
+        threads: 1,
+        ..tile(SMALL, edge, subgroups)
+    };
+    refused(
+        &plain(Decay::Head),
+        Form::Cooperative(few),
+        "invocations for each strip",
+    );
+
+    let forced = gpu.with_tier(Tier::Cooperative).unwrap();
+    let error = plain(Decay::Token).plan(&forced).unwrap_err().to_string();
+    assert!(error.contains("cooperative"), "{error}");
+}
