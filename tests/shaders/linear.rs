@@ -320,16 +320,11 @@ fn the_state_in_registers_covers_every_row_that_is_staged() {
     }
 }
 
-/// f16 problems take matrices where the device has them, others where they may be rounded; what matrices cannot do, and
-/// what is too short for them, stays portable, and so does all where they are emulated.
+/// Where the tier is forced, f16 problems take matrices, others where they may be rounded; what matrices cannot do, and
+/// what is too short for them, has no kernel there. Left to itself the planner does without.
 #[test]
 fn matrices_serve_what_they_can() {
     let device = with_matrices()[0];
-    let device = DeviceClass { tier: None, ..device };
-    let software = DeviceClass {
-        software: true,
-        ..device
-    };
     let half = |(tokens, heads)| Linear {
         dtype: DType::F16,
         ..problem((tokens, heads))
@@ -361,12 +356,9 @@ fn matrices_serve_what_they_can() {
         change(&mut p);
         assert_eq!(on_matrices(&p, &device), expected, "{p:?}");
     }
-    assert!(!on_matrices(&p, &software));
-    let portable = DeviceClass {
-        tier: Some(Tier::Portable),
-        ..device
-    };
-    assert!(!on_matrices(&p, &portable));
+    for tier in [None, Some(Tier::Portable), Some(Tier::Subgroup)] {
+        assert!(!on_matrices(&p, &DeviceClass { tier, ..device }), "{tier:?}");
+    }
 }
 
 #[test]

@@ -182,6 +182,7 @@ pub fn alternatives(problem: &Dense, device: &DeviceClass) -> Vec<KernelChoice> 
                     .map(KernelChoice::Cooperative),
             );
         }
+        all.extend(serial::prefill(problem, device).map(KernelChoice::PrefillSerial));
         for tile in candidates(problem, device) {
             if prefill_fits(&tile, problem.value_dim(), device) {
                 all.push(KernelChoice::Prefill(tile));

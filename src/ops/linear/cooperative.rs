@@ -335,11 +335,11 @@ pub(super) fn candidates(p: &Linear, device: &DeviceClass) -> Vec<CooperativeTil
     all.iter().map(tile).filter(fits).collect()
 }
 
-/// The tile on cooperative matrices, where those may be used, serve the problem, and are wanted or faster: on a software GPU
-/// they are emulated.
+/// The tile on cooperative matrices, where the tier is forced and they serve the problem. The planner does not take them by
+/// itself: the kernel has run on emulated matrices only, and has not been measured on any GPU.
 pub(super) fn choose(p: &Linear, device: &DeviceClass) -> Option<CooperativeTile> {
-    let wanted = device.tier == Some(Tier::Cooperative) || !device.software;
-    if !wanted || !device.allows(Tier::Cooperative) || !serves(p) || p.tokens < FEWEST_TOKENS {
+    if !device.forces(Tier::Cooperative) || !device.allows(Tier::Cooperative) || !serves(p) || p.tokens < FEWEST_TOKENS
+    {
         return None;
     }
     let subgroup = device.abilities.subgroups?.1;
