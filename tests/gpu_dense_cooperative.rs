@@ -155,7 +155,7 @@ fn random_problems() {
     if matrices(&there).is_none() {
         return;
     }
-    property::share(0, 3, |gpu, name, r| {
+    property::share(0, 6, |gpu, name, r| {
         let options = options(r);
         // Shares divide the blocks of columns.
         let shape = loop {
