@@ -35,15 +35,17 @@ fn main() {
         return;
     };
     let mut results = vec![];
-    for tile in tiles(edge, subgroup) {
+    for tile in tiles(edge, subgroup, gpu.abilities().subgroup_barriers) {
         let name = format!(
-            "strips {}x{} blocks {} keys {} lanes {} {} B{}",
+            "strips {} blocks {} keys {} stages {} lanes {} {} B{}{}{}",
             tile.strips,
-            tile.shares,
             tile.row_blocks,
             tile.keys,
+            tile.stages,
             tile.row_lanes,
             tile.workgroup_bytes(d, d),
+            if tile.carried { " carried" } else { "" },
+            if tile.own_barriers { " own" } else { "" },
             if tile.vectors { "" } else { " scalars" },
         );
         let wanted = std::env::var("TILE").map_or(true, |t| t.split('|').any(|part| name.contains(part)));
@@ -65,43 +67,43 @@ fn main() {
     }
 }
 
-/// Strips, shares, blocks of rows, keys.
+/// Strips, blocks of rows, keys, stages.
 const SHAPES: &[[u32; 4]] = &[
-    [4, 2, 2, 32],
-    [8, 2, 1, 32],
-    [4, 2, 1, 32],
-    [3, 2, 2, 32],
-    [2, 2, 2, 32],
-    [4, 1, 2, 32],
-    [4, 1, 1, 32],
-    [8, 1, 1, 16],
-    [8, 1, 1, 32],
-    [6, 1, 1, 32],
-    [2, 1, 2, 32],
-    [2, 2, 2, 64],
-    [4, 1, 1, 64],
-    [4, 1, 2, 64],
-    [2, 1, 2, 64],
-    [4, 1, 2, 16],
+    [8, 2, 16, 2],
+    [8, 2, 16, 1],
+    [4, 2, 16, 2],
+    [4, 2, 16, 1],
+    [2, 2, 16, 2],
+    [8, 1, 16, 2],
+    [4, 1, 16, 2],
+    [4, 1, 16, 1],
+    [4, 2, 32, 1],
+    [4, 1, 32, 2],
+    [8, 1, 32, 1],
 ];
 
-fn tiles(edge: u32, subgroup: u32) -> Vec<CooperativeTile> {
-    let tile = |&[strips, shares, row_blocks, keys]: &[u32; 4]| {
-        let threads = strips * shares * subgroup;
+fn tiles(edge: u32, subgroup: u32, own: bool) -> Vec<CooperativeTile> {
+    let tile = |&[strips, row_blocks, keys, stages]: &[u32; 4], carried| {
+        let row_lanes = (subgroup / (row_blocks * edge)).max(1);
         CooperativeTile {
             edge,
             strips,
-            shares,
             row_blocks,
             keys,
-            threads,
-            row_lanes: (threads / (strips * row_blocks * edge)).max(1),
+            stages,
+            carried,
+            threads: strips * subgroup,
+            row_lanes,
+            own_barriers: own && row_lanes * row_blocks * edge == subgroup,
             vectors: true,
             written_out: true,
             alternate: false,
         }
     };
-    SHAPES.iter().map(tile).collect()
+    SHAPES
+        .iter()
+        .flat_map(|shape| [true, false].map(|carried| tile(shape, carried)))
+        .collect()
 }
 
 /// Seconds, or why there are none; a wrong result gets no time.

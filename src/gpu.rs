@@ -375,6 +375,7 @@ fn useful_features(adapter: &wgpu::Adapter) -> wgpu::Features {
         | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
         | wgpu::Features::SHADER_F16
         | wgpu::Features::SUBGROUP
+        | wgpu::Features::SUBGROUP_BARRIER
         | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
     let features = adapter.features() & wanted;
     let abilities = Abilities::of(features, &adapter.get_info(), &adapter.cooperative_matrix_properties());

@@ -6,7 +6,7 @@
 //! ```
 //! use wgpu_attention::tier::{Abilities, Tier};
 //!
-//! let abilities = Abilities { subgroups: Some((32, 32)), half: true, matrices: Some(16) };
+//! let abilities = Abilities { subgroups: Some((32, 32)), half: true, matrices: Some(16), ..Abilities::NONE };
 //! assert_eq!(abilities.tiers(), [Tier::Portable, Tier::Subgroup, Tier::Cooperative]);
 //! assert_eq!(Abilities::default().tiers(), [Tier::Portable]);
 //! assert_eq!("cooperative".parse(), Ok(Tier::Cooperative));
@@ -82,6 +82,8 @@ pub struct Abilities {
     pub subgroups: Option<(u32, u32)>,
     /// Shaders can compute with and store f16.
     pub half: bool,
+    /// A subgroup can wait for its own invocations, and then finds in workgroup memory what they wrote.
+    pub subgroup_barriers: bool,
     /// Edge of the square cooperative matrices with f16 factors and f32 sums, 8 or 16.
     pub matrices: Option<u32>,
 }
@@ -91,6 +93,7 @@ impl Abilities {
     pub const NONE: Abilities = Abilities {
         subgroups: None,
         half: false,
+        subgroup_barriers: false,
         matrices: None,
     };
 
@@ -108,6 +111,7 @@ impl Abilities {
         Abilities {
             subgroups,
             half,
+            subgroup_barriers: subgroups.is_some() && barriers_order_memory(features, info),
             matrices: if usable { edge(matrices) } else { None },
         }
     }
@@ -125,6 +129,19 @@ impl Abilities {
             Tier::Cooperative => self.matrices.is_some(),
         }
     }
+}
+
+/// Whether `subgroupBarrier` is there and orders workgroup memory. For Vulkan, naga 30 writes it without the word that says
+/// so, which leaves it to the driver: Mesa's llvmpipe (26) reorders, NVIDIA's (580.159.04) passes the tests of the kernels
+/// that rely on it.
+fn barriers_order_memory(features: wgpu::Features, info: &wgpu::AdapterInfo) -> bool {
+    const NVIDIA: u32 = 0x10de;
+    let seen = match info.backend {
+        wgpu::Backend::Metal => true,
+        wgpu::Backend::Vulkan => info.vendor == NVIDIA && info.device_type != wgpu::DeviceType::Cpu,
+        _ => false,
+    };
+    seen && features.contains(wgpu::Features::SUBGROUP_BARRIER)
 }
 
 /// The largest edge among the shapes that kernels can use.

@@ -1,12 +1,13 @@
-// Four neighbouring elements of q, k and v as factors of cooperative matrices: stored f16, as it is.
+// Four neighbouring elements of q, and of row j of k and v, for cooperative matrices: stored f16, as it is. Every row starts
+// at a multiple of four elements.
 fn q_factors(at: u32, vec: u32) -> vec4<f16> {
-    return q[(at + vec * 4u) >> UNIT_SHIFT];
+    return vec4<f16>(widen(q[(at >> UNIT_SHIFT) + vec]));
 }
 
-fn k_factors(at: u32, vec: u32) -> vec4<f16> {
-    return k[(at + vec * 4u) >> UNIT_SHIFT];
+fn k_words(base: u32, j: u32, vec: u32) -> vec2<u32> {
+    return k[(base >> UNIT_SHIFT) + j * (params.k_seq >> UNIT_SHIFT) + vec];
 }
 
-fn v_factors(at: u32, vec: u32) -> vec4<f16> {
-    return v[(at + vec * 4u) >> UNIT_SHIFT];
+fn v_words(base: u32, j: u32, vec: u32) -> vec2<u32> {
+    return v[(base >> UNIT_SHIFT) + j * (params.v_seq >> UNIT_SHIFT) + vec];
 }

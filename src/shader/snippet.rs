@@ -191,7 +191,10 @@ pub(crate) fn check_module(snippet: &'static str, clash: &str, module_source: &s
     let module = naga::front::wgsl::parse_str(module_source)
         .map_err(|parse| error(format!("{}; {clash}: choose another", parse.message())))?;
     // What kernels of any tier use. The snippet by itself was held against core WGSL before.
-    let kernels = Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16 | Capabilities::COOPERATIVE_MATRIX;
+    let kernels = Capabilities::SUBGROUP
+        | Capabilities::SUBGROUP_BARRIER
+        | Capabilities::SHADER_FLOAT16
+        | Capabilities::COOPERATIVE_MATRIX;
     validator(kernels)
         .validate(&module)
         .map_err(|e| error(format!("inside the kernel: {}", chain(&e.into_inner()))))?;

@@ -132,6 +132,8 @@ pub const SOURCES: &[(&str, &str)] = &[
     source!("shared/q_x4"),
     source!("shared/staged_x1"),
     source!("shared/staged_x4"),
+    source!("shared/strip_subgroup"),
+    source!("shared/strip_workgroup"),
     source!("shared/v_x1"),
     source!("shared/v_x4"),
     source!("topk/extend"),

@@ -153,6 +153,7 @@ fn with_matrices() -> Vec<DeviceClass> {
                 abilities: Abilities {
                     subgroups: Some(subgroups),
                     half: true,
+                    subgroup_barriers: true,
                     matrices: Some(edge),
                 },
                 tier: Some(Tier::Cooperative),

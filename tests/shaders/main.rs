@@ -45,7 +45,7 @@ fn matrix_classes() -> Vec<DeviceClass> {
         (8, (32, 32), 32, false, true),
         (8, (8, 8), 32, true, false),
     ];
-    let class = |(edge, subgroups, kib, software, scalar_matrices): (u32, _, u32, _, _)| DeviceClass {
+    let class = |(edge, subgroups, kib, software, scalar_matrices): (u32, (u32, u32), u32, _, _)| DeviceClass {
         workgroup_memory: kib * 1024,
         invocations: 1024,
         software,
@@ -53,6 +53,7 @@ fn matrix_classes() -> Vec<DeviceClass> {
         abilities: Abilities {
             subgroups: Some(subgroups),
             half: true,
+            subgroup_barriers: subgroups.0 == subgroups.1,
             matrices: Some(edge),
         },
         tier: Some(Tier::Cooperative),
@@ -87,6 +88,7 @@ fn subgroup_classes() -> Vec<DeviceClass> {
                 abilities: Abilities {
                     subgroups: Some(subgroups),
                     half: subgroups.1 != 64,
+                    subgroup_barriers: false,
                     matrices: None,
                 },
                 tier,

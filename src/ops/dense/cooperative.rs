@@ -5,7 +5,7 @@ use crate::ops::dense::tile::DeviceClass;
 use crate::ops::dense::variant::{Attend, Tile};
 use crate::shader::Constant;
 use crate::tensor::DType;
-use crate::tier::Tier;
+use crate::tier::{Abilities, Tier};
 
 /// Tile shape of `dense/prefill_cooperative.wgsl`; the file's header has the meaning of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -13,19 +13,24 @@ use crate::tier::Tier;
 pub struct CooperativeTile {
     /// Rows and columns of a matrix: 8 or 16, as the device has them.
     pub edge: u32,
-    /// Strips of rows.
+    /// Strips of rows, a subgroup's each.
     pub strips: u32,
-    /// Subgroups that share a strip: a divisor of the blocks of keys, and of those of value columns.
-    pub shares: u32,
     /// Blocks of `edge` rows of a strip.
     pub row_blocks: u32,
     /// Keys of a tile, a multiple of `edge`.
     pub keys: u32,
-    /// Invocations of a workgroup: for each strip and share as many as the largest subgroup of the device has.
+    /// Key tiles that workgroup memory holds: 1 or 2.
+    pub stages: u32,
+    /// Keys and values are loaded a tile earlier, into registers that last from one tile to the next.
+    pub carried: bool,
+    /// Invocations of a workgroup: for each strip as many as the largest subgroup of the device has.
     pub threads: u32,
     /// Invocations that share a row's weights: a power of two, no more than the smallest subgroup of the device has, and a
     /// divisor of a quarter of the keys.
     pub row_lanes: u32,
+    /// A strip's invocations wait for each other without the workgroup's others. Only for subgroups that all have one size,
+    /// which is `row_lanes` for each of a strip's rows.
+    pub own_barriers: bool,
     /// Workgroup memory is in words of four elements, not of one. Metal's language wants single elements; with those an
     /// NVIDIA Vulkan driver (580.159.04) gives wrong results.
     pub vectors: bool,
@@ -38,21 +43,22 @@ pub struct CooperativeTile {
 impl CooperativeTile {
     /// Whether all fields are in range and the shader's static assertions hold.
     pub(crate) fn is_sound(&self) -> bool {
-        let counts = [self.strips, self.shares, self.row_blocks, self.keys, self.row_lanes];
+        let counts = [self.strips, self.row_blocks, self.keys, self.row_lanes];
         [8, 16].contains(&self.edge)
             && counts.iter().all(|n| (1..=256).contains(n))
-            && self.keys.is_multiple_of(self.edge * self.shares)
+            && [1, 2].contains(&self.stages)
+            && self.keys.is_multiple_of(self.edge)
             && self.row_lanes.is_power_of_two()
             && (self.keys / 4).is_multiple_of(self.row_lanes)
             && self.rows() <= 1024
-            && (self.strips * self.shares..=1024).contains(&self.threads)
+            && (self.strips..=1024).contains(&self.threads)
     }
 
-    /// Whether shares and lanes divide the output's columns and the device's subgroups, of so many invocations.
-    pub(crate) fn suits(&self, value_dim: u32, (least, most): (u32, u32)) -> bool {
-        value_dim.div_ceil(self.edge).is_multiple_of(self.shares)
-            && self.row_lanes <= least
-            && self.threads == self.strips * self.shares * most
+    /// Whether it is made for subgroups of a device.
+    pub(crate) fn suits(&self, abilities: &Abilities) -> bool {
+        let (least, most) = abilities.subgroups.unwrap_or_default();
+        let own = abilities.subgroup_barriers && least == most && self.row_blocks * self.edge * self.row_lanes == most;
+        self.row_lanes <= least && self.threads == self.strips * most && (own || !self.own_barriers)
     }
 
     /// Query rows of a workgroup.
@@ -60,21 +66,34 @@ impl CooperativeTile {
         self.strips * self.row_blocks * self.edge
     }
 
-    /// Blocks of output columns of a share that go through workgroup memory at once.
-    fn out_blocks(&self, value_dim: u32) -> u32 {
-        let blocks = value_dim.div_ceil(self.edge) / self.shares;
-        let room = self.keys / self.edge / self.shares;
-        (1..=room).rev().find(|n| blocks.is_multiple_of(*n)).unwrap_or(1)
+    /// Parts of q's columns that are staged one after the other: as few as fit where keys and values will be.
+    fn q_parts(&self, head_dim: u32, value_dim: u32) -> u32 {
+        let blocks = head_dim.div_ceil(self.edge);
+        let fits = |parts: &u32| {
+            blocks.is_multiple_of(*parts) && self.q_part(head_dim, *parts) <= self.tile_factors(head_dim, value_dim)
+        };
+        (1..=blocks).find(fits).unwrap_or(blocks)
+    }
+
+    /// Elements of workgroup memory that a part of q takes.
+    fn q_part(&self, head_dim: u32, parts: u32) -> u32 {
+        self.strips * self.edge * (head_dim.div_ceil(self.edge) / parts * self.edge + 8)
+    }
+
+    /// Elements of workgroup memory that keys, values and weights take.
+    fn tile_factors(&self, head_dim: u32, value_dim: u32) -> u32 {
+        let pitch = |d: u32| d.next_multiple_of(self.edge) + 8;
+        let weights = self.keys + if self.keys > 16 { 8 } else { 0 };
+        self.stages * self.keys * (pitch(head_dim) + pitch(value_dim)) + self.rows() * weights
     }
 
     /// Workgroup memory in bytes.
     pub fn workgroup_bytes(&self, head_dim: u32, value_dim: u32) -> u32 {
-        let pitch = |d: u32| d.next_multiple_of(self.edge) + 8;
-        let tile = self.keys * (pitch(head_dim) + pitch(value_dim)) + self.rows() * (self.keys + 8);
-        let factors = tile.max(self.strips * self.edge * pitch(head_dim)) * 2;
-        let sums = self.rows() * (self.keys + 4) * 4;
-        let row_factors = self.rows() * 4;
-        factors.next_multiple_of(16) + sums.next_multiple_of(16) + row_factors.next_multiple_of(16) + 16
+        let q = self.q_part(head_dim, self.q_parts(head_dim, value_dim));
+        let factors = 2 * self.tile_factors(head_dim, value_dim).max(q);
+        let sums = 4 * self.rows() * (self.keys + 4).max(self.edge);
+        let rounds = if self.own_barriers { 0 } else { 16 };
+        factors.next_multiple_of(16) + sums.next_multiple_of(16) + rounds
     }
 }
 
@@ -83,38 +102,37 @@ impl Tile for CooperativeTile {
     const TIER: Tier = Tier::Cooperative;
     const CHECKS_LISTS: bool = true;
 
-    fn half(&self) -> bool {
-        true
-    }
-
     fn tiles_of_an_entry(&self, keys: u32) -> u32 {
         keys / self.keys
     }
 
     fn label(&self) -> String {
         format!(
-            "matrices of {} tile {}x{} strips {}x{} threads {}/{}{}",
+            "matrices of {} tile {}x{}x{} strips {} threads {}/{}{}{}{}",
             self.edge,
             self.rows(),
             self.keys,
+            self.stages,
             self.strips,
-            self.shares,
             self.threads,
             self.row_lanes,
+            if self.carried { " carried" } else { "" },
+            if self.own_barriers { " own" } else { "" },
             if self.vectors { "" } else { " scalars" }
         )
     }
 
-    fn constants(&self, value_dim: u32) -> Vec<(&'static str, Constant)> {
+    fn constants(&self, head_dim: u32, value_dim: u32) -> Vec<(&'static str, Constant)> {
         use Constant::{Count, Flag};
         vec![
             ("STRIPS", Count(self.strips)),
-            ("SHARES", Count(self.shares)),
             ("ROW_LANES", Count(self.row_lanes)),
             ("ROW_BLOCKS", Count(self.row_blocks)),
             ("KEYS", Count(self.keys)),
+            ("STAGES", Count(self.stages)),
+            ("CARRIED", Flag(self.carried)),
+            ("Q_PARTS", Count(self.q_parts(head_dim, value_dim))),
             ("THREADS", Count(self.threads)),
-            ("OUT_BLOCKS", Count(self.out_blocks(value_dim))),
             ("ALTERNATE", Flag(self.alternate)),
             ("MATRICES_WRITTEN_OUT", Count(self.written_out.into())),
         ]
@@ -131,6 +149,11 @@ impl Tile for CooperativeTile {
                 "shared/staged_x4"
             } else {
                 "shared/staged_x1"
+            },
+            if self.own_barriers {
+                "shared/strip_subgroup"
+            } else {
+                "shared/strip_workgroup"
             },
             if attend.dtype == DType::F16 && attend.vector_inputs {
                 "dense/factors_native"
@@ -158,74 +181,84 @@ pub(super) fn serves(problem: &Dense) -> bool {
     problem.queries >= FEWEST_QUERIES && precise_enough(problem)
 }
 
-/// Strips, shares, blocks of rows of a strip, keys.
-struct Candidate(u32, u32, u32, u32);
+/// Strips, blocks of rows of a strip, keys, stages, carried.
+struct Candidate(u32, u32, u32, u32, bool);
 
-/// For matrices of 16, best first, by measurements on an NVIDIA H200 (`benches/tune_cooperative.rs`). Its Vulkan driver lets
-/// workgroups have some 50 KiB of workgroup memory together on a processor, so that of the larger tiles one runs at a
-/// time, and of those below 25 KiB two. The last but one fit 32 KiB at D = 128 and D = 256.
+/// For matrices of 16 and Dv above 64 and up to 128, best first, by measurements on an NVIDIA H200
+/// (`benches/tune_cooperative.rs`). Its Vulkan driver lets workgroups have some 50 KiB of workgroup memory together on a
+/// processor, so that of the first one runs at a time, of 248 registers an invocation. The last two fit 16 KiB.
 const WIDE: &[Candidate] = &[
-    Candidate(4, 2, 2, 32),
-    Candidate(6, 1, 1, 32),
-    Candidate(8, 1, 1, 16),
-    Candidate(4, 2, 1, 32),
-    Candidate(4, 1, 1, 32),
-    Candidate(4, 1, 1, 16),
-    Candidate(2, 1, 1, 16),
+    Candidate(8, 2, 16, 2, true),
+    Candidate(4, 2, 16, 2, true),
+    Candidate(4, 1, 16, 2, true),
+    Candidate(4, 1, 16, 1, true),
+    Candidate(2, 1, 16, 1, true),
+];
+
+/// The same for larger Dv, whose rows of O fill the registers one block at a time.
+const WIDEST: &[Candidate] = &[
+    Candidate(8, 1, 16, 2, true),
+    Candidate(4, 1, 16, 2, true),
+    Candidate(4, 1, 16, 1, true),
+    Candidate(2, 1, 16, 1, true),
 ];
 
 /// The same for Dv up to 64.
 const NARROW: &[Candidate] = &[
-    Candidate(4, 1, 2, 16),
-    Candidate(4, 2, 1, 32),
-    Candidate(4, 1, 1, 32),
-    Candidate(4, 1, 1, 16),
-    Candidate(2, 1, 1, 16),
+    Candidate(4, 2, 16, 2, false),
+    Candidate(2, 2, 16, 2, false),
+    Candidate(4, 1, 16, 2, false),
+    Candidate(4, 1, 16, 1, true),
+    Candidate(2, 1, 16, 1, true),
 ];
 
 /// For matrices of 8, best first; reasoned, not measured.
 const EDGE_8: &[Candidate] = &[
-    Candidate(4, 2, 2, 32),
-    Candidate(4, 1, 2, 16),
-    Candidate(4, 1, 1, 32),
-    Candidate(4, 1, 1, 16),
-    Candidate(2, 1, 1, 16),
-    Candidate(2, 1, 1, 8),
+    Candidate(4, 2, 16, 2, true),
+    Candidate(4, 1, 16, 2, true),
+    Candidate(4, 1, 16, 1, true),
+    Candidate(2, 1, 8, 1, true),
 ];
 
 /// For processors that emulate matrices of 8: little code.
-const SOFTWARE: &[Candidate] = &[Candidate(4, 1, 1, 8), Candidate(2, 1, 1, 8)];
+const SOFTWARE: &[Candidate] = &[Candidate(4, 1, 8, 1, true), Candidate(2, 1, 8, 1, true)];
 
 /// Tiles that serve a problem on a device, best first.
 pub(super) fn candidates(problem: &Dense, device: &DeviceClass) -> Vec<CooperativeTile> {
-    let (Some(edge), Some(subgroups)) = (device.abilities.matrices, device.abilities.subgroups) else {
+    let (Some(edge), Some((least, most))) = (device.abilities.matrices, device.abilities.subgroups) else {
         return vec![];
     };
     let all = match (edge, device.software) {
         (16, _) if problem.value_dim() <= 64 => NARROW,
-        (16, _) => WIDE,
+        (16, _) if problem.value_dim() <= 128 => WIDE,
+        (16, _) => WIDEST,
         (_, false) => EDGE_8,
         (_, true) => SOFTWARE,
     };
-    let tile = |c: &Candidate| {
-        let threads = c.0 * c.1 * subgroups.1;
-        let lanes = threads / (c.0 * c.2 * edge);
-        CooperativeTile {
+    let tile = |&Candidate(strips, row_blocks, keys, stages, carried): &Candidate| {
+        let lanes = (most / (row_blocks * edge)).clamp(1, (keys / 4).min(least));
+        let tile = CooperativeTile {
             edge,
-            strips: c.0,
-            shares: c.1,
-            row_blocks: c.2,
-            keys: c.3,
-            threads,
-            row_lanes: lanes.clamp(1, (c.3 / 4).min(subgroups.0)).next_power_of_two(),
+            strips,
+            row_blocks,
+            keys,
+            stages,
+            carried,
+            threads: strips * most,
+            row_lanes: lanes.next_power_of_two(),
+            own_barriers: true,
             vectors: !device.scalar_matrices,
             written_out: !device.software,
             alternate: device.software,
+        };
+        CooperativeTile {
+            own_barriers: tile.suits(&device.abilities),
+            ..tile
         }
     };
     let fits = |t: &CooperativeTile| {
         t.is_sound()
-            && t.suits(problem.value_dim(), subgroups)
+            && t.suits(&device.abilities)
             && t.threads <= device.invocations
             && t.workgroup_bytes(problem.head_dim, problem.value_dim()) + list_bytes(problem) <= device.workgroup_memory
     };

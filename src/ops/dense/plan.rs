@@ -244,8 +244,9 @@ fn check_matrices(p: &Dense, tile: &CooperativeTile, gpu: &Gpu) -> Result<()> {
     let subgroups = abilities.subgroups.unwrap_or_default();
     let allowed = match abilities.matrices {
         Some(edge) if edge != tile.edge => format!("matrices of {edge}, which this device has"),
-        Some(_) if !tile.suits(p.value_dim(), subgroups) => format!(
-            "shares that divide the blocks of value columns, {} invocations for each, and at most {} lanes to a row",
+        Some(_) if !tile.suits(&abilities) => format!(
+            "{} invocations for each strip, at most {} lanes to a row, and barriers of their own only for strips that are \
+             exactly a subgroup's",
             subgroups.1, subgroups.0
         ),
         Some(_) if !cooperative::precise_enough(p) => "another kernel, or f16 tensors, or `reduced_precision`".into(),

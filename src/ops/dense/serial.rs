@@ -71,7 +71,7 @@ impl Tile for SerialPrefillTile {
         format!("tile {}x{} regs {}", self.rows(), self.keys, self.row_regs)
     }
 
-    fn constants(&self, _value_dim: u32) -> Vec<(&'static str, Constant)> {
+    fn constants(&self, _head_dim: u32, _value_dim: u32) -> Vec<(&'static str, Constant)> {
         use Constant::Count;
         vec![
             ("ROWS", Count(self.row_regs)),

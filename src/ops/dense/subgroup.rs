@@ -148,8 +148,8 @@ impl Tile for Subgroup<PrefillTile> {
         Tile::label(&self.tile) + &self.lanes_label(self.tile.lanes)
     }
 
-    fn constants(&self, value_dim: u32) -> Vec<(&'static str, Constant)> {
-        let mut constants = Tile::constants(&self.tile, value_dim);
+    fn constants(&self, head_dim: u32, value_dim: u32) -> Vec<(&'static str, Constant)> {
+        let mut constants = Tile::constants(&self.tile, head_dim, value_dim);
         constants.push(("LANE_STEPS", Constant::Count(self.tile.lanes.ilog2())));
         constants.extend(self.lanes_constants(self.tile.lanes));
         constants
@@ -233,7 +233,7 @@ impl Tile for Subgroup<DecodeTile> {
         )
     }
 
-    fn constants(&self, value_dim: u32) -> Vec<(&'static str, Constant)> {
+    fn constants(&self, _head_dim: u32, value_dim: u32) -> Vec<(&'static str, Constant)> {
         use Constant::{Count, Flag};
         let t = &self.tile;
         let scores = t.rows * t.key_regs;
@@ -367,6 +367,7 @@ mod tests {
             abilities: Abilities {
                 subgroups: Some(subgroups),
                 half: true,
+                subgroup_barriers: false,
                 matrices: None,
             },
             tier,

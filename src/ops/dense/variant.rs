@@ -632,7 +632,7 @@ pub(crate) trait Tile {
     fn label(&self) -> String;
 
     /// The header's constants that describe the tile.
-    fn constants(&self, value_dim: u32) -> Vec<(&'static str, Constant)>;
+    fn constants(&self, head_dim: u32, value_dim: u32) -> Vec<(&'static str, Constant)>;
 
     /// Pieces of its own.
     fn pieces<T>(&self, _attend: &Attend<T>) -> Vec<&'static str> {
@@ -665,7 +665,7 @@ impl Tile for PrefillTile {
         )
     }
 
-    fn constants(&self, _value_dim: u32) -> Vec<(&'static str, Constant)> {
+    fn constants(&self, _head_dim: u32, _value_dim: u32) -> Vec<(&'static str, Constant)> {
         use Constant::{Count, Flag};
         vec![
             ("ROW_GROUPS", Count(self.row_groups)),
@@ -710,7 +710,7 @@ impl Tile for DecodeTile {
         )
     }
 
-    fn constants(&self, _value_dim: u32) -> Vec<(&'static str, Constant)> {
+    fn constants(&self, _head_dim: u32, _value_dim: u32) -> Vec<(&'static str, Constant)> {
         use Constant::{Count, Flag};
         vec![
             ("ROWS", Count(self.rows)),
@@ -739,7 +739,7 @@ impl Tile for SerialTile {
         format!("rows {}", self.rows)
     }
 
-    fn constants(&self, _value_dim: u32) -> Vec<(&'static str, Constant)> {
+    fn constants(&self, _head_dim: u32, _value_dim: u32) -> Vec<(&'static str, Constant)> {
         use Constant::Count;
         vec![("ROWS", Count(self.rows)), ("THREADS", Count(self.threads))]
     }
@@ -763,7 +763,7 @@ impl<T: Tile> Spec for Attend<T> {
         if let Visits::Live(keys) = self.visits {
             constants.push(("ENTRY_TILES", Constant::Count(self.tile.tiles_of_an_entry(keys))));
         }
-        constants.extend(self.tile.constants(self.value_dim));
+        constants.extend(self.tile.constants(self.head_dim, self.value_dim));
         constants
     }
 

@@ -1,0 +1,28 @@
+// What the invocations of a strip of rows tell each other, where subgroups may turn out smaller than a strip: all that
+// the workgroup's do.
+
+// One more than the last round in which one was told.
+var<workgroup> strip_round: u32;
+
+fn strip_start(thread: u32) {
+    if (thread == 0u) {
+        strip_round = 0u;
+    }
+}
+
+// What was written to workgroup memory before is there for the strip's other invocations.
+fn strip_barrier() {
+    workgroupBarrier();
+}
+
+// Before a barrier: whether x holds here, in round t, which is greater than those before.
+fn strip_tell(x: bool, t: u32) {
+    if (x) {
+        strip_round = t + 1u;
+    }
+}
+
+// After that barrier: whether it holds for any.
+fn strip_told(x: bool, t: u32) -> bool {
+    return strip_round == t + 1u;
+}
