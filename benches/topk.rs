@@ -28,7 +28,8 @@ fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, Wal
     group
         .sample_size(10)
         .sampling_mode(SamplingMode::Flat)
-        .warm_up_time(Duration::from_millis(100))
+        // Until a GPU's clocks have risen, see `measure`.
+        .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_millis(500));
     group
 }

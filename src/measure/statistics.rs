@@ -1,5 +1,7 @@
 //! The median of repeated runs, and how sure it is.
 
+use std::cmp::Ordering;
+
 /// An interval that holds the median of what was sampled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Interval {
@@ -67,9 +69,56 @@ pub fn median_interval(sorted: &[f64], confidence: f64) -> Option<Interval> {
     })
 }
 
+/// Standard deviations from which ranks tell two halves apart, for so many values: by chance in 1 % of cases where there are
+/// few (two times five reach it only where all of one half are below all of the other), in 0.1 % where there are more, whose
+/// halves are compared again and again.
+fn apart(values: usize) -> f64 {
+    if values < 20 { 2.58 } else { 3.29 }
+}
+
+/// Whether values, in the order they came, changed their level half-way: the medians of the two halves are further apart than
+/// this share of the later one's, and so many values of one half exceed values of the other as halves of one distribution
+/// rarely have (H. B. Mann and D. R. Whitney, "On a test of whether one of two random variables is stochastically larger than
+/// the other", 1947; the normal approximation).
+pub(super) fn drifted(in_order: &[f64], share: f64) -> bool {
+    let (first, second) = in_order.split_at(in_order.len() / 2);
+    let [earlier, later] = [first, second].map(|half| {
+        let mut sorted = half.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        median(&sorted)
+    });
+    let of_pair = |a: &f64, b: &f64| match a.total_cmp(b) {
+        Ordering::Less => 0.0,
+        Ordering::Equal => 0.5,
+        Ordering::Greater => 1.0,
+    };
+    let exceeding: f64 = first
+        .iter()
+        .flat_map(|a| second.iter().map(move |b| of_pair(a, b)))
+        .sum();
+    let (m, n) = (first.len() as f64, second.len() as f64);
+    let deviation = (m * n * (m + n + 1.0) / 12.0).sqrt();
+    (earlier - later).abs() > share * later && (exceeding - m * n / 2.0).abs() > apart(in_order.len()) * deviation
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_change_of_level_half_way_is_told_from_noise() {
+        let step = [4.8, 4.7, 4.9, 4.8, 4.7, 1.0, 1.1, 1.0, 1.0, 1.1];
+        assert!(drifted(&step, 0.04));
+        let up: Vec<f64> = step.iter().rev().copied().collect();
+        assert!(drifted(&up, 0.04));
+        // Too small a step to matter.
+        let small = [1.03, 1.03, 1.03, 1.03, 1.03, 1.0, 1.0, 1.0, 1.0, 1.0];
+        assert!(!drifted(&small, 0.04) && drifted(&small, 0.02));
+        // Medians that are as far apart by chance.
+        assert!(!drifted(&[4.8, 1.0, 4.8, 1.0, 4.8, 1.0, 4.8, 1.0, 4.8, 1.0], 0.04));
+        // No more than a few values can tell.
+        assert!(!drifted(&[2.0, 1.0], 0.04) && !drifted(&[1.0], 0.04) && !drifted(&[], 0.04));
+    }
 
     fn ranks(n: usize, confidence: f64) -> (usize, usize, f64) {
         let values: Vec<f64> = (1..=n).map(|i| i as f64).collect();
