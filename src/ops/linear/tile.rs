@@ -8,6 +8,7 @@ use crate::ops::linear::{Decay, Linear};
 
 /// How a problem is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "tuned", derive(serde::Serialize, serde::Deserialize))]
 pub enum Form {
     /// Token by token, `linear/step.wgsl`: for one token or a few.
     Step(StepTile),
@@ -49,6 +50,16 @@ impl Form {
             Form::Split { tile, .. } => Form::Split { tile, segment },
             Form::CooperativeSplit { state, output, .. } => Form::CooperativeSplit { state, output, segment },
             Form::Step(_) | Form::Serial(_) | Form::Cooperative(_) => self,
+        }
+    }
+
+    /// Tokens of a chunk; of two tiles with different ones, the longer, of which it is a multiple.
+    pub(crate) fn chunk(self) -> u32 {
+        match self {
+            Form::Step(_) => 1,
+            Form::Serial(tile) | Form::Split { tile, .. } => tile.rows(),
+            Form::Cooperative(tile) => tile.rows(),
+            Form::CooperativeSplit { state, output, .. } => state.rows().max(output.rows()),
         }
     }
 
@@ -140,7 +151,7 @@ const CHANNEL: &[Candidate] = &[
 /// # Errors
 /// [`crate::Error::Limit`] where even the smallest tile does not fit.
 pub fn choose(p: &Linear, device: &DeviceClass) -> Result<Form> {
-    choose_for(p, device, u64::from(p.sequences()) * u64::from(p.heads))
+    choose_for(p, device, rows(p))
 }
 
 /// As [`choose`], for a call that is cut into parts of so many heads of all sequences.
@@ -189,11 +200,16 @@ fn workgroups(p: &Linear, form: Form, rows: u64) -> u64 {
     rows * u64::from(p.value_dim().div_ceil(form.columns()))
 }
 
+/// Whether a form of one pass can serve, with chunks of so many tokens.
+fn serial_serves(p: &Linear, device: &DeviceClass, form: Form, chunk: u32) -> bool {
+    let apart = p.normalize.is_some() && p.in_place && p.value_dim() > form.columns();
+    p.causal && !apart && u64::from(p.tokens) <= longest(p, device, form, chunk)
+}
+
 /// Whether a form of one pass can serve, with chunks of so many tokens, and fills the device.
 fn serial_pays(p: &Linear, device: &DeviceClass, rows: u64, form: Form, chunk: u32) -> bool {
     let in_order = workgroups(p, form, rows) >= fill(device).0 || p.tokens <= 2 * chunk;
-    let apart = p.normalize.is_some() && p.in_place && p.value_dim() > form.columns();
-    p.causal && in_order && !apart && u64::from(p.tokens) <= longest(p, device, form, chunk)
+    in_order && serial_serves(p, device, form, chunk)
 }
 
 /// A form of segments whose length fills the device, in chunks of so many tokens.
@@ -302,8 +318,8 @@ fn part(head_dim: u32, row_groups: u32, most: u32) -> u32 {
         .unwrap_or(1)
 }
 
-fn chunk_tile(p: &Linear, device: &DeviceClass, candidates: &[Candidate]) -> Result<ChunkTile> {
-    let tiles = candidates.iter().map(|c| ChunkTile {
+fn chunk_tiles<'a>(p: &'a Linear, candidates: &'a [Candidate]) -> impl Iterator<Item = ChunkTile> + Clone + 'a {
+    candidates.iter().map(|c| ChunkTile {
         row_groups: c.0,
         row_regs: c.1,
         lanes: c.2,
@@ -312,23 +328,122 @@ fn chunk_tile(p: &Linear, device: &DeviceClass, candidates: &[Candidate]) -> Res
         chunk: part(p.head_dim, c.0, c.5),
         tokens: c.6,
         unroll: c.7,
-    });
-    let bytes = |t: &ChunkTile| t.workgroup_bytes(p.head_dim, p.decay, p.normalize.is_some());
-    let fits = |t: &ChunkTile| bytes(t) <= device.workgroup_memory && t.threads() <= device.invocations;
+    })
+}
+
+fn fits(p: &Linear, device: &DeviceClass, tile: &ChunkTile) -> bool {
+    tile.workgroup_bytes(p.head_dim, p.decay, p.normalize.is_some()) <= device.workgroup_memory
+        && tile.threads() <= device.invocations
+}
+
+/// Registers of an invocation for its part of the state.
+fn registers(p: &Linear, tile: &ChunkTile) -> u32 {
+    p.head_dim.div_ceil(4 * tile.row_groups) * 16 * tile.value_vecs
+}
+
+fn chunk_tile(p: &Linear, device: &DeviceClass, candidates: &[Candidate]) -> Result<ChunkTile> {
+    let tiles = chunk_tiles(p, candidates);
     // A state spread over too few invocations would not stay in a GPU's registers.
     let most = match (device.software, p.decay) {
         (true, _) => u32::MAX,
         (false, Decay::Channel) => 128,
         (false, _) => 64,
     };
-    let registers = |t: &ChunkTile| p.head_dim.div_ceil(4 * t.row_groups) * 16 * t.value_vecs;
-    let fitting = || tiles.clone().filter(fits);
+    let registers = |t: &ChunkTile| registers(p, t);
+    let fitting = || tiles.clone().filter(|t| fits(p, device, t));
     let chosen = fitting()
         .find(|t| registers(t) <= most)
         .or_else(|| fitting().min_by_key(registers));
     chosen.ok_or_else(|| {
-        let smallest = tiles.clone().min_by_key(&bytes);
+        let bytes = |t: &ChunkTile| t.workgroup_bytes(p.head_dim, p.decay, p.normalize.is_some());
+        let smallest = tiles.clone().min_by_key(bytes);
         let (bytes, threads) = smallest.map(|t| (bytes(&t), t.threads())).unwrap_or_default();
         no_tile(bytes, threads, device)
     })
+}
+
+/// Registers for the state up to which a tile is worth trying.
+const MOST_REGISTERS: u32 = 128;
+
+/// Forms worth trying on a device beside the planner's choice, for measurements: every tile in its lists that fits, with the
+/// columns of the problem, and on cooperative matrices where the device has them and the problem allows them; in one pass,
+/// and over segments as long as the planner would make them, half, and twice as long. None for the few tokens of a step.
+pub fn alternatives(p: &Linear, device: &DeviceClass) -> Vec<Form> {
+    if steps(p) {
+        return vec![];
+    }
+    let mut all = vec![];
+    for tile in every_tile(p, device) {
+        all.push(Form::Serial(tile));
+        all.extend(segmented(p, device, |segment| Form::Split { tile, segment }));
+    }
+    let state = chunk_tile(p, device, candidates(p, device, rows(p), true));
+    for tile in cooperative::alternatives(p, device) {
+        all.push(Form::Cooperative(tile));
+        let Ok(state) = state else { continue };
+        let form = |segment| Form::CooperativeSplit {
+            state,
+            output: tile,
+            segment,
+        };
+        all.extend(segmented(p, device, form));
+    }
+    let planned = choose(p, device).ok();
+    all.retain(|form| {
+        let serves = form.segment().is_some() || serial_serves(p, device, *form, form.chunk());
+        serves && Some(*form) != planned
+    });
+    all
+}
+
+/// The tiles of all lists that are worth trying.
+fn every_tile(p: &Linear, device: &DeviceClass) -> Vec<ChunkTile> {
+    let lists: &[&[Candidate]] = match (p.decay, device.software) {
+        (Decay::Channel, _) => &[CHANNEL],
+        (_, true) => &[SOFTWARE],
+        (_, false) => &[GPU_WIDE, GPU_NARROW, GPU_NARROW_FEW, GPU_NARROW_SPLIT],
+    };
+    let mut all: Vec<ChunkTile> = vec![];
+    for tile in lists.iter().flat_map(|list| chunk_tiles(p, list)) {
+        let sensible = tile.columns() <= p.value_dim().next_multiple_of(32)
+            && (device.software || registers(p, &tile) <= MOST_REGISTERS);
+        if sensible && fits(p, device, &tile) && !all.contains(&tile) {
+            all.push(tile);
+        }
+    }
+    all
+}
+
+/// A form with segments as long as the planner would make them, half, and twice as long, where there are several of them.
+fn segmented(p: &Linear, device: &DeviceClass, form: impl Fn(u32) -> Form) -> Vec<Form> {
+    let chunk = form(1).chunk();
+    let planned = split(p, device, rows(p), &form, chunk).segment().unwrap_or(chunk);
+    let longest = longest(p, device, form(chunk), chunk);
+    let mut lengths = [planned / 2, planned, 2 * planned]
+        .map(|n| n.next_multiple_of(chunk))
+        .to_vec();
+    lengths.dedup();
+    lengths.retain(|n| u64::from(*n) <= longest && (*n < p.tokens || !p.causal));
+    lengths.into_iter().map(form).collect()
+}
+
+/// Heads of all sequences.
+fn rows(p: &Linear) -> u64 {
+    u64::from(p.sequences()) * u64::from(p.heads)
+}
+
+/// A form that was measured on a problem of so many tokens in all heads, for another problem: where there are segments, longer
+/// or shorter ones, so that as many workgroups have something to do, within the planner's bounds.
+#[cfg(feature = "tuned")]
+pub(crate) fn scaled(p: &Linear, device: &DeviceClass, form: Form, measured: f64) -> Form {
+    let Some(segment) = form.segment() else {
+        return form;
+    };
+    let chunk = form.chunk();
+    let factor = rows(p) as f64 * f64::from(p.tokens) / measured;
+    let segments = u32::try_from(fill(device).2).unwrap_or(u32::MAX);
+    let wanted = (f64::from(segment) * factor).ceil() as u32;
+    let longest = longest(p, device, form, chunk).min(u32::MAX.into()) as u32 / chunk * chunk;
+    let segment = wanted.max(p.tokens.div_ceil(segments)).min(p.tokens);
+    form.with_segment(segment.next_multiple_of(chunk).min(longest))
 }
