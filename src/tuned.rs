@@ -162,15 +162,13 @@ impl TunedLinear {
             && self.decay == problem.decay
             && self.normalize == problem.normalize.is_some()
             && self.planner.segment().is_some() == planned.segment().is_some();
-        let rows = |batch: u32, heads: u32| f64::from(batch) * f64::from(heads);
-        alike.then(|| {
-            apart(self.tokens, problem.tokens) + apart(rows(self.batch, self.heads), rows(problem.batch, problem.heads))
-        })
+        let rows = u64::from(problem.batch) * u64::from(problem.heads);
+        alike.then(|| apart(self.tokens, problem.tokens) + apart(self.rows() as f64, rows as f64))
     }
 
-    /// Tokens of all heads.
-    fn all_tokens(&self) -> f64 {
-        f64::from(self.batch) * f64::from(self.heads) * f64::from(self.tokens)
+    /// Heads of all sequences.
+    fn rows(&self) -> u64 {
+        u64::from(self.batch) * u64::from(self.heads)
     }
 }
 
@@ -276,7 +274,7 @@ impl Tuned {
         }
         let candidates = self.linear.iter().filter_map(|t| {
             let distance = t.distance(problem, planned)?;
-            Some((distance, linear::adapted(problem, gpu, t.form, t.all_tokens())?))
+            Some((distance, linear::adapted(problem, gpu, t.form, (t.rows(), t.tokens))?))
         });
         let nearest = candidates.min_by(|a, b| a.0.total_cmp(&b.0));
         nearest.map(|(_, form)| form)

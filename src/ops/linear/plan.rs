@@ -224,10 +224,10 @@ pub(crate) fn planned(p: &Linear, gpu: &Gpu) -> Option<Form> {
     planned_form(p, &DeviceClass::of_gpu(gpu), gpu).ok()
 }
 
-/// A form that was measured on a problem of so many tokens in all heads, for another problem ([`tile::scaled`]); `None` where
+/// A form that was measured on so many heads of all sequences and tokens, for another problem ([`tile::scaled`]); `None` where
 /// it cannot serve that, or would be one of segments with one segment.
 #[cfg(feature = "tuned")]
-pub(crate) fn adapted(p: &Linear, gpu: &Gpu, form: Form, measured: f64) -> Option<Form> {
+pub(crate) fn adapted(p: &Linear, gpu: &Gpu, form: Form, measured: (u64, u32)) -> Option<Form> {
     let device = DeviceClass::of_gpu(gpu);
     let form = check_form(p, form, gpu).ok()?;
     let form = fitting(p, tile::scaled(p, &device, form, measured), gpu);
