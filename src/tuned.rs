@@ -2,12 +2,14 @@
 //!
 //! ```no_run
 //! use wgpu_attention::tuned::Tuned;
-//! # use wgpu_attention::{Dense, DensePlan, Gpu, Result};
-//! # fn f(gpu: &Gpu, problem: &Dense) -> Result<DensePlan> {
+//! # use wgpu_attention::{Dense, DensePlan, Gpu, Linear, LinearPlan, Result};
+//! # fn f(gpu: &Gpu, problem: &Dense, linear: &Linear) -> Result<(DensePlan, LinearPlan)> {
 //! let tuned = Tuned::load("tuned.json")?;
 //! tuned.check(gpu)?;
 //! // The tile that was fastest on the nearest problem measured; the planner's own where there is none.
-//! problem.plan_with(gpu, &tuned.dense(gpu, problem))
+//! let plan = problem.plan_with(gpu, &tuned.dense(gpu, problem))?;
+//! let linear_plan = linear.plan_with(gpu, &tuned.linear(gpu, linear))?;
+//! # Ok((plan, linear_plan))
 //! # }
 //! ```
 
@@ -19,6 +21,8 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::ops::dense::tile::{KernelChoice, Tuning};
 use crate::ops::dense::{Dense, cooperative};
+use crate::ops::linear::tile::{Form, LinearTuning};
+use crate::ops::linear::{self, Decay, Linear};
 
 /// What the first field of a file says.
 const FORMAT: &str = "wgpu-attention-tuned/1";
@@ -33,6 +37,9 @@ pub struct Tuned {
     pub driver: String,
     /// The fastest tile of each dense problem that was measured.
     pub dense: Vec<TunedDense>,
+    /// The fastest form of each linear problem that was measured.
+    #[serde(default)]
+    pub linear: Vec<TunedLinear>,
 }
 
 /// The fastest tile of a dense problem.
@@ -85,8 +92,83 @@ impl TunedDense {
             && self.dtype == problem.dtype.to_string()
             && decode(self.queries) == decode(problem.queries)
             && (!decode(self.queries) || self.group == problem.heads / problem.kv_heads());
-        let apart = |a: u32, b: u32| (f64::from(a) / f64::from(b)).log2().abs();
         alike.then(|| apart(self.keys, problem.keys) + apart(self.queries, problem.queries))
+    }
+}
+
+/// How far two sizes are from each other, in powers of two.
+fn apart(a: impl Into<f64>, b: impl Into<f64>) -> f64 {
+    (a.into() / b.into()).log2().abs()
+}
+
+/// The fastest form of a linear problem of many tokens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TunedLinear {
+    /// B.
+    pub batch: u32,
+    /// H.
+    pub heads: u32,
+    /// N.
+    pub tokens: u32,
+    /// D.
+    pub head_dim: u32,
+    /// Dv.
+    pub value_dim: u32,
+    /// Storage type, by its name.
+    pub dtype: String,
+    /// Token t sees tokens up to t.
+    pub causal: bool,
+    /// Shape of the log-decay.
+    pub decay: Decay,
+    /// Outputs are normalised.
+    pub normalize: bool,
+    /// The form with its tile.
+    pub form: Form,
+    /// The planner's own.
+    pub planner: Form,
+    /// Seconds that the form took.
+    pub seconds: f64,
+    /// Seconds that the planner's own took.
+    pub planner_seconds: f64,
+}
+
+impl TunedLinear {
+    /// The form that was fastest on a problem, and the planner's own, each with its seconds.
+    pub fn new(problem: &Linear, (form, seconds): (Form, f64), (planner, planner_seconds): (Form, f64)) -> Self {
+        TunedLinear {
+            batch: problem.batch,
+            heads: problem.heads,
+            tokens: problem.tokens,
+            head_dim: problem.head_dim,
+            value_dim: problem.value_dim(),
+            dtype: problem.dtype.to_string(),
+            causal: problem.causal,
+            decay: problem.decay,
+            normalize: problem.normalize.is_some(),
+            form,
+            planner,
+            seconds,
+            planner_seconds,
+        }
+    }
+
+    /// How far a problem, for which the planner has this form, is from the one measured, in powers of two; `None` where their
+    /// forms cannot be compared. What one pass over each sequence took says nothing about segments side by side.
+    fn distance(&self, problem: &Linear, planned: Form) -> Option<f64> {
+        let alike = self.head_dim == problem.head_dim
+            && self.value_dim == problem.value_dim()
+            && self.dtype == problem.dtype.to_string()
+            && self.causal == problem.causal
+            && self.decay == problem.decay
+            && self.normalize == problem.normalize.is_some()
+            && self.planner.segment().is_some() == planned.segment().is_some();
+        let rows = u64::from(problem.batch) * u64::from(problem.heads);
+        alike.then(|| apart(self.tokens, problem.tokens) + apart(self.rows() as f64, rows as f64))
+    }
+
+    /// Heads of all sequences.
+    fn rows(&self) -> u64 {
+        u64::from(self.batch) * u64::from(self.heads)
     }
 }
 
@@ -98,6 +180,7 @@ impl Tuned {
             adapter: gpu.info().name.clone(),
             driver: driver(gpu),
             dense: vec![],
+            linear: vec![],
         }
     }
 
@@ -172,6 +255,30 @@ impl Tuned {
             ..Tuning::default()
         }
     }
+
+    /// What a plan of the problem is to be given: the form of the nearest problem that was measured, of the same head sizes,
+    /// storage type, decay, direction and normaliser, and like it one that the planner takes in one pass, or in segments. Those
+    /// become longer or shorter, for as many workgroups as were measured. Nothing where there is none, or where a form could not
+    /// serve (a tier that is forced, documents, `state_only`, the few tokens of a step, more than the device has).
+    pub fn linear(&self, gpu: &Gpu, problem: &Linear) -> LinearTuning {
+        LinearTuning {
+            form: self.linear_form(gpu, problem),
+        }
+    }
+
+    fn linear_form(&self, gpu: &Gpu, problem: &Linear) -> Option<Form> {
+        let planned = linear::planned(problem, gpu)?;
+        let measured = problem.documents.is_none() && !problem.state_only && gpu.forced_tier().is_none();
+        if !measured || matches!(planned, Form::Step(_)) {
+            return None;
+        }
+        let candidates = self.linear.iter().filter_map(|t| {
+            let distance = t.distance(problem, planned)?;
+            Some((distance, linear::adapted(problem, gpu, t.form, (t.rows(), t.tokens))?))
+        });
+        let nearest = candidates.min_by(|a, b| a.0.total_cmp(&b.0));
+        nearest.map(|(_, form)| form)
+    }
 }
 
 fn driver(gpu: &Gpu) -> String {
@@ -183,6 +290,7 @@ fn driver(gpu: &Gpu) -> String {
 mod tests {
     use super::*;
     use crate::ops::dense::variant::SerialTile;
+    use crate::ops::linear::variant::ChunkTile;
     use crate::tensor::DType;
 
     fn entry(queries: u32, keys: u32, rows: u32) -> TunedDense {
@@ -197,6 +305,95 @@ mod tests {
             1.0,
             2.0,
         )
+    }
+
+    const TILE: ChunkTile = ChunkTile {
+        row_groups: 8,
+        row_regs: 4,
+        lanes: 8,
+        key_regs: 4,
+        value_vecs: 1,
+        chunk: 4,
+        tokens: 8,
+        unroll: 4,
+    };
+
+    const SEGMENTS: Form = Form::Split {
+        tile: TILE,
+        segment: 256,
+    };
+
+    /// One pass, which was faster than the planner's segments.
+    fn linear_entry(heads: u32, tokens: u32) -> TunedLinear {
+        let problem = Linear {
+            heads,
+            tokens,
+            ..Linear::default()
+        };
+        TunedLinear::new(&problem, (Form::Serial(TILE), 1.0), (SEGMENTS, 2.0))
+    }
+
+    #[test]
+    fn the_nearest_linear_problem_of_the_same_kind_counts() {
+        let entries = [linear_entry(1, 1000), linear_entry(1, 16000), linear_entry(32, 1000)];
+        let nearest = |p: &Linear, planned: Form| {
+            let distances = entries
+                .iter()
+                .filter_map(|e| Some((e.distance(p, planned)?, e.heads, e.tokens)));
+            let nearest = distances.min_by(|a, b| a.0.total_cmp(&b.0));
+            nearest.map(|(_, heads, tokens)| (heads, tokens))
+        };
+        let p = |heads, tokens| Linear {
+            heads,
+            tokens,
+            ..Linear::default()
+        };
+        assert_eq!(nearest(&p(1, 3000), SEGMENTS), Some((1, 1000)));
+        assert_eq!(nearest(&p(1, 5000), SEGMENTS), Some((1, 16000)));
+        assert_eq!(nearest(&p(16, 2000), SEGMENTS), Some((32, 1000)));
+        // Heads of a batch are as many heads.
+        let batch = Linear { batch: 4, ..p(8, 1000) };
+        assert_eq!(entries[2].distance(&batch, SEGMENTS), Some(0.0));
+        // Where the planner takes one pass, segments were not what the form had to be faster than.
+        assert_eq!(nearest(&p(1, 3000), Form::Serial(TILE)), None);
+        let others = [
+            Linear {
+                dtype: DType::F16,
+                ..p(1, 1000)
+            },
+            Linear {
+                decay: Decay::Head,
+                ..p(1, 1000)
+            },
+            Linear {
+                causal: false,
+                ..p(1, 1000)
+            },
+            Linear {
+                normalize: Some(1e-6),
+                ..p(1, 1000)
+            },
+            Linear {
+                value_dim: Some(32),
+                ..p(1, 1000)
+            },
+            Linear {
+                head_dim: 32,
+                value_dim: Some(64),
+                ..p(1, 1000)
+            },
+        ];
+        for other in others {
+            assert_eq!(nearest(&other, SEGMENTS), None, "{other:?}");
+        }
+    }
+
+    /// Files of before linear attention was measured.
+    #[test]
+    fn a_file_without_linear_problems_is_read() {
+        let text = format!(r#"{{"format": "{FORMAT}", "adapter": "a", "driver": "d", "dense": []}}"#);
+        let tuned: Tuned = serde_json::from_str(&text).unwrap();
+        assert!(tuned.linear.is_empty());
     }
 
     #[test]
@@ -237,6 +434,7 @@ mod tests {
             adapter: "a".into(),
             driver: "d".into(),
             dense: vec![entry(1, 1000, 1)],
+            linear: vec![linear_entry(2, 4096)],
         };
         tuned.save(&path).unwrap();
         assert_eq!(Tuned::load(&path).unwrap(), tuned);

@@ -38,6 +38,10 @@ fn help_and_version() {
         }
         assert!(String::from_utf8(cli(&["--help"]).stdout).unwrap().contains(command));
     }
+    let tune = String::from_utf8(cli(&["tune", "--help"]).stdout).unwrap();
+    for text in ["dense and linear attention", "--op", "--decay", "--out"] {
+        assert!(tune.contains(text), "tune --help has no {text}");
+    }
     let version = String::from_utf8(cli(&["--version"]).stdout).unwrap();
     assert_eq!(version.trim(), format!("wgpu-attention {}", env!("CARGO_PKG_VERSION")));
 }

@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use wgpu_attention::case::{Case, Op};
+use wgpu_attention::tuned::Tuned;
 use wgpu_attention::{Gpu, GpuOptions};
 
 /// Whether there is a GPU to test on. None is a failure where `WGPU_ATTENTION_REQUIRE_GPU` is 1.
@@ -412,4 +413,57 @@ fn bench_tells_what_is_wrong_with_its_flags() {
         assert!(error.contains(expected), "{flags:?}: {error}");
         stdout(output, 2);
     }
+}
+
+#[test]
+fn tune_writes_what_plans_can_be_given() {
+    if !gpu_found("tune_writes_what_plans_can_be_given") {
+        return;
+    }
+    let to = directory("tune").join("tuned.json");
+    let file = to.to_str().unwrap();
+    let quick = [
+        "tune",
+        "--d",
+        "32",
+        "--dtype",
+        "f32",
+        "--n",
+        "200",
+        "--keys",
+        "300",
+        "--seconds",
+        "0.001",
+        "--out",
+        file,
+    ];
+    let text = stdout(
+        cli(&[&quick[..], &["--heads", "2", "--decay", "head,none"]].concat()),
+        0,
+    );
+    for problem in [
+        "prefill 2:2 D32 f32 Nk200",
+        "decode 2:2 D32 f32 Nk300",
+        "linear 2:2 D32 f32 head decay N200",
+        "linear 2:2 D32 f32 no decay N200",
+    ] {
+        let measured = text.lines().find(|line| line.starts_with(problem));
+        let line = measured.unwrap_or_else(|| panic!("no line about {problem}: {text}"));
+        assert!(line.contains(" planner ") && line.contains(" of it"), "{line}");
+    }
+    let tuned = Tuned::load(&to).unwrap();
+    let tiles = tuned.dense.len() + tuned.linear.len();
+    assert!(text.ends_with(&format!("wrote {tiles} tiles to {file}\n")), "{text}");
+    let gpu = Gpu::request_blocking(&GpuOptions::from_env().unwrap()).unwrap();
+    tuned.check(&gpu).unwrap();
+    for (faster, planner) in tuned.linear.iter().map(|t| (t.seconds, t.planner_seconds)) {
+        assert!(0.0 < faster && faster < planner);
+    }
+
+    let text = stdout(cli(&[&quick[..], &["--heads", "2", "--op", "linear"]].concat()), 0);
+    assert!(text.contains("linear 2:2") && !text.contains("prefill"), "{text}");
+    assert_eq!(Tuned::load(&to).unwrap().dense, []);
+    let refused = cli(&[&quick[..], &["--op", "topk"]].concat());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("dense, linear"));
+    stdout(refused, 2);
 }

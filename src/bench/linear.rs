@@ -23,6 +23,8 @@ pub enum Choice {
     Split,
     /// The one of these two that the planner does not choose.
     Other,
+    /// This one.
+    Form(Form),
 }
 
 /// The plan of a problem in a form, if it gives the right answer on a small problem: a wrong kernel gets no number.
@@ -37,6 +39,7 @@ pub fn checked_plan(gpu: &Gpu, p: &Linear, choice: Choice) -> Result<LinearPlan,
         segment: p.tokens.div_ceil(8).next_multiple_of(tile.rows()),
     };
     let form = match (choice, planned) {
+        (Choice::Form(form), _) => form,
         (Choice::Serial | Choice::Other, Form::Split { tile, .. }) => Form::Serial(tile),
         (Choice::Split | Choice::Other, Form::Serial(tile)) => split(tile),
         (Choice::Serial | Choice::Other, Form::CooperativeSplit { output, .. }) => Form::Cooperative(output),

@@ -9,6 +9,7 @@ use crate::tier::Tier;
 
 /// Tile shape of `linear/chunk_cooperative.wgsl`; the file's header has the meaning of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "tuned", derive(serde::Serialize, serde::Deserialize))]
 pub struct CooperativeTile {
     /// Rows and columns of a matrix: 8 or 16, as the device has them.
     pub edge: u32,
@@ -347,4 +348,12 @@ pub(super) fn choose(p: &Linear, device: &DeviceClass) -> Option<CooperativeTile
     let tiles = candidates(p, device);
     let chosen = tiles.iter().find(|t| registers(t) <= MOST_REGISTERS);
     chosen.or_else(|| tiles.iter().min_by_key(|t| registers(t))).copied()
+}
+
+/// Tiles worth trying on a device, for measurements; none where it has no such matrices or they cannot serve the problem.
+pub(super) fn alternatives(p: &Linear, device: &DeviceClass) -> Vec<CooperativeTile> {
+    match device.allows(Tier::Cooperative) && serves(p) && p.tokens >= FEWEST_TOKENS {
+        true => candidates(p, device),
+        false => vec![],
+    }
 }

@@ -48,12 +48,15 @@ pub use plan::{LinearPlan, variants_of};
 pub use tensors::LinearTensors;
 
 pub(crate) use inputs::split_states;
+#[cfg(feature = "tuned")]
+pub(crate) use plan::{adapted, planned};
 
 use crate::tensor::{DType, Layout};
 
 /// The shape of `log_decay`, f32, each ≤ 0. Everything below −104 acts as −104, which f32 cannot tell from a state
 /// wiped out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "tuned", derive(serde::Serialize, serde::Deserialize))]
 pub enum Decay {
     /// There is none: S_t = S_{t−1} + φ(k_t) v_tᵀ.
     #[default]

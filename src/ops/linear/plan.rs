@@ -217,6 +217,27 @@ fn planned_form(p: &Linear, device: &DeviceClass, gpu: &Gpu) -> Result<Form> {
     }
 }
 
+/// The planner's form, if it has one.
+#[cfg(feature = "tuned")]
+pub(crate) fn planned(p: &Linear, gpu: &Gpu) -> Option<Form> {
+    rules::check(p).ok()?;
+    planned_form(p, &DeviceClass::of_gpu(gpu), gpu).ok()
+}
+
+/// A form that was measured on so many heads of all sequences and tokens, for another problem ([`tile::scaled`]); `None` where
+/// it cannot serve that, or would be one of segments with one segment.
+#[cfg(feature = "tuned")]
+pub(crate) fn adapted(p: &Linear, gpu: &Gpu, form: Form, measured: (u64, u32)) -> Option<Form> {
+    let device = DeviceClass::of_gpu(gpu);
+    let form = check_form(p, form, gpu).ok()?;
+    let form = fitting(p, tile::scaled(p, &device, form, measured), gpu);
+    tile::check_loops(p, form, &device).ok()?;
+    let several = form.segment().is_none_or(|n| n < p.tokens || !p.causal);
+    let mut variants = variants_of(p, form).into_iter();
+    let runs = variants.all(|v| check_device(p, form, &v, gpu).is_ok());
+    (several && runs).then_some(form)
+}
+
 /// A planner's split with segments long enough that the states between them fit the device.
 fn fitting(p: &Linear, form: Form, gpu: &Gpu) -> Form {
     let Some(mut segment) = form.segment() else {

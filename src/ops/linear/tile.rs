@@ -8,6 +8,7 @@ use crate::ops::linear::{Decay, Linear};
 
 /// How a problem is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "tuned", derive(serde::Serialize, serde::Deserialize))]
 pub enum Form {
     /// Token by token, `linear/step.wgsl`: for one token or a few.
     Step(StepTile),
@@ -36,7 +37,7 @@ pub enum Form {
 
 impl Form {
     /// Tokens of a segment, where there are several.
-    pub(crate) fn segment(self) -> Option<u32> {
+    pub fn segment(self) -> Option<u32> {
         match self {
             Form::Split { segment, .. } | Form::CooperativeSplit { segment, .. } => Some(segment),
             Form::Step(_) | Form::Serial(_) | Form::Cooperative(_) => None,
@@ -49,6 +50,16 @@ impl Form {
             Form::Split { tile, .. } => Form::Split { tile, segment },
             Form::CooperativeSplit { state, output, .. } => Form::CooperativeSplit { state, output, segment },
             Form::Step(_) | Form::Serial(_) | Form::Cooperative(_) => self,
+        }
+    }
+
+    /// Tokens of a chunk; of two tiles with different ones, the longer, of which it is a multiple.
+    pub(crate) fn chunk(self) -> u32 {
+        match self {
+            Form::Step(_) => 1,
+            Form::Serial(tile) | Form::Split { tile, .. } => tile.rows(),
+            Form::Cooperative(tile) => tile.rows(),
+            Form::CooperativeSplit { state, output, .. } => state.rows().max(output.rows()),
         }
     }
 
@@ -140,7 +151,7 @@ const CHANNEL: &[Candidate] = &[
 /// # Errors
 /// [`crate::Error::Limit`] where even the smallest tile does not fit.
 pub fn choose(p: &Linear, device: &DeviceClass) -> Result<Form> {
-    choose_for(p, device, u64::from(p.sequences()) * u64::from(p.heads))
+    choose_for(p, device, rows(p))
 }
 
 /// As [`choose`], for a call that is cut into parts of so many heads of all sequences.
@@ -189,11 +200,16 @@ fn workgroups(p: &Linear, form: Form, rows: u64) -> u64 {
     rows * u64::from(p.value_dim().div_ceil(form.columns()))
 }
 
+/// Whether a form of one pass can serve, with chunks of so many tokens.
+fn serial_serves(p: &Linear, device: &DeviceClass, form: Form, chunk: u32) -> bool {
+    let apart = p.normalize.is_some() && p.in_place && p.value_dim() > form.columns();
+    p.causal && !apart && u64::from(p.tokens) <= longest(p, device, form, chunk)
+}
+
 /// Whether a form of one pass can serve, with chunks of so many tokens, and fills the device.
 fn serial_pays(p: &Linear, device: &DeviceClass, rows: u64, form: Form, chunk: u32) -> bool {
     let in_order = workgroups(p, form, rows) >= fill(device).0 || p.tokens <= 2 * chunk;
-    let apart = p.normalize.is_some() && p.in_place && p.value_dim() > form.columns();
-    p.causal && in_order && !apart && u64::from(p.tokens) <= longest(p, device, form, chunk)
+    in_order && serial_serves(p, device, form, chunk)
 }
 
 /// A form of segments whose length fills the device, in chunks of so many tokens.
@@ -302,8 +318,8 @@ fn part(head_dim: u32, row_groups: u32, most: u32) -> u32 {
         .unwrap_or(1)
 }
 
-fn chunk_tile(p: &Linear, device: &DeviceClass, candidates: &[Candidate]) -> Result<ChunkTile> {
-    let tiles = candidates.iter().map(|c| ChunkTile {
+fn chunk_tiles<'a>(p: &'a Linear, candidates: &'a [Candidate]) -> impl Iterator<Item = ChunkTile> + Clone + 'a {
+    candidates.iter().map(|c| ChunkTile {
         row_groups: c.0,
         row_regs: c.1,
         lanes: c.2,
@@ -312,23 +328,295 @@ fn chunk_tile(p: &Linear, device: &DeviceClass, candidates: &[Candidate]) -> Res
         chunk: part(p.head_dim, c.0, c.5),
         tokens: c.6,
         unroll: c.7,
-    });
-    let bytes = |t: &ChunkTile| t.workgroup_bytes(p.head_dim, p.decay, p.normalize.is_some());
-    let fits = |t: &ChunkTile| bytes(t) <= device.workgroup_memory && t.threads() <= device.invocations;
+    })
+}
+
+fn fits(p: &Linear, device: &DeviceClass, tile: &ChunkTile) -> bool {
+    tile.workgroup_bytes(p.head_dim, p.decay, p.normalize.is_some()) <= device.workgroup_memory
+        && tile.threads() <= device.invocations
+}
+
+/// Registers of an invocation for its part of the state.
+fn registers(p: &Linear, tile: &ChunkTile) -> u32 {
+    p.head_dim.div_ceil(4 * tile.row_groups) * 16 * tile.value_vecs
+}
+
+fn chunk_tile(p: &Linear, device: &DeviceClass, candidates: &[Candidate]) -> Result<ChunkTile> {
+    let tiles = chunk_tiles(p, candidates);
     // A state spread over too few invocations would not stay in a GPU's registers.
     let most = match (device.software, p.decay) {
         (true, _) => u32::MAX,
         (false, Decay::Channel) => 128,
         (false, _) => 64,
     };
-    let registers = |t: &ChunkTile| p.head_dim.div_ceil(4 * t.row_groups) * 16 * t.value_vecs;
-    let fitting = || tiles.clone().filter(fits);
+    let registers = |t: &ChunkTile| registers(p, t);
+    let fitting = || tiles.clone().filter(|t| fits(p, device, t));
     let chosen = fitting()
         .find(|t| registers(t) <= most)
         .or_else(|| fitting().min_by_key(registers));
     chosen.ok_or_else(|| {
-        let smallest = tiles.clone().min_by_key(&bytes);
+        let bytes = |t: &ChunkTile| t.workgroup_bytes(p.head_dim, p.decay, p.normalize.is_some());
+        let smallest = tiles.clone().min_by_key(bytes);
         let (bytes, threads) = smallest.map(|t| (bytes(&t), t.threads())).unwrap_or_default();
         no_tile(bytes, threads, device)
     })
+}
+
+/// Registers for the state up to which a tile is worth trying.
+const MOST_REGISTERS: u32 = 128;
+
+/// Forms worth trying on a device beside the planner's choice, for measurements: every tile in its lists that fits, with no
+/// more columns than the problem has, rounded up to 64, and on cooperative matrices where the device has them and the problem
+/// allows them; in one pass, and over segments as long as the planner would make them, half, and twice as long. None for the
+/// few tokens of a step.
+pub fn alternatives(p: &Linear, device: &DeviceClass) -> Vec<Form> {
+    if steps(p) {
+        return vec![];
+    }
+    let mut all = vec![];
+    for tile in every_tile(p, device) {
+        all.push(Form::Serial(tile));
+        all.extend(segmented(p, device, |segment| Form::Split { tile, segment }));
+    }
+    let state = chunk_tile(p, device, candidates(p, device, rows(p), true));
+    for tile in cooperative::alternatives(p, device) {
+        all.push(Form::Cooperative(tile));
+        let Ok(state) = state else { continue };
+        let form = |segment| Form::CooperativeSplit {
+            state,
+            output: tile,
+            segment,
+        };
+        all.extend(segmented(p, device, form));
+    }
+    let planned = choose(p, device).ok();
+    all.retain(|form| {
+        let serves = form.segment().is_some() || serial_serves(p, device, *form, form.chunk());
+        serves && Some(*form) != planned
+    });
+    all
+}
+
+/// The tiles of all lists that are worth trying.
+fn every_tile(p: &Linear, device: &DeviceClass) -> Vec<ChunkTile> {
+    let lists: &[&[Candidate]] = match (p.decay, device.software) {
+        (Decay::Channel, _) => &[CHANNEL],
+        (_, true) => &[SOFTWARE],
+        (_, false) => &[GPU_WIDE, GPU_NARROW, GPU_NARROW_FEW, GPU_NARROW_SPLIT],
+    };
+    let mut all: Vec<ChunkTile> = vec![];
+    for tile in lists.iter().flat_map(|list| chunk_tiles(p, list)) {
+        let sensible = tile.columns() <= p.value_dim().next_multiple_of(64)
+            && (device.software || registers(p, &tile) <= MOST_REGISTERS);
+        if sensible && fits(p, device, &tile) && !all.contains(&tile) {
+            all.push(tile);
+        }
+    }
+    all
+}
+
+/// A form with segments as long as the planner would make them, half, and twice as long, where there are several of them.
+fn segmented(p: &Linear, device: &DeviceClass, form: impl Fn(u32) -> Form) -> Vec<Form> {
+    let chunk = form(1).chunk();
+    let planned = split(p, device, rows(p), &form, chunk).segment().unwrap_or(chunk);
+    let longest = longest(p, device, form(chunk), chunk);
+    let mut lengths = [planned / 2, planned, 2 * planned]
+        .map(|n| n.next_multiple_of(chunk))
+        .to_vec();
+    lengths.dedup();
+    lengths.retain(|n| u64::from(*n) <= longest && (*n < p.tokens || !p.causal));
+    lengths.into_iter().map(form).collect()
+}
+
+/// Heads of all sequences.
+fn rows(p: &Linear) -> u64 {
+    u64::from(p.sequences()) * u64::from(p.heads)
+}
+
+/// A form that was measured on so many heads of all sequences and tokens, for another problem: where there are segments, longer
+/// or shorter ones, so that as many workgroups have something to do, in no more segments than were measured or the planner
+/// would make.
+#[cfg(feature = "tuned")]
+pub(crate) fn scaled(
+    p: &Linear,
+    device: &DeviceClass,
+    form: Form,
+    (measured_rows, measured_tokens): (u64, u32),
+) -> Form {
+    let Some(segment) = form.segment() else {
+        return form;
+    };
+    let chunk = form.chunk();
+    let factor = rows(p) as f64 * f64::from(p.tokens) / (measured_rows as f64 * f64::from(measured_tokens));
+    let wanted = (f64::from(segment) * factor).ceil() as u32;
+    let most = fill(device).2.max(measured_tokens.div_ceil(segment).into());
+    let least = u64::from(p.tokens).div_ceil(most) as u32;
+    let longest = longest(p, device, form, chunk).min(u32::MAX.into()) as u32 / chunk * chunk;
+    let length = wanted.max(least).min(p.tokens);
+    form.with_segment(length.next_multiple_of(chunk).min(longest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::DType;
+    use crate::tier::Abilities;
+
+    fn device(software: bool, workgroup_memory: u32) -> DeviceClass {
+        DeviceClass {
+            workgroup_memory,
+            invocations: 256,
+            software,
+            processors: if software { 2 } else { 0 },
+            abilities: Abilities::NONE,
+            tier: None,
+            scalar_matrices: false,
+        }
+    }
+
+    fn prompt(heads: u32, tokens: u32, head_dim: u32) -> Linear {
+        Linear {
+            heads,
+            tokens,
+            head_dim,
+            decay: Decay::Head,
+            ..Linear::default()
+        }
+    }
+
+    fn problems() -> Vec<Linear> {
+        let mut all = vec![];
+        for (heads, tokens, head_dim) in [
+            (1, 300, 40),
+            (16, 4096, 64),
+            (128, 4096, 64),
+            (16, 4096, 128),
+            (2, 70, 256),
+        ] {
+            for decay in [Decay::None, Decay::Head, Decay::Token, Decay::Channel] {
+                for (causal, normalize) in [(true, None), (false, None), (true, Some(1e-6))] {
+                    all.push(Linear {
+                        causal,
+                        normalize,
+                        decay: if causal { decay } else { Decay::None },
+                        ..prompt(heads, tokens, head_dim)
+                    });
+                }
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn alternatives_serve_the_problem_and_are_not_the_planners() {
+        for device in [device(false, 48 << 10), device(false, 16 << 10), device(true, 32 << 10)] {
+            for p in problems() {
+                let all = alternatives(&p, &device);
+                let planned = choose(&p, &device).unwrap();
+                for (n, form) in all.iter().enumerate() {
+                    assert!(*form != planned && !all[..n].contains(form), "{form:?} again, {p:?}");
+                    check_loops(&p, *form, &device).unwrap();
+                    let (Form::Serial(tile) | Form::Split { tile, .. }) = form else {
+                        panic!("{form:?} without matrices")
+                    };
+                    assert!(tile.is_sound(p.head_dim) && fits(&p, &device, tile), "{form:?}, {p:?}");
+                    match form.segment() {
+                        None => assert!(p.causal, "{form:?}, {p:?}"),
+                        Some(n) => assert!(
+                            n.is_multiple_of(tile.rows()) && (n < p.tokens || !p.causal),
+                            "{n}, {p:?}"
+                        ),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_pass_and_segments_are_both_tried() {
+        let segments = |p: &Linear| {
+            let all = alternatives(p, &device(false, 48 << 10));
+            let split = all.iter().filter(|form| form.segment().is_some()).count();
+            (all.len() - split, split)
+        };
+        // The planner has segments for few heads, and one pass for many.
+        for heads in [16, 128] {
+            let (serial, split) = segments(&prompt(heads, 4096, 64));
+            assert!(
+                serial >= 5 && split >= 15,
+                "{heads} heads: {serial} serial, {split} split"
+            );
+        }
+        assert_eq!(segments(&prompt(16, 1, 64)), (0, 0));
+        let both_ways = Linear {
+            causal: false,
+            decay: Decay::None,
+            ..prompt(16, 4096, 64)
+        };
+        assert_eq!(segments(&both_ways).0, 0);
+    }
+
+    #[test]
+    fn matrices_are_tried_where_they_serve() {
+        let with_matrices = DeviceClass {
+            abilities: Abilities {
+                half: true,
+                subgroups: Some((32, 32)),
+                matrices: Some(16),
+            },
+            ..device(false, 48 << 10)
+        };
+        let on_matrices = |p: &Linear, device: &DeviceClass| {
+            let all = alternatives(p, device).into_iter();
+            let found = all.filter(|f| matches!(f, Form::Cooperative(_) | Form::CooperativeSplit { .. }));
+            found.collect::<Vec<_>>()
+        };
+        let half = Linear {
+            dtype: DType::F16,
+            ..prompt(16, 4096, 64)
+        };
+        let found = on_matrices(&half, &with_matrices);
+        assert!(found.iter().any(|form| form.segment().is_none()));
+        for form in found.iter().filter(|form| form.segment().is_some()) {
+            let Form::CooperativeSplit { state, output, segment } = form else {
+                panic!("{form:?}")
+            };
+            assert!(
+                segment.is_multiple_of(state.rows()) && segment.is_multiple_of(output.rows()),
+                "{form:?}"
+            );
+        }
+        let portable = DeviceClass {
+            tier: Some(crate::tier::Tier::Portable),
+            ..with_matrices
+        };
+        assert_eq!(on_matrices(&half, &portable), []);
+        assert_eq!(on_matrices(&prompt(16, 4096, 64), &with_matrices), []);
+    }
+
+    #[cfg(feature = "tuned")]
+    #[test]
+    fn segments_of_another_problem_are_as_many_workgroups() {
+        let device = device(false, 48 << 10);
+        let tile = chunk_tile(&prompt(16, 4096, 64), &device, GPU_NARROW_SPLIT).unwrap();
+        let form = |segment| Form::Split { tile, segment };
+        let scaled = |segment, heads, tokens| {
+            let form = scaled(&prompt(heads, tokens, 64), &device, form(segment), (16, 4096));
+            form.segment().unwrap()
+        };
+        assert_eq!(tile.rows(), 64);
+        assert_eq!(scaled(256, 16, 4096), 256);
+        assert_eq!(scaled(256, 16, 16384), 1024);
+        assert_eq!(scaled(256, 64, 4096), 1024);
+        assert_eq!(scaled(256, 4, 16384), 256);
+        // Whole chunks; no more segments than the planner's 128; no longer than the text.
+        assert_eq!(scaled(256, 1, 4096), 64);
+        assert_eq!(scaled(256, 1, 65536), 512);
+        assert_eq!(scaled(1024, 128, 100), 128);
+        assert_eq!(form(256).with_segment(64), form(64));
+        assert_eq!(
+            super::scaled(&prompt(1, 9, 64), &device, Form::Serial(tile), (16, 4096)),
+            Form::Serial(tile)
+        );
+    }
 }

@@ -175,6 +175,7 @@ pub struct TotalDecay {
 
 /// Tile shape of `linear/chunk.wgsl` and `linear/chunk_state.wgsl`; their headers have the meaning of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "tuned", derive(serde::Serialize, serde::Deserialize))]
 pub struct ChunkTile {
     /// Row groups.
     pub row_groups: u32,
@@ -278,6 +279,7 @@ impl ChunkTile {
 
 /// Tile shape of `linear/step.wgsl`; its header has the meaning of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "tuned", derive(serde::Serialize, serde::Deserialize))]
 pub struct StepTile {
     /// Invocations side by side, each with four columns.
     pub lanes: u32,

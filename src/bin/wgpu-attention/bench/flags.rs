@@ -69,12 +69,24 @@ enum WeightingName {
     Sigmoid,
 }
 
+/// Shape of the log-decay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum DecayName {
+pub enum DecayName {
     None,
     Head,
     Token,
     Channel,
+}
+
+impl DecayName {
+    pub fn decay(self) -> Decay {
+        match self {
+            DecayName::None => Decay::None,
+            DecayName::Head => Decay::Head,
+            DecayName::Token => Decay::Token,
+            DecayName::Channel => Decay::Channel,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,12 +242,7 @@ impl OwnArgs {
             ..p.clone()
         });
         let all = times(all, &or(&self.decay, DecayName::Head), |p, decay| Linear {
-            decay: match decay {
-                DecayName::None => Decay::None,
-                DecayName::Head => Decay::Head,
-                DecayName::Token => Decay::Token,
-                DecayName::Channel => Decay::Channel,
-            },
+            decay: decay.decay(),
             ..p.clone()
         });
         // One token is a step of decoding, whose state is updated where it lies.

@@ -24,6 +24,7 @@ use crate::device::{self, GpuArgs};
 use crate::progress::Progress;
 use crate::{Failure, status};
 
+pub use flags::DecayName;
 use flags::OwnArgs;
 pub use format::Device;
 use format::{FORMAT, Run, Settings};
