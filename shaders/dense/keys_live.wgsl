@@ -6,6 +6,9 @@
 
 @group(0) @binding(9) var<storage, read> lists: array<u32>;
 
+// Whether place n of the walk is key n.
+const CONSECUTIVE = true;
+
 struct List {
     // Index of the entry count.
     at: u32,

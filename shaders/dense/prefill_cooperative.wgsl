@@ -32,7 +32,7 @@
 // Workgroup memory, rows and pitches (in words of four elements):
 //   factors, f16   STAGES times k [KEYS][HEAD_PITCH] and v [KEYS][VALUE_PITCH]; P [ROWS][P_PITCH]
 //                  at the start q, EDGE rows of each strip, in Q_PARTS parts of its columns
-//   sums, f32      S [ROWS][S_PITCH]; O on its way to be rescaled or written
+//   sums, f32      S [ROWS][S_PITCH]; a block of O's columns on its way to be rescaled or written
 // Pitches are 16 bytes longer than the rows, so that eight rows of a matrix fall into different banks; P's is not for 16
 // keys or fewer, where that would cost more memory than it saves time.
 //
@@ -91,6 +91,9 @@ const HEADROOM = 7.0;
 const LIMIT = 15.0;
 const LARGEST = 32768.0;
 
+// What each row of O is to be multiplied by.
+var<workgroup> row_factors: array<f32, ROWS>;
+
 fn q_row(base: u32, i: u32) -> u32 {
     return base + (min(i, params.end_query - 1u) - params.first_query) * params.q_seq;
 }
@@ -126,12 +129,18 @@ fn v_turn(thread: u32, u: u32) -> Turn {
 
 fn load_k(base: u32, list: List, p0: u32, last_key: u32, thread: u32) -> array<vec2<u32>, K_LOADS> {
     var values: array<vec2<u32>, K_LOADS>;
+    let first = k_place(base, p0 + k_turn(thread, 0u).row, k_turn(thread, 0u).word);
+    let step = k_place(0u, THREADS / HEAD_WORDS, 0u);
+    let last = k_place(base, last_key, k_turn(thread, 0u).word);
     #unroll
     for (var u = 0u; u < K_LOADS; u++) {
         let turn = k_turn(thread, u);
         if (HEAD_WORDS == HEAD_VECS || turn.word < HEAD_VECS) {
-            let j = min(key_at(list, p0 + turn.row), last_key);
-            values[u] = k_words(base, j, turn.word);
+            if (CONSECUTIVE && HEAD_FILLS) {
+                values[u] = k_words(min(first + u * step, last), turn.word);
+            } else {
+                values[u] = k_words(k_place(base, min(key_at(list, p0 + turn.row), last_key), turn.word), turn.word);
+            }
         }
     }
     return values;
@@ -154,12 +163,18 @@ fn store_k(values: array<vec2<u32>, K_LOADS>, thread: u32, stage: u32) {
 
 fn load_v(base: u32, list: List, p0: u32, last_key: u32, thread: u32) -> array<vec2<u32>, V_LOADS> {
     var values: array<vec2<u32>, V_LOADS>;
+    let first = v_place(base, p0 + v_turn(thread, 0u).row, v_turn(thread, 0u).word);
+    let step = v_place(0u, THREADS / VALUE_WORDS, 0u);
+    let last = v_place(base, last_key, v_turn(thread, 0u).word);
     #unroll
     for (var u = 0u; u < V_LOADS; u++) {
         let turn = v_turn(thread, u);
         if (VALUE_WORDS == VALUE_VECS || turn.word < VALUE_VECS) {
-            let j = min(key_at(list, p0 + turn.row), last_key);
-            values[u] = v_words(base, j, turn.word);
+            if (CONSECUTIVE && VALUE_FILLS) {
+                values[u] = v_words(min(first + u * step, last), turn.word);
+            } else {
+                values[u] = v_words(v_place(base, min(key_at(list, p0 + turn.row), last_key), turn.word), turn.word);
+            }
         }
     }
     return values;
@@ -195,6 +210,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     // Where this subgroup's matrices are; those of one loop lie constants apart.
     let s_matrices = strip * STRIP_ROWS * S_PITCH;
     let p_matrices = P_AT + strip * STRIP_ROWS * P_PITCH;
+    // Words of a block of columns of O in `sums` that this invocation takes care of.
+    let block_words = strip_words(strip, lane, subgroup_size, thread, STRIP_ROWS * EDGE_WORDS);
     let b = params.first_batch + workgroup.z;
     let h = params.first_head + workgroup.y;
     // Under causality the last query tile has the most keys. The longest work starts earliest; or, where workgroups are
@@ -251,13 +268,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     var m: array<f32, ROWS_EACH>;
     var l: array<f32, ROWS_EACH>;
     var rows: array<Row, ROWS_EACH>;
-    // What their rows of O are to be multiplied by.
-    var factor: array<f32, ROWS_EACH>;
     #unroll
     for (var n = 0u; n < ROWS_EACH; n++) {
         m[n] = MASKED;
         l[n] = 0.0;
-        factor[n] = 1.0;
         if (HAS_SINKS) {
             // The sink's logit is the reference, with weight 1, counted by one lane.
             m[n] = bitcast<f32>(small_word(params.sinks_at + h)) * LOG2_E;
@@ -353,12 +367,15 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
                         top4 = max(top4, scores[c]);
                     }
                     let top = lanes_max(max(max(top4.x, top4.y), max(top4.z, top4.w))) * unit;
-                    factor[n] = 1.0;
+                    var shrink = 1.0;
                     if (top > m[n] + LIMIT) {
                         grew = grew || m[n] > MASKED_BELOW;
-                        factor[n] = exp2(m[n] - (top - HEADROOM));
+                        shrink = exp2(m[n] - (top - HEADROOM));
                         m[n] = top - HEADROOM;
-                        l[n] *= factor[n];
+                        l[n] *= shrink;
+                    }
+                    if (row_lane == 0u) {
+                        row_factors[row] = shrink;
                     }
                     // Far above what is masked, so that its weight is 0 also while a row has seen nothing else.
                     reference = max(m[n], MASKED_BELOW);
@@ -402,14 +419,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
                     coopStoreT(o_sums[r * VALUE_BLOCKS + d], &sums[(s_matrices + r * EDGE * S_PITCH) * WORD], S_PITCH * WORD);
                 }
                 strip_barrier();
-                #unroll
-                for (var n = 0u; n < ROWS_EACH; n++) {
-                    let row = (thread + n * THREADS) / ROW_LANES;
-                    if (ALL_ROWS || row < ROWS) {
-                        for (var c = row_lane; c < EDGE_WORDS; c += ROW_LANES) {
-                            put_sums(row * S_PITCH + c, get_sums(row * S_PITCH + c) * factor[n]);
-                        }
-                    }
+                for (var w = block_words.first; w < block_words.end; w += block_words.step) {
+                    let at = (w / EDGE_WORDS) * S_PITCH + w % EDGE_WORDS;
+                    put_sums(at, get_sums(at) * row_factors[w / EDGE_WORDS]);
                 }
                 strip_barrier();
                 #unroll if MATRICES_WRITTEN_OUT
@@ -461,16 +473,19 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     for (var n = 0u; n < ROWS_EACH; n++) {
         let row = (thread + n * THREADS) / ROW_LANES;
         let sum = lanes_sum(l[n]);
-        factor[n] = 1.0 / LARGEST;
-        if (NORMALIZED) {
-            factor[n] = select(0.0, 1.0 / sum, sum > 0.0);
-        }
-        let i = i0 + row;
-        if (HAS_LSE && (ALL_ROWS || row < ROWS) && row_lane == 0u && i < params.end_query) {
-            let at = params.lse_base + ((b - params.first_batch) * params.heads + h - params.first_head) * params.queries
-                + i - params.first_query;
-            let value = (m[n] + log2(max(sum, 1e-37))) * LN_2;
-            store_lse(at, select(NEGATIVE_INFINITY_BITS, bitcast<u32>(value), sum > 0.0));
+        if ((ALL_ROWS || row < ROWS) && row_lane == 0u) {
+            var factor = 1.0 / LARGEST;
+            if (NORMALIZED) {
+                factor = select(0.0, 1.0 / sum, sum > 0.0);
+            }
+            row_factors[row] = factor;
+            let i = i0 + row;
+            if (HAS_LSE && i < params.end_query) {
+                let at = params.lse_base + ((b - params.first_batch) * params.heads + h - params.first_head) * params.queries
+                    + i - params.first_query;
+                let value = (m[n] + log2(max(sum, 1e-37))) * LN_2;
+                store_lse(at, select(NEGATIVE_INFINITY_BITS, bitcast<u32>(value), sum > 0.0));
+            }
         }
     }
 
@@ -484,18 +499,13 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
             coopStoreT(o_sums[r * VALUE_BLOCKS + d], &sums[(s_matrices + r * EDGE * S_PITCH) * WORD], S_PITCH * WORD);
         }
         strip_barrier();
-        #unroll
-        for (var n = 0u; n < ROWS_EACH; n++) {
-            let row = (thread + n * THREADS) / ROW_LANES;
+        for (var w = block_words.first; w < block_words.end; w += block_words.step) {
+            let row = w / EDGE_WORDS;
             let i = i0 + row;
-            if ((ALL_ROWS || row < ROWS) && i < params.end_query) {
-                for (var c = row_lane; c < EDGE_WORDS; c += ROW_LANES) {
-                    let column = d * EDGE + c * 4u;
-                    if (column < VALUE_DIM) {
-                        let values = get_sums(row * S_PITCH + c) * factor[n];
-                        store_o4(o_from + (i - params.first_query) * params.o_seq + column, values, VALUE_DIM - column);
-                    }
-                }
+            let column = d * EDGE + w % EDGE_WORDS * 4u;
+            if (i < params.end_query && column < VALUE_DIM) {
+                let values = get_sums(row * S_PITCH + w % EDGE_WORDS) * row_factors[row];
+                store_o4(o_from + (i - params.first_query) * params.o_seq + column, values, VALUE_DIM - column);
             }
         }
     }

@@ -26,3 +26,15 @@ fn strip_tell(x: bool, t: u32) {
 fn strip_told(x: bool, t: u32) -> bool {
     return strip_round == t + 1u;
 }
+
+// The words of workgroup memory that an invocation takes care of, of as many for each strip, strip after strip: some of
+// all.
+struct Words {
+    first: u32,
+    end: u32,
+    step: u32,
+}
+
+fn strip_words(strip: u32, lane: u32, subgroup_size: u32, thread: u32, count: u32) -> Words {
+    return Words(thread, STRIPS * count, THREADS);
+}

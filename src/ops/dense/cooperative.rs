@@ -92,8 +92,12 @@ impl CooperativeTile {
         let q = self.q_part(head_dim, self.q_parts(head_dim, value_dim));
         let factors = 2 * self.tile_factors(head_dim, value_dim).max(q);
         let sums = 4 * self.rows() * (self.keys + 4).max(self.edge);
+        let row_factors = 4 * self.rows();
         let rounds = if self.own_barriers { 0 } else { 16 };
-        factors.next_multiple_of(16) + sums.next_multiple_of(16) + rounds
+        [factors, sums, row_factors, rounds]
+            .iter()
+            .map(|n| n.next_multiple_of(16))
+            .sum()
     }
 }
 

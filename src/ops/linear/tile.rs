@@ -561,6 +561,7 @@ mod tests {
         let with_matrices = DeviceClass {
             abilities: Abilities {
                 half: true,
+                subgroup_barriers: false,
                 subgroups: Some((32, 32)),
                 matrices: Some(16),
             },
