@@ -125,7 +125,7 @@ impl Gpu {
     }
 
     /// As [`Gpu::new`], with the adapter that the device is from. Of its features these make kernels faster: `SUBGROUP`,
-    /// `SHADER_F16`, and `EXPERIMENTAL_COOPERATIVE_MATRIX`, which takes the former two as well and
+    /// `SUBGROUP_BARRIER`, `SHADER_F16`, and `EXPERIMENTAL_COOPERATIVE_MATRIX`, which takes `SUBGROUP` and `SHADER_F16` as well and
     /// `wgpu::ExperimentalFeatures::enabled()` when the device is requested.
     pub fn of_adapter(adapter: &wgpu::Adapter, device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
         Self::with_matrices(device, queue, false, &adapter.cooperative_matrix_properties())

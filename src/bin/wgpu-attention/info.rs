@@ -26,9 +26,10 @@ pub struct InfoArgs {
 }
 
 /// Features that decide what kernels a device can run, or how well it can be measured.
-const FEATURES: [(&str, Features); 4] = [
+const FEATURES: [(&str, Features); 5] = [
     ("SHADER_F16", Features::SHADER_F16),
     ("SUBGROUP", Features::SUBGROUP),
+    ("SUBGROUP_BARRIER", Features::SUBGROUP_BARRIER),
     (
         "EXPERIMENTAL_COOPERATIVE_MATRIX",
         Features::EXPERIMENTAL_COOPERATIVE_MATRIX,
