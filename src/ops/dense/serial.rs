@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::ops::dense::Dense;
 use crate::ops::dense::check::invalid;
-use crate::ops::dense::tile::{DeviceClass, KernelChoice, loop_iterations};
+use crate::ops::dense::tile::{DeviceClass, KernelChoice, loop_iterations, rows_share_a_list};
 use crate::ops::dense::variant::{Attend, Tile, all_within};
 use crate::shader::Constant;
 use crate::tier::Tier;
@@ -89,29 +89,35 @@ impl Tile for SerialPrefillTile {
     }
 }
 
-/// The tile for a problem on a software GPU whose subgroups all have one size; `None` elsewhere, where keys are listed, and
-/// where the device would leave the loop over the keys.
+/// The tile for a problem on a software GPU whose subgroups all have one size; `None` elsewhere, where too few rows share a
+/// list of keys, and where the device would leave the loop over the keys.
 pub(crate) fn prefill(problem: &Dense, device: &DeviceClass) -> Option<SerialPrefillTile> {
     let (least, most) = device.abilities.subgroups?;
     let serves = device.software && least == most && device.allows(Tier::Subgroup) && !device.forces(Tier::Subgroup);
-    if !serves || problem.selection.is_some() {
+    if !serves {
         return None;
     }
     // The code is written out over rows, keys and dimensions: larger tiles are faster, and take the host seconds to
     // compile. By measurements on llvmpipe (`benches/tune_dense.rs`).
     let vecs = problem.head_dim.div_ceil(4) + problem.value_dim().div_ceil(4);
-    let (row_regs, keys) = match vecs {
-        0..=32 => (3, 4),
-        33..=64 => (2, 4),
-        _ => (2, 2),
+    let (row_regs, keys): (&[u32], u32) = match vecs {
+        0..=32 => (&[3, 2, 1], 4),
+        33..=64 => (&[2, 1], 4),
+        _ => (&[2, 1], 2),
     };
-    let tile = SerialPrefillTile {
+    let tiles = row_regs.iter().map(|&row_regs| SerialPrefillTile {
         row_regs,
         keys,
         threads: least,
-    };
-    let iterations = loop_iterations(problem, &KernelChoice::PrefillSerial(tile), 1);
-    (iterations <= device.loop_iterations()).then_some(tile)
+    });
+    let mut tiles = tiles.map(KernelChoice::PrefillSerial);
+    let choice = tiles.find(|choice| rows_share_a_list(problem, choice))?;
+    match choice {
+        KernelChoice::PrefillSerial(tile) if loop_iterations(problem, &choice, 1) <= device.loop_iterations() => {
+            Some(tile)
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -160,16 +166,27 @@ mod tests {
             ..llvmpipe(Some((32, 32)), None)
         };
         assert!(!is_serial(&p, &gpu));
-        let listed = Dense {
+    }
+
+    #[test]
+    fn rows_of_a_workgroup_share_a_list() {
+        let listed = |query_block| Dense {
+            queries: 1000,
             selection: Some(Selection {
-                query_block: 100,
+                query_block,
                 block_size: 16,
                 capacity: 8,
                 per_kv_head: false,
             }),
-            ..p
+            ..prompt(500)
         };
-        assert!(!is_serial(&listed, &llvmpipe(Some((8, 8)), None)));
+        let rows = |query_block| prefill(&listed(query_block), &llvmpipe(Some((8, 8)), None)).map(|tile| tile.rows());
+        assert_eq!(rows(1000), Some(24));
+        assert_eq!(rows(48), Some(24));
+        assert_eq!(rows(64), Some(16));
+        assert_eq!(rows(8), Some(8));
+        assert_eq!(rows(20), None);
+        assert!(!is_serial(&listed(20), &llvmpipe(Some((8, 8)), None)));
     }
 
     #[test]
