@@ -30,12 +30,12 @@ fn main() {
     };
     println!("{}", common::device_line(&gpu));
     println!("prefill {heads}x{n}x{d} f16 causal {}", problem.causal);
-    let (Some(edge), Some((_, subgroup))) = (gpu.abilities().matrices, gpu.abilities().subgroups) else {
+    let (Some(edge), Some(_)) = (gpu.abilities().matrices, gpu.abilities().subgroups) else {
         println!("no cooperative matrices here");
         return;
     };
     let mut results = vec![];
-    for tile in tiles(edge, subgroup, gpu.abilities().subgroup_barriers) {
+    for tile in tiles(&gpu, edge) {
         let name = format!(
             "strips {} blocks {} keys {} stages {} lanes {} {} B{}{}{}",
             tile.strips,
@@ -77,14 +77,18 @@ const SHAPES: &[[u32; 4]] = &[
     [8, 1, 16, 2],
     [4, 1, 16, 2],
     [4, 1, 16, 1],
+    [2, 1, 16, 1],
     [4, 2, 32, 1],
     [4, 1, 32, 2],
     [8, 1, 32, 1],
 ];
 
-fn tiles(edge: u32, subgroup: u32, own: bool) -> Vec<CooperativeTile> {
+fn tiles(gpu: &Gpu, edge: u32) -> Vec<CooperativeTile> {
+    let abilities = gpu.abilities();
+    let (least, most) = abilities.subgroups.unwrap_or((1, 1));
     let tile = |&[strips, row_blocks, keys, stages]: &[u32; 4], carried| {
-        let row_lanes = (subgroup / (row_blocks * edge)).max(1);
+        let lanes = (most / (row_blocks * edge)).clamp(1, (keys / 4).min(least));
+        let row_lanes = 1 << lanes.ilog2();
         CooperativeTile {
             edge,
             strips,
@@ -92,10 +96,10 @@ fn tiles(edge: u32, subgroup: u32, own: bool) -> Vec<CooperativeTile> {
             keys,
             stages,
             carried,
-            threads: strips * subgroup,
+            threads: strips * most,
             row_lanes,
-            own_barriers: own && row_lanes * row_blocks * edge == subgroup,
-            vectors: true,
+            own_barriers: abilities.subgroup_barriers && least == most && row_lanes * row_blocks * edge == most,
+            vectors: gpu.info().backend != wgpu_attention::wgpu::Backend::Metal,
             written_out: true,
             alternate: false,
         }

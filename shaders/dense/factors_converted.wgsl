@@ -1,23 +1,14 @@
 // Four neighbouring elements of q, and of row j of k and v, for cooperative matrices: rounded to f16, whatever their storage.
-// Places in k and v are counted in elements, and grow with j by the same amount.
 fn q_factors(at: u32, vec: u32) -> vec4<f16> {
     return vec4<f16>(q4(at + vec * 4u, HEAD_DIM - vec * 4u));
 }
 
-fn k_place(base: u32, j: u32, vec: u32) -> u32 {
-    return base + j * params.k_seq + vec * 4u;
+fn k_words(base: u32, j: u32, vec: u32) -> vec2<u32> {
+    return words_of(k4(base + j * params.k_seq + vec * 4u, HEAD_DIM - vec * 4u));
 }
 
-fn k_words(place: u32, vec: u32) -> vec2<u32> {
-    return words_of(k4(place, HEAD_DIM - vec * 4u));
-}
-
-fn v_place(base: u32, j: u32, vec: u32) -> u32 {
-    return base + j * params.v_seq + vec * 4u;
-}
-
-fn v_words(place: u32, vec: u32) -> vec2<u32> {
-    return words_of(v4(place, VALUE_DIM - vec * 4u));
+fn v_words(base: u32, j: u32, vec: u32) -> vec2<u32> {
+    return words_of(v4(base + j * params.v_seq + vec * 4u, VALUE_DIM - vec * 4u));
 }
 
 // Rounded before they are packed, because packing may round in any way.

@@ -3,9 +3,6 @@
 // The three pieces of this kind declare the same: `list_of` the batch entry, head, first query and number of a tile of
 // rows; the tiles to visit; the first place of a tile; the key at a place; and whether a tile, from place p0 to p1 − 1,
 // takes no masks.
-// Whether place n of the walk is key n.
-const CONSECUTIVE = true;
-
 alias List = u32;
 
 fn list_of(b: u32, h: u32, i: u32, row_tile: u32) -> List {

@@ -9,9 +9,6 @@
 
 const ABSENT: u32 = 0xffffffffu;
 
-// Whether place n of the walk is key n.
-const CONSECUTIVE = false;
-
 struct List {
     // Index of the entry count.
     at: u32,

@@ -6,9 +6,6 @@
 
 @group(0) @binding(9) var<storage, read> lists: array<u32>;
 
-// Whether place n of the walk is key n.
-const CONSECUTIVE = true;
-
 struct List {
     // Index of the entry count.
     at: u32,
@@ -25,8 +22,8 @@ fn tiles_to_visit(list: List, first: Row, last: Row, one_document: bool, tile: u
     return Tiles(0u, 0u, 0u, list.count * ENTRY_TILES);
 }
 
-// The entry of a tile, or, for one past the end, of which kernels load what they do not use, any word: a list has room
-// for one entry more than there are tiles.
+// The entry of a tile, or, for one or two past the end, of which kernels load what they do not use, any word: a list has
+// room for two entries more than there are tiles.
 fn entry_of(list: List, t: u32) -> u32 {
     return lists[list.at + 1u + t / ENTRY_TILES];
 }

@@ -13,10 +13,10 @@
 // (`strip_barrier`). The workgroup is made for the largest subgroups that the device may use; if they can turn out smaller,
 // those left over do what others do already, and a strip's barrier is the workgroup's.
 //
-// Key tiles. With STAGES = 2 there is room for two: while one is worked on the next is stored, and all meet once a tile.
+// Key tiles. With STAGES = 2 there is room for two: while one is worked on the next is stored, and strips meet once a tile.
 // Loads are on their way meanwhile: with CARRIED those of the tile after the next, from before one output product to
 // before the next one; else those of the next tile, from the score product to behind the output product. With
-// STAGES = 1 the next tile is stored when all have left this one. Loads are held as words, because halves in registers
+// STAGES = 1 the next tile is stored when all have left this one, behind the output product. Loads are held as words, because halves in registers
 // were taken apart and put together again (NVIDIA's compiler, driver 580.159.04), which made every tile wait for them.
 //
 // Weights. Matrices have no elements one could get at, so scores go through workgroup memory, where ROW_LANES neighbouring
@@ -33,10 +33,11 @@
 //   factors, f16   STAGES times k [KEYS][HEAD_PITCH] and v [KEYS][VALUE_PITCH]; P [ROWS][P_PITCH]
 //                  at the start q, EDGE rows of each strip, in Q_PARTS parts of its columns
 //   sums, f32      S [ROWS][S_PITCH]; a block of O's columns on its way to be rescaled or written
+//   row_factors    f32 [ROWS]
 // Pitches are 16 bytes longer than the rows, so that eight rows of a matrix fall into different banks; P's is not for 16
 // keys or fewer, where that would cost more memory than it saves time.
 //
-// Tile sizes. Two blocks of rows meet each loaded block of k and v: what matrices read from workgroup memory bounds the
+// Tile sizes. Where two blocks of rows fit the registers, both meet each loaded block of k and v: what matrices read from workgroup memory bounds the
 // kernel before its products do. At D = 128 that leaves a subgroup of 32 no registers for more; 16 keys are what two
 // stages of 256 rows have room for.
 //
@@ -81,7 +82,7 @@ const Q_BLOCKS = HEAD_BLOCKS / Q_PARTS;
 const Q_WORDS = Q_BLOCKS * EDGE_WORDS;
 const Q_PITCH = Q_WORDS + 2u;
 const FACTORS = max(P_AT + ROWS * P_PITCH, STRIPS * EDGE * Q_PITCH);
-const SUMS = ROWS * max(S_PITCH, EDGE_WORDS);
+const SUMS = ROWS * S_PITCH;
 
 const_assert KEYS % EDGE == 0u;
 const_assert HEAD_BLOCKS % Q_PARTS == 0u;
@@ -129,18 +130,11 @@ fn v_turn(thread: u32, u: u32) -> Turn {
 
 fn load_k(base: u32, list: List, p0: u32, last_key: u32, thread: u32) -> array<vec2<u32>, K_LOADS> {
     var values: array<vec2<u32>, K_LOADS>;
-    let first = k_place(base, p0 + k_turn(thread, 0u).row, k_turn(thread, 0u).word);
-    let step = k_place(0u, THREADS / HEAD_WORDS, 0u);
-    let last = k_place(base, last_key, k_turn(thread, 0u).word);
     #unroll
     for (var u = 0u; u < K_LOADS; u++) {
         let turn = k_turn(thread, u);
         if (HEAD_WORDS == HEAD_VECS || turn.word < HEAD_VECS) {
-            if (CONSECUTIVE && HEAD_FILLS) {
-                values[u] = k_words(min(first + u * step, last), turn.word);
-            } else {
-                values[u] = k_words(k_place(base, min(key_at(list, p0 + turn.row), last_key), turn.word), turn.word);
-            }
+            values[u] = k_words(base, min(key_at(list, p0 + turn.row), last_key), turn.word);
         }
     }
     return values;
@@ -163,18 +157,11 @@ fn store_k(values: array<vec2<u32>, K_LOADS>, thread: u32, stage: u32) {
 
 fn load_v(base: u32, list: List, p0: u32, last_key: u32, thread: u32) -> array<vec2<u32>, V_LOADS> {
     var values: array<vec2<u32>, V_LOADS>;
-    let first = v_place(base, p0 + v_turn(thread, 0u).row, v_turn(thread, 0u).word);
-    let step = v_place(0u, THREADS / VALUE_WORDS, 0u);
-    let last = v_place(base, last_key, v_turn(thread, 0u).word);
     #unroll
     for (var u = 0u; u < V_LOADS; u++) {
         let turn = v_turn(thread, u);
         if (VALUE_WORDS == VALUE_VECS || turn.word < VALUE_VECS) {
-            if (CONSECUTIVE && VALUE_FILLS) {
-                values[u] = v_words(min(first + u * step, last), turn.word);
-            } else {
-                values[u] = v_words(v_place(base, min(key_at(list, p0 + turn.row), last_key), turn.word), turn.word);
-            }
+            values[u] = v_words(base, min(key_at(list, p0 + turn.row), last_key), turn.word);
         }
     }
     return values;
@@ -273,9 +260,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
         m[n] = MASKED;
         l[n] = 0.0;
         if (HAS_SINKS) {
-            // The sink's logit is the reference, with weight 1, counted by one lane.
-            m[n] = bitcast<f32>(small_word(params.sinks_at + h)) * LOG2_E;
-            l[n] = select(0.0, 1.0, row_lane == 0u);
+            // The sink's logit is the first that a row meets; one lane counts its weight.
+            m[n] = bitcast<f32>(small_word(params.sinks_at + h)) * LOG2_E - HEADROOM;
+            l[n] = select(0.0, exp2(HEADROOM), row_lane == 0u);
         }
         rows[n] = row_of(b, min(i0 + (thread + n * THREADS) / ROW_LANES, params.end_query - 1u));
     }
@@ -368,7 +355,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
                     }
                     let top = lanes_max(max(max(top4.x, top4.y), max(top4.z, top4.w))) * unit;
                     var shrink = 1.0;
-                    if (top > m[n] + LIMIT) {
+                    if (top - m[n] > LIMIT) {
                         grew = grew || m[n] > MASKED_BELOW;
                         shrink = exp2(m[n] - (top - HEADROOM));
                         m[n] = top - HEADROOM;

@@ -154,6 +154,9 @@ fn validator(spec: &dyn Spec) -> Validator {
     if spec.tier() >= Tier::Subgroup {
         capabilities |= Capabilities::SUBGROUP;
     }
+    if spec.pieces().contains(&"shared/strip_subgroup") {
+        capabilities |= Capabilities::SUBGROUP_BARRIER;
+    }
     for extension in spec.enables() {
         capabilities |= match extension {
             "f16" => Capabilities::SHADER_FLOAT16,

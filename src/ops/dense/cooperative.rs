@@ -1,7 +1,7 @@
 //! Prefill on cooperative matrices: its tile, when it serves, and which tile a device gets.
 
 use crate::ops::dense::Dense;
-use crate::ops::dense::tile::DeviceClass;
+use crate::ops::dense::tile::{DeviceClass, looped};
 use crate::ops::dense::variant::{Attend, Tile};
 use crate::shader::Constant;
 use crate::tensor::DType;
@@ -66,6 +66,18 @@ impl CooperativeTile {
         self.strips * self.row_blocks * self.edge
     }
 
+    /// Iterations of the loops over matrices of a key tile, those of a rescale included, where they are not written out.
+    pub(crate) fn product_iterations(&self, problem: &Dense) -> u32 {
+        let rows = looped(self.row_blocks, 0);
+        let key_blocks = self.keys / self.edge;
+        let head_blocks = problem.head_dim.div_ceil(self.edge);
+        let value_blocks = problem.value_dim().div_ceil(self.edge);
+        let scores = looped(key_blocks, 2 * rows + looped(head_blocks, rows));
+        let output = looped(key_blocks, rows + looped(value_blocks, rows));
+        let lanes = looped(self.row_lanes.ilog2(), 0);
+        scores + output + looped(value_blocks, 2 * rows) + lanes
+    }
+
     /// Parts of q's columns that are staged one after the other: as few as fit where keys and values will be.
     fn q_parts(&self, head_dim: u32, value_dim: u32) -> u32 {
         let blocks = head_dim.div_ceil(self.edge);
@@ -91,7 +103,7 @@ impl CooperativeTile {
     pub fn workgroup_bytes(&self, head_dim: u32, value_dim: u32) -> u32 {
         let q = self.q_part(head_dim, self.q_parts(head_dim, value_dim));
         let factors = 2 * self.tile_factors(head_dim, value_dim).max(q);
-        let sums = 4 * self.rows() * (self.keys + 4).max(self.edge);
+        let sums = 4 * self.rows() * (self.keys + 4);
         let row_factors = 4 * self.rows();
         let rounds = if self.own_barriers { 0 } else { 16 };
         [factors, sums, row_factors, rounds]
@@ -190,7 +202,8 @@ struct Candidate(u32, u32, u32, u32, bool);
 
 /// For matrices of 16 and Dv above 64 and up to 128, best first, by measurements on an NVIDIA H200
 /// (`benches/tune_cooperative.rs`). Its Vulkan driver lets workgroups have some 50 KiB of workgroup memory together on a
-/// processor, so that of the first one runs at a time, of 248 registers an invocation. The last two fit 16 KiB.
+/// processor, so that of the first one runs at a time, of 248 registers an invocation. The last two fit 16 KiB
+/// at D = 128.
 const WIDE: &[Candidate] = &[
     Candidate(8, 2, 16, 2, true),
     Candidate(4, 2, 16, 2, true),

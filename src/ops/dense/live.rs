@@ -88,8 +88,8 @@ impl LiveLists {
             group: if interleaved { p.heads / p.kv_heads() } else { 1 },
             keys,
             threads: THREADS.min(device.invocations),
-            // The count, the tiles, and a word to spare: kernels load one entry past the end, and do not use it.
-            words: p.keys.div_ceil(keys) + 2,
+            // The count, the tiles, and two words to spare: kernels load up to two entries past the end, and do not use them.
+            words: p.keys.div_ceil(keys) + 3,
             bytes: 0,
         };
         let count = |part| lists.dims(part).map(u64::from).iter().product::<u64>();

@@ -496,7 +496,12 @@ pub(crate) fn loop_iterations(problem: &Dense, choice: &KernelChoice, splits: u3
             // A rescale of all rows, a block of columns at a time.
             let blocks = problem.value_dim().div_ceil(t.edge);
             let rescale = blocks * (looped((t.rows() * t.edge / 4).div_ceil(t.threads), 0) + 4);
-            keys.div_ceil(t.keys.into()) * u64::from(1 + 4 + rows + rescale) + 1000
+            let products = if t.written_out {
+                0
+            } else {
+                t.product_iterations(problem)
+            };
+            keys.div_ceil(t.keys.into()) * u64::from(1 + 4 + rows + rescale + products) + 1000
         }
         // A tile's own loops are written out but for those over a workgroup's few groups.
         KernelChoice::Decode(t) => {
