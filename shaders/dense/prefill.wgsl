@@ -28,6 +28,7 @@
 #import dense/params
 #import shared/output
 #import dense/position
+#import dense/query_tile
 #import dense/visibility
 #import dense/score
 #import dense/vectors
@@ -89,12 +90,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     let group = thread / LANES;
     let b = params.first_batch + workgroup.z;
     let h = params.first_head + workgroup.y;
-    // Under causality the last query tile has the most keys. The longest work starts earliest; or, where workgroups are
-    // dealt out in advance, long and short ones alternate, so that every share holds as much work as the next.
-    var place = grid.x - 1u - workgroup.x;
-    if (ALTERNATE) {
-        place = select(grid.x - 1u - workgroup.x / 2u, workgroup.x / 2u, workgroup.x % 2u == 1u);
-    }
+    let place = query_tile(workgroup.x, grid.x);
     let i0 = params.first_query + place * ROWS;
     let kv_head = h / params.group - params.first_head / params.group;
     let q_from = params.q_base + workgroup.z * params.q_batch + workgroup.y * params.q_head;

@@ -50,6 +50,7 @@
 #import dense/params
 #import shared/output
 #import dense/position
+#import dense/query_tile
 #import dense/visibility
 #import dense/score
 
@@ -114,25 +115,19 @@ struct Turn {
     word: u32,
 }
 
-fn k_turn(thread: u32, u: u32) -> Turn {
-    if (HEAD_FILLS) {
-        return Turn(thread / HEAD_WORDS + u * (THREADS / HEAD_WORDS), thread % HEAD_WORDS);
+// Of a turn u, where a row has so many words.
+fn turn_of(thread: u32, u: u32, words: u32) -> Turn {
+    if (THREADS % words == 0u) {
+        return Turn(thread / words + u * (THREADS / words), thread % words);
     }
-    return Turn((thread + u * THREADS) / HEAD_WORDS, (thread + u * THREADS) % HEAD_WORDS);
-}
-
-fn v_turn(thread: u32, u: u32) -> Turn {
-    if (VALUE_FILLS) {
-        return Turn(thread / VALUE_WORDS + u * (THREADS / VALUE_WORDS), thread % VALUE_WORDS);
-    }
-    return Turn((thread + u * THREADS) / VALUE_WORDS, (thread + u * THREADS) % VALUE_WORDS);
+    return Turn((thread + u * THREADS) / words, (thread + u * THREADS) % words);
 }
 
 fn load_k(base: u32, list: List, p0: u32, last_key: u32, thread: u32) -> array<vec2<u32>, K_LOADS> {
     var values: array<vec2<u32>, K_LOADS>;
     #unroll
     for (var u = 0u; u < K_LOADS; u++) {
-        let turn = k_turn(thread, u);
+        let turn = turn_of(thread, u, HEAD_WORDS);
         if (HEAD_WORDS == HEAD_VECS || turn.word < HEAD_VECS) {
             values[u] = k_words(base, min(key_at(list, p0 + turn.row), last_key), turn.word);
         }
@@ -148,7 +143,7 @@ fn store_k(values: array<vec2<u32>, K_LOADS>, thread: u32, stage: u32) {
             if (HEAD_FILLS) {
                 put_factors(at + u * (THREADS / HEAD_WORDS) * HEAD_PITCH, halves(values[u]));
             } else {
-                let turn = k_turn(thread, u);
+                let turn = turn_of(thread, u, HEAD_WORDS);
                 put_factors(stage + turn.row * HEAD_PITCH + turn.word, halves(values[u]));
             }
         }
@@ -159,7 +154,7 @@ fn load_v(base: u32, list: List, p0: u32, last_key: u32, thread: u32) -> array<v
     var values: array<vec2<u32>, V_LOADS>;
     #unroll
     for (var u = 0u; u < V_LOADS; u++) {
-        let turn = v_turn(thread, u);
+        let turn = turn_of(thread, u, VALUE_WORDS);
         if (VALUE_WORDS == VALUE_VECS || turn.word < VALUE_VECS) {
             values[u] = v_words(base, min(key_at(list, p0 + turn.row), last_key), turn.word);
         }
@@ -175,7 +170,7 @@ fn store_v(values: array<vec2<u32>, V_LOADS>, thread: u32, stage: u32) {
             if (VALUE_FILLS) {
                 put_factors(at + u * (THREADS / VALUE_WORDS) * VALUE_PITCH, halves(values[u]));
             } else {
-                let turn = v_turn(thread, u);
+                let turn = turn_of(thread, u, VALUE_WORDS);
                 put_factors(stage + V_AT + turn.row * VALUE_PITCH + turn.word, halves(values[u]));
             }
         }
@@ -201,12 +196,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     let block_words = strip_words(strip, lane, subgroup_size, thread, STRIP_ROWS * EDGE_WORDS);
     let b = params.first_batch + workgroup.z;
     let h = params.first_head + workgroup.y;
-    // Under causality the last query tile has the most keys. The longest work starts earliest; or, where workgroups are
-    // dealt out in advance, long and short ones alternate, so that every share holds as much work as the next.
-    var place = grid.x - 1u - workgroup.x;
-    if (ALTERNATE) {
-        place = select(grid.x - 1u - workgroup.x / 2u, workgroup.x / 2u, workgroup.x % 2u == 1u);
-    }
+    let place = query_tile(workgroup.x, grid.x);
     let i0 = params.first_query + place * ROWS;
     let kv_head = h / params.group - params.first_head / params.group;
     let q_from = params.q_base + workgroup.z * params.q_batch + workgroup.y * params.q_head;

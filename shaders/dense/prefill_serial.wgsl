@@ -16,6 +16,7 @@
 #import dense/params
 #import shared/output
 #import dense/position
+#import dense/query_tile
 #import dense/visibility
 #import dense/score
 #import dense/vectors
@@ -74,9 +75,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
         @builtin(subgroup_invocation_id) lane: u32) {
     let b = params.first_batch + workgroup.z;
     let h = params.first_head + workgroup.y;
-    // A software GPU gives each of its threads a run of neighbouring workgroups. Under causality long and short ones
-    // alternate, so that every run holds as much work as the next.
-    let place = select(grid.x - 1u - workgroup.x / 2u, workgroup.x / 2u, workgroup.x % 2u == 1u);
+    let place = query_tile(workgroup.x, grid.x);
     let i0 = params.first_query + place * ROWS * THREADS;
     let last_query = min(i0 + ROWS * THREADS, params.end_query) - 1u;
     let kv_head = h / params.group - params.first_head / params.group;

@@ -40,6 +40,7 @@ pub const SOURCES: &[(&str, &str)] = &[
     source!("dense/prefill_cooperative"),
     source!("dense/prefill_serial"),
     source!("dense/products"),
+    source!("dense/query_tile"),
     source!("dense/score"),
     source!("dense/small"),
     source!("dense/small_none"),

@@ -72,11 +72,12 @@ impl Tile for SerialPrefillTile {
     }
 
     fn constants(&self, _head_dim: u32, _value_dim: u32) -> Vec<(&'static str, Constant)> {
-        use Constant::Count;
+        use Constant::{Count, Flag};
         vec![
             ("ROWS", Count(self.row_regs)),
             ("KEYS", Count(self.keys)),
             ("THREADS", Count(self.threads)),
+            ("ALTERNATE", Flag(true)),
         ]
     }
 
