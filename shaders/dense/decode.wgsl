@@ -78,10 +78,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     // What lies behind `kv_len` in a cache is never read, since it may be anything, NaN included: keys past the end
     // repeat the last one, masked.
     let last_key = u32(max(keys_of(b), 1) - 1);
-    let all_tiles = tile_count(tiles);
-    let share = (all_tiles + params.splits - 1u) / params.splits;
-    let from_tile = min(split * share, all_tiles);
-    let to_tile = min(from_tile + share, all_tiles);
+    let share = share_of(tiles, split);
 
     let queries = load_queries(workgroup, row0, last_row, lane);
     var acc: array<vec4<f32>, ROWS * VALUE_REGS>;
@@ -96,9 +93,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     var k_values: array<vec4<f32>, KEY_REGS * HEAD_REGS>;
     var v_values: array<vec4<f32>, GROUP_KEYS * VALUE_REGS>;
     if (PREFETCH) {
-        k_values = load_k(k_from, list, place_of(list, tile_at(tiles, from_tile), KEYS), last_key, slot, lane);
+        k_values = load_k(k_from, list, place_of(list, tile_at(tiles, share.first), KEYS), last_key, slot, lane);
     }
-    for (var n = from_tile; n < to_tile; n++) {
+    for (var n = share.first; n < share.end; n++) {
         let t = tile_at(tiles, n);
         let p0 = place_of(list, t, KEYS);
 
@@ -135,7 +132,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             }
         }
         if (PREFETCH) {
-            k_values = load_k(k_from, list, place_of(list, tile_at(tiles, min(n + 1u, to_tile - 1u)), KEYS), last_key, slot, lane);
+            k_values = load_k(k_from, list, place_of(list, tile_at(tiles, min(n + 1u, share.end - 1u)), KEYS), last_key, slot, lane);
         }
         workgroupBarrier();
 
