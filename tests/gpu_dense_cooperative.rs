@@ -2,26 +2,14 @@
 
 mod common;
 
+use common::matrices::{check, matrices, of_rounded, scalars_work, tolerance};
 use common::{Inputs, Random, draw, golden, gpu, property};
 use wgpu_attention::case::{Case, Op};
-use wgpu_attention::compare::{self, Tolerance};
+use wgpu_attention::compare;
 use wgpu_attention::dense::cooperative::CooperativeTile;
 use wgpu_attention::dense::reference;
 use wgpu_attention::dense::tile::{KernelChoice, Tuning};
 use wgpu_attention::{DType, Dense, DenseInputs, DenseOutput, Error, Gpu, Selection, Tier, Weighting};
-
-/// The device with what its matrices and subgroups are; `None` where it has no matrices, and is seen to refuse the tier.
-fn matrices(gpu: &Gpu) -> Option<(u32, (u32, u32))> {
-    let abilities = gpu.abilities();
-    let Some(edge) = abilities.matrices else {
-        let error = gpu.with_tier(Tier::Cooperative).unwrap_err();
-        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
-        println!("{}: no cooperative matrices", common::describe(gpu));
-        return None;
-    };
-    println!("{}: matrices of {edge}", common::describe(gpu));
-    Some((edge, abilities.subgroups.expect("matrices come with subgroups")))
-}
 
 /// A small tile: strips, blocks of rows, blocks of keys, lanes of a row; stages; carried. With a strip's own barriers where
 /// the device can.
@@ -62,51 +50,6 @@ const SHAPES: [Shape; 7] = [
     ([2, 2, 1, 1], 2, true),
 ];
 
-/// Whether matrices load from arrays of scalars as they should. The planner makes use of that on Metal only; an NVIDIA driver
-/// (580.159.04) gives wrong results.
-fn scalars_work(gpu: &Gpu) -> bool {
-    gpu.info().backend == wgpu::Backend::Metal || gpu.info().device_type == wgpu::DeviceType::Cpu
-}
-
-/// f16 factors set the bounds.
-fn tolerance(p: &Dense) -> Tolerance {
-    match p.dtype {
-        DType::F32 => Tolerance::for_dtype(match p.output_dtype() {
-            DType::F32 => DType::F16,
-            other => other,
-        }),
-        _ => common::tolerance(p),
-    }
-}
-
-/// As [`tolerance`], of a run on random inputs, against the reference.
-fn check(name: &str, gpu: &Gpu, p: &Dense, inputs: &Inputs, tuning: &Tuning) -> DenseOutput<f32> {
-    let plan = p
-        .plan_with(gpu, tuning)
-        .unwrap_or_else(|error| panic!("{name}: {error}"));
-    assert_eq!(plan.tier(), Tier::Cooperative, "{name}");
-    let output = inputs.with(|inputs| plan.run_blocking(inputs)).unwrap();
-    let result = compare::dense(&output, &common::truth(p, inputs, &Default::default()), &tolerance(p));
-    println!("{name}: {result}");
-    assert!(result.passed(), "{name}: {result}\n{p:?}\n{tuning:?}");
-    output
-}
-
-/// The reference's answer with q, k and v as f16 has them.
-fn of_rounded(p: &Dense, inputs: &DenseInputs<'_>) -> DenseOutput<f64> {
-    let [q, k, v] = [inputs.q, inputs.k, inputs.v].map(|values| {
-        let rounded = values.iter().map(|x| common::rounded(*x, DType::F16));
-        rounded.collect::<Vec<_>>()
-    });
-    let rounded = DenseInputs {
-        q: &q,
-        k: &k,
-        v: &v,
-        ..*inputs
-    };
-    reference::dense(p, &rounded, &Default::default()).unwrap()
-}
-
 #[test]
 fn golden_cases_with_factors_rounded_to_f16() {
     let Some(gpu) = gpu() else { return };
@@ -136,17 +79,13 @@ fn golden_cases_with_factors_rounded_to_f16() {
                 println!("{:36} {result}", case.name);
                 assert!(result.passed(), "{}: {result}", case.name);
                 ran += 1;
-            }
-            Err(error @ Error::Unsupported { .. }) => {
-                println!("{:36} {error}", case.name);
-                assert!(p.queries <= 16, "{}: {error}", case.name);
-                decode += 1;
+                decode += u32::from(p.queries == 1);
             }
             Err(error) => panic!("{}: {error}", case.name),
         }
     }
-    println!("{ran} ran, {decode} of few queries have no kernel in this tier");
-    assert!(ran >= 25, "{ran}");
+    println!("{ran} ran, {decode} of them of one query");
+    assert!(ran >= 30 && decode >= 2, "{ran}, {decode}");
 }
 
 /// A drawn problem that matrices serve.

@@ -25,6 +25,7 @@
 #import dense/position
 #import dense/visibility
 #import dense/score
+#import dense/share
 #import dense/decode_loads
 
 const THREADS = SLOTS * LANES;

@@ -1,4 +1,4 @@
-// What a decode kernel loads, and the tiles that it walks: an invocation's share of the queries, and of a tile's keys and values.
+// What a decode kernel loads: an invocation's share of the queries, and of a tile's keys and values.
 //
 // LANES invocations share a row of queries and the KEY_REGS keys of a slot, HEAD_REGS vectors each; VALUE_LANES share the
 // GROUP_KEYS values of a group, VALUE_REGS vectors each. Neighbouring lanes load neighbouring vectors.
@@ -59,17 +59,4 @@ fn load_v(base: u32, list: List, p0: u32, last_key: u32, group: u32, value_lane:
         }
     }
     return loaded;
-}
-
-// Tiles `first` to `end` − 1 of a walk.
-struct Share {
-    first: u32,
-    end: u32,
-}
-
-fn share_of(tiles: Tiles, split: u32) -> Share {
-    let count = tile_count(tiles);
-    let size = (count + params.splits - 1u) / params.splits;
-    let first = min(split * size, count);
-    return Share(first, min(first + size, count));
 }

@@ -99,19 +99,32 @@ fn block(lines: &[&str]) -> Option<usize> {
     None
 }
 
-/// The module's u32 constants, in order, each of which may refer to those before.
+/// The module's u32 constants. As in WGSL, each may refer to any other, wherever that stands.
 fn constants(text: &str) -> HashMap<String, u32> {
+    let mut open: Vec<(&str, &str)> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("const ")?.split_once(" = "))
+        .map(|(left, right)| {
+            (
+                left.split(':').next().unwrap_or(left).trim(),
+                right.trim_end_matches(';'),
+            )
+        })
+        .collect();
     let mut known = HashMap::new();
-    for line in text.lines() {
-        let Some((left, right)) = line.strip_prefix("const ").and_then(|l| l.split_once(" = ")) else {
-            continue;
-        };
-        let name = left.split(':').next().unwrap_or(left).trim();
-        if let Some(value) = evaluate(right.trim_end_matches(';'), &known) {
-            known.insert(name.to_string(), value);
+    loop {
+        let before = open.len();
+        open.retain(|(name, text)| {
+            let value = evaluate(text, &known);
+            if let Some(value) = value {
+                known.insert(name.to_string(), value);
+            }
+            value.is_none()
+        });
+        if open.len() == before {
+            return known;
         }
     }
-    known
 }
 
 /// The value of an expression of u32 literals, constants, + − * / % << >>, parentheses and max(a, b).

@@ -106,13 +106,9 @@ fn subgroup(gpu: &Gpu, r: &mut Random) -> KernelChoice {
 /// Rows and keys of a tile, where lengths are worth testing around.
 pub fn edges(tuning: &Tuning) -> (u32, u32) {
     match tuning.kernel {
-        Some(KernelChoice::Prefill(t)) => (t.rows(), t.keys()),
-        Some(KernelChoice::Cooperative(t)) => (t.rows(), t.keys),
         Some(KernelChoice::PrefillSerial(t)) => (t.rows(), t.keys),
-        Some(KernelChoice::Decode(t)) => (t.rows, t.keys()),
         Some(KernelChoice::DecodeSerial(t)) => (t.rows, 8 * t.threads),
-        Some(KernelChoice::SubgroupPrefill(s)) => (s.tile.rows(), s.tile.keys()),
-        Some(KernelChoice::SubgroupDecode(s)) => (s.tile.rows, s.tile.keys()),
+        Some(choice) => (choice.extent().rows, choice.extent().keys),
         None => (64, 64),
     }
 }

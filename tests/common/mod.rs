@@ -3,6 +3,7 @@
 
 pub mod draw;
 pub mod linear;
+pub mod matrices;
 pub mod mistakes;
 pub mod packed;
 pub mod property;
@@ -298,11 +299,7 @@ pub fn class(gpu: &Gpu) -> DeviceClass {
 
 /// Whether a kernel is one for many queries.
 pub fn is_prefill(choice: &KernelChoice) -> bool {
-    use KernelChoice::{Cooperative, Prefill, PrefillSerial, SubgroupPrefill};
-    matches!(
-        choice,
-        Prefill(_) | PrefillSerial(_) | SubgroupPrefill(_) | Cooperative(_)
-    )
+    !choice.extent().interleaved
 }
 
 /// The decode kernel, with the tile that few queries of this problem would get.

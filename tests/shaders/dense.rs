@@ -101,11 +101,7 @@ fn problem(queries: u32) -> Dense {
 }
 
 fn is_prefill(choice: &KernelChoice) -> bool {
-    use KernelChoice::{Cooperative, Prefill, PrefillSerial, SubgroupPrefill};
-    matches!(
-        choice,
-        Prefill(_) | PrefillSerial(_) | SubgroupPrefill(_) | Cooperative(_)
-    )
+    !choice.extent().interleaved
 }
 
 /// The variants of one problem on one kind of device: whole, and one of several splits where that is a thing.
@@ -273,7 +269,9 @@ fn the_smallest_device_runs_every_head_size() {
                         // The verdict on a list takes 16 more.
                         KernelChoice::Prefill(t) => (t.workgroup_bytes(value_dim) + 16, t.threads()),
                         KernelChoice::PrefillSerial(_) => unreachable!("it has no subgroups"),
-                        KernelChoice::Cooperative(_) => unreachable!("it has no matrices"),
+                        KernelChoice::Cooperative(_) | KernelChoice::CooperativeDecode(_) => {
+                            unreachable!("it has no matrices")
+                        }
                         KernelChoice::Decode(t) => (t.workgroup_bytes(), t.threads()),
                         KernelChoice::DecodeSerial(t) => (0, t.threads),
                         KernelChoice::SubgroupPrefill(s) => (s.workgroup_bytes(value_dim) + 16, s.tile.threads()),

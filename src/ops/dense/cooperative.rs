@@ -155,33 +155,38 @@ impl Tile for CooperativeTile {
     }
 
     fn pieces<T>(&self, attend: &Attend<T>) -> Vec<&'static str> {
-        vec![
-            if self.edge == 8 {
-                "shared/matrix_8"
-            } else {
-                "shared/matrix_16"
-            },
-            if self.vectors {
-                "shared/staged_x4"
-            } else {
-                "shared/staged_x1"
-            },
-            if self.own_barriers {
-                "shared/strip_subgroup"
-            } else {
-                "shared/strip_workgroup"
-            },
-            if attend.dtype == DType::F16 && attend.vector_inputs {
-                "dense/factors_native"
-            } else {
-                "dense/factors_converted"
-            },
-        ]
+        matrix_pieces(attend, self.edge, self.vectors, self.own_barriers)
     }
 
     fn workgroup_bytes(&self, head_dim: u32, value_dim: u32) -> u32 {
         self.workgroup_bytes(head_dim, value_dim)
     }
+}
+
+/// The pieces of a kernel on matrices, as the fields of the same names have it.
+pub(super) fn matrix_pieces<T>(attend: &Attend<T>, edge: u32, vectors: bool, own_barriers: bool) -> Vec<&'static str> {
+    vec![
+        if edge == 8 {
+            "shared/matrix_8"
+        } else {
+            "shared/matrix_16"
+        },
+        if vectors {
+            "shared/staged_x4"
+        } else {
+            "shared/staged_x1"
+        },
+        if own_barriers {
+            "shared/strip_subgroup"
+        } else {
+            "shared/strip_workgroup"
+        },
+        if attend.dtype == DType::F16 && attend.vector_inputs {
+            "dense/factors_native"
+        } else {
+            "dense/factors_converted"
+        },
+    ]
 }
 
 /// Queries from which matrices pay: fewer leave most rows of a tile empty.

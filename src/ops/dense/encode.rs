@@ -7,9 +7,7 @@ use crate::ops::dense::geometry::small_vectors;
 use crate::ops::dense::live::Live;
 use crate::ops::dense::params::Params;
 use crate::ops::dense::plan::PackedSmall;
-use crate::ops::dense::subgroup::Subgroup;
 use crate::ops::dense::tensors::DenseTensors;
-use crate::ops::dense::tile::KernelChoice;
 use crate::ops::dense::variant::{FIRST_CUSTOM_BINDING, LIST_BINDING};
 use crate::ops::dense::{Dense, DensePlan};
 use crate::ops::merge;
@@ -301,22 +299,13 @@ impl DensePlan {
         let queries = part.query.1 - part.query.0;
         let heads = part.head.1 - part.head.0;
         let batch = part.batch.1 - part.batch.0;
-        match self.choice {
-            KernelChoice::Prefill(t) | KernelChoice::SubgroupPrefill(Subgroup { tile: t, .. }) => {
-                [queries.div_ceil(t.rows()), heads, batch]
-            }
-            KernelChoice::PrefillSerial(t) => [queries.div_ceil(t.rows()), heads, batch],
-            KernelChoice::Cooperative(t) => [queries.div_ceil(t.rows()), heads, batch],
-            KernelChoice::Decode(t) | KernelChoice::SubgroupDecode(Subgroup { tile: t, .. }) => {
-                let group = self.problem.heads / self.problem.kv_heads();
-                [(queries * group).div_ceil(t.rows) * self.splits, heads / group, batch]
-            }
-            KernelChoice::DecodeSerial(t) => {
-                let group = self.problem.heads / self.problem.kv_heads();
-                let shares = (queries * group).div_ceil(t.rows) * self.splits;
-                [shares.div_ceil(t.threads), heads / group, batch]
-            }
+        let extent = self.choice.extent();
+        if !extent.interleaved {
+            return [queries.div_ceil(extent.rows), heads, batch];
         }
+        let group = self.problem.heads / self.problem.kv_heads();
+        let shares = (queries * group).div_ceil(extent.rows) * self.splits;
+        [shares.div_ceil(extent.shares), heads / group, batch]
     }
 
     /// Everything but the bases and strides, which depend on the call.

@@ -9,8 +9,7 @@ use crate::ops::call::Window;
 use crate::ops::dense::Dense;
 use crate::ops::dense::encode::Lists;
 use crate::ops::dense::plan::{options_of, prepared};
-use crate::ops::dense::subgroup::Subgroup;
-use crate::ops::dense::tile::{DeviceClass, KernelChoice, looped};
+use crate::ops::dense::tile::{DeviceClass, Extent, KernelChoice, looped};
 use crate::ops::dense::variant::{Attend, DenseVariant, LiveVariant, Visits, WeightingKind};
 use crate::ops::parts::Part;
 use crate::shader::{Pipeline, Spec, Variant};
@@ -56,26 +55,18 @@ pub(crate) struct LiveLists {
     pub bytes: u64,
 }
 
-/// Keys of an entry for the serial kernel, whose own tiles are single keys.
-const SERIAL_KEYS: u32 = 16;
-
 /// Invocations of the scan.
 const THREADS: u32 = 64;
 
 impl LiveLists {
     /// The lists that a kernel walks; their bytes come from the parts.
     fn of(p: &Dense, choice: &KernelChoice, parts: &[Part], device: &DeviceClass) -> Self {
-        let (rows, keys, interleaved) = match choice {
-            KernelChoice::Prefill(t) | KernelChoice::SubgroupPrefill(Subgroup { tile: t, .. }) => {
-                (t.rows(), t.keys(), false)
-            }
-            KernelChoice::Cooperative(t) => (t.rows(), t.keys, false),
-            KernelChoice::PrefillSerial(t) => (t.rows(), t.live_keys(), false),
-            KernelChoice::Decode(t) | KernelChoice::SubgroupDecode(Subgroup { tile: t, .. }) => {
-                (t.rows, t.keys(), true)
-            }
-            KernelChoice::DecodeSerial(t) => (t.rows, SERIAL_KEYS, true),
-        };
+        let Extent {
+            rows,
+            keys,
+            interleaved,
+            ..
+        } = choice.extent();
         let shapes = [p.mask, p.bias.map(|b| b.shape)];
         let mut shapes = shapes.iter().flatten();
         // Code of the caller's own may look at anything.
@@ -209,13 +200,10 @@ const DECODE_KEYS: u32 = 256;
 /// Whether looking for empty tiles may be expected to pay. In prefill, where it costs a fiftieth at most, wherever one of
 /// several tiles can be left out.
 fn pays(p: &Dense, choice: &KernelChoice) -> bool {
-    match choice {
-        KernelChoice::Prefill(t) | KernelChoice::SubgroupPrefill(Subgroup { tile: t, .. }) => p.keys > t.keys(),
-        KernelChoice::Cooperative(t) => p.keys > t.keys,
-        KernelChoice::PrefillSerial(t) => p.keys > t.live_keys(),
-        KernelChoice::Decode(_) | KernelChoice::DecodeSerial(_) | KernelChoice::SubgroupDecode(_) => {
-            p.keys >= DECODE_KEYS
-        }
+    let extent = choice.extent();
+    match extent.interleaved {
+        true => p.keys >= DECODE_KEYS,
+        false => p.keys > extent.keys,
     }
 }
 
@@ -255,6 +243,7 @@ impl DenseVariant {
             DenseVariant::Prefill(v) => v.visits = visits,
             DenseVariant::PrefillSerial(v) => v.visits = visits,
             DenseVariant::Cooperative(v) => v.visits = visits,
+            DenseVariant::CooperativeDecode(v) => v.visits = visits,
             DenseVariant::Decode(v) => v.visits = visits,
             DenseVariant::DecodeSerial(v) => v.visits = visits,
             DenseVariant::SubgroupPrefill(v) => v.visits = visits,

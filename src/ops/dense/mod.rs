@@ -40,6 +40,7 @@
 
 pub(crate) mod check;
 pub mod cooperative;
+pub mod cooperative_decode;
 pub(crate) mod custom;
 pub(crate) mod encode;
 pub(crate) mod geometry;

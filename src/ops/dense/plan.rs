@@ -5,7 +5,8 @@ use std::sync::Arc;
 use crate::error::{Error, Result, check_limit};
 use crate::gpu::{Gpu, Workspace};
 use crate::ops::call::{self, Need, Uniforms};
-use crate::ops::dense::cooperative::{self, CooperativeTile};
+use crate::ops::dense::cooperative;
+use crate::ops::dense::cooperative_decode;
 use crate::ops::dense::geometry::{geometry, needs, small_vectors, vector_inputs, vector_output, whole};
 use crate::ops::dense::live::{self, Live};
 use crate::ops::dense::subgroup::Subgroup;
@@ -85,6 +86,9 @@ impl Dense {
             (KernelChoice::Decode(t) | KernelChoice::SubgroupDecode(Subgroup { tile: t, .. }), None) => {
                 tile::splits(self, &t, &device).min(most_splits(self, gpu.limits()))
             }
+            (KernelChoice::CooperativeDecode(t), None) => {
+                cooperative_decode::splits(self, &t).min(most_splits(self, gpu.limits()))
+            }
             (KernelChoice::DecodeSerial(t), None) => {
                 tile::serial_splits(self, &t, &device).min(most_splits(self, gpu.limits()))
             }
@@ -158,6 +162,7 @@ pub fn variant_of(p: &Dense, choice: KernelChoice, partial: bool) -> DenseVarian
     match choice {
         KernelChoice::Prefill(tile) => DenseVariant::Prefill(attend.with_tile(tile)),
         KernelChoice::Cooperative(tile) => DenseVariant::Cooperative(attend.with_tile(tile)),
+        KernelChoice::CooperativeDecode(tile) => DenseVariant::CooperativeDecode(attend.with_tile(tile)),
         KernelChoice::Decode(tile) => DenseVariant::Decode(attend.with_tile(tile)),
         KernelChoice::DecodeSerial(tile) => DenseVariant::DecodeSerial(attend.with_tile(tile)),
         KernelChoice::PrefillSerial(tile) => DenseVariant::PrefillSerial(attend.with_tile(tile)),
@@ -199,14 +204,15 @@ pub(crate) fn options_of(p: &Dense) -> Attend<()> {
 
 /// Whether a tile that a caller gives makes sense and has few enough invocations.
 fn check_choice(p: &Dense, choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
-    let (sound, threads) = match choice {
-        KernelChoice::Prefill(t) => (t.is_sound(), t.threads()),
-        KernelChoice::Cooperative(t) => (t.is_sound(), t.threads),
-        KernelChoice::Decode(t) => (t.is_sound(), t.threads()),
-        KernelChoice::DecodeSerial(t) => (t.is_sound(), t.threads),
-        KernelChoice::PrefillSerial(t) => (t.is_sound(), t.threads),
-        KernelChoice::SubgroupPrefill(s) => (s.is_sound(), s.tile.threads()),
-        KernelChoice::SubgroupDecode(s) => (s.is_sound(), s.tile.threads()),
+    let sound = match choice {
+        KernelChoice::Prefill(t) => t.is_sound(),
+        KernelChoice::Cooperative(t) => t.is_sound(),
+        KernelChoice::CooperativeDecode(t) => t.is_sound(),
+        KernelChoice::Decode(t) => t.is_sound(),
+        KernelChoice::DecodeSerial(t) => t.is_sound(),
+        KernelChoice::PrefillSerial(t) => t.is_sound(),
+        KernelChoice::SubgroupPrefill(s) => s.is_sound(),
+        KernelChoice::SubgroupDecode(s) => s.is_sound(),
     };
     if !sound {
         return Err(Error::Invalid {
@@ -217,7 +223,8 @@ fn check_choice(p: &Dense, choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
     }
     let device = DeviceClass::of_gpu(gpu);
     match choice {
-        KernelChoice::Cooperative(t) => check_matrices(p, t, gpu)?,
+        KernelChoice::Cooperative(t) => check_matrices(p, t, t.edge, t.suits(&gpu.abilities()), gpu)?,
+        KernelChoice::CooperativeDecode(t) => check_matrices(p, t, t.edge, t.suits(&gpu.abilities()), gpu)?,
         KernelChoice::PrefillSerial(t) => t.check(&device)?,
         KernelChoice::SubgroupPrefill(s) => s.check(&device)?,
         KernelChoice::SubgroupDecode(s) => s.check(&device)?,
@@ -232,19 +239,19 @@ fn check_choice(p: &Dense, choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
     }
     check_limit(
         "the tile",
-        threads,
+        choice.extent().threads,
         "max_compute_invocations_per_workgroup",
         device.invocations,
     )
 }
 
 /// Whether a device has the matrices and subgroups that a given tile is made for, and the problem allows f16 factors.
-fn check_matrices(p: &Dense, tile: &CooperativeTile, gpu: &Gpu) -> Result<()> {
+fn check_matrices(p: &Dense, tile: &impl std::fmt::Debug, edge: u32, suits: bool, gpu: &Gpu) -> Result<()> {
     let abilities = gpu.abilities();
     let subgroups = abilities.subgroups.unwrap_or_default();
     let allowed = match abilities.matrices {
-        Some(edge) if edge != tile.edge => format!("matrices of {edge}, which this device has"),
-        Some(_) if !tile.suits(&abilities) => format!(
+        Some(own) if own != edge => format!("matrices of {own}, which this device has"),
+        Some(_) if !suits => format!(
             "{} invocations for each strip, at most {} lanes to a row, and barriers of their own only for strips that are \
              exactly a subgroup's",
             subgroups.1, subgroups.0
@@ -301,15 +308,10 @@ fn check_device(p: &Dense, spec: &dyn Spec, gpu: &Gpu) -> Result<()> {
 /// What bounds a part.
 pub(crate) fn bounds(p: &Dense, choice: KernelChoice, splits: u32, gpu: &Gpu) -> Bounds {
     let group = p.heads / p.kv_heads();
-    let (rows, heads) = match choice {
-        KernelChoice::Prefill(t) | KernelChoice::SubgroupPrefill(Subgroup { tile: t, .. }) => (t.rows(), 1),
-        KernelChoice::Cooperative(t) => (t.rows(), 1),
-        KernelChoice::PrefillSerial(t) => (t.rows(), 1),
-        // Workgroups along x are row tiles times splits, along y KV heads.
-        KernelChoice::Decode(t) | KernelChoice::SubgroupDecode(Subgroup { tile: t, .. }) => (t.rows, group),
-        KernelChoice::DecodeSerial(t) => (t.rows, group),
-    };
-    Bounds::of(gpu.limits(), rows, heads, splits)
+    let extent = choice.extent();
+    // With interleaved rows, workgroups along x are row tiles times splits, along y KV heads.
+    let heads = if extent.interleaved { group } else { 1 };
+    Bounds::of(gpu.limits(), extent.rows, heads, splits)
 }
 
 fn merge_of(p: &Dense, splits: u32) -> merge::Merge {

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::ops::dense::Dense;
 use crate::ops::dense::cooperative::{self, CooperativeTile};
+use crate::ops::dense::cooperative_decode::{self, CooperativeDecodeTile};
 use crate::ops::dense::serial::{self, SerialPrefillTile};
 use crate::ops::dense::subgroup::{self, Subgroup};
 use crate::ops::dense::variant::{DecodeTile, PrefillTile, SerialTile, unroll as unrolled};
@@ -131,6 +132,8 @@ pub enum KernelChoice {
     Prefill(PrefillTile),
     /// `dense/prefill_cooperative.wgsl`
     Cooperative(CooperativeTile),
+    /// `dense/decode_cooperative.wgsl`
+    CooperativeDecode(CooperativeDecodeTile),
     /// `dense/decode.wgsl`
     Decode(DecodeTile),
     /// `dense/decode_serial.wgsl`
@@ -143,6 +146,53 @@ pub enum KernelChoice {
     SubgroupDecode(Subgroup<DecodeTile>),
 }
 
+/// Keys of an entry of a list of live tiles for `dense/decode_serial.wgsl`, whose own tiles are single keys.
+const SERIAL_KEYS: u32 = 16;
+
+/// What a workgroup of a kernel takes at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Query rows.
+    pub rows: u32,
+    /// Keys of a tile, as lists of live tiles have them.
+    pub keys: u32,
+    /// Whether the rows are those of a KV head, its query heads taking turns, rather than queries of one head: so it is
+    /// with all kernels for few queries, which can share keys out among workgroups.
+    pub interleaved: bool,
+    /// Invocations.
+    pub threads: u32,
+    /// Workgroups that are dispatched as one, each with a share of the keys of its own.
+    pub shares: u32,
+}
+
+impl KernelChoice {
+    /// What a workgroup takes at a time.
+    pub fn extent(&self) -> Extent {
+        let (rows, keys, interleaved, threads) = match self {
+            KernelChoice::Prefill(t) | KernelChoice::SubgroupPrefill(Subgroup { tile: t, .. }) => {
+                (t.rows(), t.keys(), false, t.threads())
+            }
+            KernelChoice::Cooperative(t) => (t.rows(), t.keys, false, t.threads),
+            KernelChoice::PrefillSerial(t) => (t.rows(), t.live_keys(), false, t.threads),
+            KernelChoice::CooperativeDecode(t) => (t.rows, t.keys(), true, t.threads),
+            KernelChoice::Decode(t) | KernelChoice::SubgroupDecode(Subgroup { tile: t, .. }) => {
+                (t.rows, t.keys(), true, t.threads())
+            }
+            KernelChoice::DecodeSerial(t) => (t.rows, SERIAL_KEYS, true, t.threads),
+        };
+        Extent {
+            rows,
+            keys,
+            interleaved,
+            threads,
+            shares: match self {
+                KernelChoice::DecodeSerial(t) => t.threads,
+                _ => 1,
+            },
+        }
+    }
+}
+
 /// Queries up to which the decode kernel serves.
 const DECODE_QUERIES: u32 = 16;
 
@@ -153,6 +203,9 @@ pub fn choose(problem: &Dense, device: &DeviceClass) -> Result<KernelChoice> {
         return Ok(KernelChoice::Cooperative(tile));
     }
     let few = problem.queries <= DECODE_QUERIES || candidates(problem, device).is_empty();
+    if few && let Some(tile) = cooperative_decode::choose(problem, device) {
+        return Ok(KernelChoice::CooperativeDecode(tile));
+    }
     if !few {
         if let Some(tile) = serial::prefill(problem, device) {
             return Ok(KernelChoice::PrefillSerial(tile));
@@ -201,6 +254,10 @@ fn decode_alternatives(problem: &Dense, device: &DeviceClass) -> Vec<KernelChoic
         return vec![];
     };
     let mut all = vec![];
+    if device.allows(Tier::Cooperative) && cooperative::precise_enough(problem) {
+        let tiles = cooperative_decode::candidates(problem, device).into_iter();
+        all.extend(tiles.map(KernelChoice::CooperativeDecode));
+    }
     for (threads, key_regs) in [32, 64, 128, 256].into_iter().flat_map(|t| [1, 2, 4].map(|k| (t, k))) {
         let tile = DecodeTile {
             slots: threads / planned.lanes,
@@ -248,7 +305,7 @@ fn cooperative_tile(problem: &Dense, device: &DeviceClass) -> Option<Cooperative
 
 /// Consecutive rows that share a list, `u32::MAX` if all of a head do: queries of a head, or with `interleaved` a query's
 /// heads of a KV head, then the next query's.
-fn rows_of_a_list(problem: &Dense, interleaved: bool) -> u32 {
+pub(crate) fn rows_of_a_list(problem: &Dense, interleaved: bool) -> u32 {
     let Some(selection) = problem.selection else {
         return u32::MAX;
     };
@@ -263,13 +320,7 @@ fn rows_of_a_list(problem: &Dense, interleaved: bool) -> u32 {
 
 /// Whether the rows that a kernel takes together always share a list.
 pub(crate) fn rows_share_a_list(problem: &Dense, choice: &KernelChoice) -> bool {
-    let (rows, interleaved) = match choice {
-        KernelChoice::Prefill(t) | KernelChoice::SubgroupPrefill(Subgroup { tile: t, .. }) => (t.rows(), false),
-        KernelChoice::Cooperative(t) => (t.rows(), false),
-        KernelChoice::Decode(t) | KernelChoice::SubgroupDecode(Subgroup { tile: t, .. }) => (t.rows, true),
-        KernelChoice::DecodeSerial(t) => (t.rows, true),
-        KernelChoice::PrefillSerial(t) => (t.rows(), false),
-    };
+    let Extent { rows, interleaved, .. } = choice.extent();
     let shared = rows_of_a_list(problem, interleaved);
     shared == u32::MAX || shared.is_multiple_of(rows)
 }
@@ -509,6 +560,7 @@ pub(crate) fn loop_iterations(problem: &Dense, choice: &KernelChoice, splits: u3
             let sums = looped((t.keys() * t.rows).div_ceil(t.threads()), looped(t.lanes, 0));
             keys.div_ceil(t.keys().into()) * u64::from(1 + sums + looped(groups, 0) + looped(t.keys(), 0)) + 1
         }
+        KernelChoice::CooperativeDecode(t) => t.loop_iterations(problem, keys),
         KernelChoice::DecodeSerial(_) => keys + 1,
         // Documents are searched for by halving.
         KernelChoice::PrefillSerial(t) => keys.div_ceil(t.keys.into()) + 1 + 40 * u64::from(t.row_regs + 2),

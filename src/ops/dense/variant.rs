@@ -18,6 +18,7 @@
 
 use crate::ops::dense::Custom;
 use crate::ops::dense::cooperative::CooperativeTile;
+use crate::ops::dense::cooperative_decode::CooperativeDecodeTile;
 use crate::ops::dense::serial::SerialPrefillTile;
 use crate::ops::dense::subgroup::Subgroup;
 use crate::shader::{Binding, BindingKind, Constant, Spec};
@@ -37,6 +38,8 @@ pub enum DenseVariant {
     PrefillSerial(Attend<SerialPrefillTile>),
     /// `dense/prefill_cooperative.wgsl`
     Cooperative(Attend<CooperativeTile>),
+    /// `dense/decode_cooperative.wgsl`
+    CooperativeDecode(Attend<CooperativeDecodeTile>),
     /// `dense/prefill.wgsl`, its statistics in subgroups
     SubgroupPrefill(Attend<Subgroup<PrefillTile>>),
     /// `dense/decode_subgroup.wgsl`
@@ -54,6 +57,7 @@ impl DenseVariant {
             DenseVariant::DecodeSerial(v) => v,
             DenseVariant::PrefillSerial(v) => v,
             DenseVariant::Cooperative(v) => v,
+            DenseVariant::CooperativeDecode(v) => v,
             DenseVariant::SubgroupPrefill(v) => v,
             DenseVariant::SubgroupDecode(v) => v,
             DenseVariant::Live(v) => v,

@@ -1,0 +1,92 @@
+// Weights of a row whose sums are in matrices: from scores to factors of P·V, both in workgroup memory. ROW_LANES
+// neighbouring invocations share a row, ROW_VECS vectors each.
+//
+//   m, l   the reference that weights are relative to, and this invocation's part of the sum of 2^(t_j − m)
+//
+// m is not the maximum, because changing it means taking output rows out of the matrices and back. It is set HEADROOM below
+// the first maximum a row meets, so that the largest weight is 2^HEADROOM, and stays until a score exceeds it by more than
+// LIMIT; f16 holds 2^LIMIT, and of weights it holds all that matter: those down to 2^(−14 − HEADROOM) of the largest
+// with full precision. Sigmoid has neither, and its weights, which may all be as small as 1/Nk, are stored times 2^LIMIT.
+const HEADROOM = 7.0;
+const LIMIT = 15.0;
+const LARGEST = 32768.0;
+
+struct RowSums {
+    m: f32,
+    l: f32,
+    // What the row's sums so far are to be multiplied by.
+    shrink: f32,
+    // Whether that is not 1 for a row that has sums.
+    grew: bool,
+}
+
+// Scores are `unit` times what is found from word `s_from` on, masked ones far below all others, `masked` if there may be
+// any; weights go to word `p_from` and on.
+fn row_weights(s_from: u32, p_from: u32, unit: f32, masked: bool, m: f32, l: f32) -> RowSums {
+    var sums = RowSums(m, l, 1.0, false);
+    var scores: array<vec4<f32>, ROW_VECS>;
+    #unroll
+    for (var c = 0u; c < ROW_VECS; c++) {
+        scores[c] = get_sums(s_from + c);
+    }
+    var reference = 0.0;
+    if (NORMALIZED) {
+        var top4 = scores[0];
+        #unroll
+        for (var c = 1u; c < ROW_VECS; c++) {
+            top4 = max(top4, scores[c]);
+        }
+        let top = lanes_max(max(max(top4.x, top4.y), max(top4.z, top4.w))) * unit;
+        if (top - m > LIMIT) {
+            sums.grew = m > MASKED_BELOW;
+            sums.m = top - HEADROOM;
+            sums.shrink = exp2(m - sums.m);
+            sums.l *= sums.shrink;
+        }
+        // Far above what is masked, so that its weight is 0 also while a row has seen nothing else.
+        reference = max(sums.m, MASKED_BELOW);
+    }
+    var sum4 = vec4<f32>();
+    #unroll
+    for (var c = 0u; c < ROW_VECS; c++) {
+        var w = vec4<f32>();
+        if (NORMALIZED) {
+            w = exp2(fma(scores[c], vec4<f32>(unit), vec4<f32>(-reference)));
+        } else {
+            let t4 = scores[c] * unit;
+            w = vec4<f32>(weight(t4.x, 0.0), weight(t4.y, 0.0), weight(t4.z, 0.0), weight(t4.w, 0.0));
+            if (masked) {
+                w = select(w, vec4<f32>(), t4 < vec4<f32>(MASKED_BELOW));
+            }
+        }
+        sum4 += w;
+        put_factors(p_from + c, factor_of(w));
+    }
+    sums.l += (sum4.x + sum4.y) + (sum4.z + sum4.w);
+    return sums;
+}
+
+// Over the lanes of a row.
+fn lanes_max(x: f32) -> f32 {
+    var top = x;
+    for (var n = 1u; n < ROW_LANES; n *= 2u) {
+        top = max(top, subgroupShuffleXor(top, n));
+    }
+    return top;
+}
+
+fn lanes_sum(x: f32) -> f32 {
+    var sum = x;
+    for (var n = 1u; n < ROW_LANES; n *= 2u) {
+        sum += subgroupShuffleXor(sum, n);
+    }
+    return sum;
+}
+
+// A weight as a factor.
+fn factor_of(w: vec4<f32>) -> vec4<f16> {
+    if (NORMALIZED) {
+        return vec4<f16>(w);
+    }
+    return vec4<f16>(w * LARGEST);
+}

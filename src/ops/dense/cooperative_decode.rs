@@ -1,0 +1,298 @@
+//! Decode on cooperative matrices: its tile, when it serves, and which tile a device gets.
+
+use crate::ops::dense::Dense;
+use crate::ops::dense::cooperative::{self, matrix_pieces};
+use crate::ops::dense::tile::{DeviceClass, KernelChoice, keys_visited, looped, rows_of_a_list, rows_share_a_list};
+use crate::ops::dense::variant::{Attend, Tile};
+use crate::shader::Constant;
+use crate::tier::{Abilities, Tier};
+
+/// Tile shape of `dense/decode_cooperative.wgsl`; the file's header has the meaning of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "tuned", derive(serde::Serialize, serde::Deserialize))]
+pub struct CooperativeDecodeTile {
+    /// Rows and columns of a matrix: 8 or 16, as the device has them.
+    pub edge: u32,
+    /// Rows of a workgroup, no more than `row_blocks` blocks have.
+    pub rows: u32,
+    /// Blocks of `edge` rows.
+    pub row_blocks: u32,
+    /// Subgroups with keys of their own.
+    pub strips: u32,
+    /// Keys of a strip, a multiple of `edge`.
+    pub strip_keys: u32,
+    /// Keys and values of the next tile are on their way in registers all the while.
+    pub carried: bool,
+    /// Invocations of a workgroup: for each strip as many as the largest subgroup of the device has.
+    pub threads: u32,
+    /// Invocations that share a row's weights: a power of two, no more than the smallest subgroup of the device has, and a
+    /// divisor of a quarter of a strip's keys.
+    pub row_lanes: u32,
+    /// A strip's invocations wait for each other without the workgroup's others. Only for subgroups that all have one size.
+    pub own_barriers: bool,
+    /// Workgroup memory is in words of four elements, not of one.
+    pub vectors: bool,
+    /// Loops over matrices are written out.
+    pub written_out: bool,
+}
+
+impl CooperativeDecodeTile {
+    /// Whether all fields are in range and the shader's static assertions hold.
+    pub(crate) fn is_sound(&self) -> bool {
+        let counts = [self.rows, self.row_blocks, self.strips, self.strip_keys, self.row_lanes];
+        [8, 16].contains(&self.edge)
+            && counts.iter().all(|n| (1..=256).contains(n))
+            && self.rows <= self.matrix_rows()
+            && self.strip_keys.is_multiple_of(self.edge)
+            && self.row_lanes.is_power_of_two()
+            && (self.strip_keys / 4).is_multiple_of(self.row_lanes)
+            && (self.strips..=1024).contains(&self.threads)
+            && self.threads.is_multiple_of(self.strips)
+            && self.lanes().is_multiple_of(self.row_lanes)
+    }
+
+    /// Whether it is made for subgroups of a device.
+    pub(crate) fn suits(&self, abilities: &Abilities) -> bool {
+        let (least, most) = abilities.subgroups.unwrap_or_default();
+        let own = abilities.subgroup_barriers && least == most;
+        self.row_lanes <= least && self.threads == self.strips * most && (own || !self.own_barriers)
+    }
+
+    /// Keys of a tile.
+    pub const fn keys(&self) -> u32 {
+        self.strips * self.strip_keys
+    }
+
+    /// Rows of the matrices.
+    const fn matrix_rows(&self) -> u32 {
+        self.row_blocks * self.edge
+    }
+
+    /// Invocations of a strip.
+    const fn lanes(&self) -> u32 {
+        self.threads / self.strips
+    }
+
+    /// Workgroup memory in bytes.
+    pub fn workgroup_bytes(&self, head_dim: u32, value_dim: u32) -> u32 {
+        let pitch = |d: u32| d.next_multiple_of(self.edge) + 8;
+        let rows = self.matrix_rows();
+        let weights = self.strip_keys + if self.strip_keys > 16 { 8 } else { 0 };
+        let stage = self.strip_keys * pitch(head_dim).max(pitch(value_dim));
+        let factors = 2 * (self.strips * (stage + rows * weights)).max(rows * pitch(head_dim));
+        let sums = 4 * self.strips * rows * (self.strip_keys + 4);
+        let row_vectors = 4 * self.strips * rows;
+        let rounds = if self.own_barriers { 0 } else { 16 };
+        [factors, sums, row_vectors, row_vectors, rounds]
+            .iter()
+            .map(|n| n.next_multiple_of(16))
+            .sum()
+    }
+
+    /// Iterations of all loops of an invocation, at most, over so many keys.
+    pub(crate) fn loop_iterations(&self, problem: &Dense, keys: u64) -> u64 {
+        let (rows, lanes) = (self.matrix_rows(), looped(self.row_lanes.ilog2(), 0));
+        let row_turns = (rows * self.row_lanes).div_ceil(self.lanes());
+        let block_words = |invocations: u32| looped((rows * self.edge / 4).div_ceil(invocations), 0);
+        let value_blocks = problem.value_dim().div_ceil(self.edge);
+        let masked = looped(self.strip_keys / 4 / self.row_lanes, 0) + lanes;
+        let rescale = value_blocks * (block_words(self.lanes()) + 4);
+        let products = if self.written_out {
+            0
+        } else {
+            self.product_iterations(problem)
+        };
+        let tile = u64::from(1 + row_turns * masked + rescale + products);
+        let head_words = rows * problem.head_dim.next_multiple_of(self.edge) / 4;
+        let outside = looped(head_words.div_ceil(self.threads), 0)
+            + row_turns * lanes
+            + looped(rows.div_ceil(self.threads), 3 * looped(self.strips, 0))
+            + value_blocks * (looped((rows * self.edge / 4).div_ceil(self.threads), looped(self.strips, 0)) + 4)
+            + self.row_blocks * (looped(problem.head_dim.div_ceil(self.edge), 0) + looped(value_blocks, 0));
+        // Documents are searched for by halving, by each row of a masked tile.
+        let searches = if problem.documents.is_some() { 40 } else { 0 };
+        keys.div_ceil(self.keys().into()) * (tile + u64::from(row_turns * searches)) + u64::from(outside) + 80
+    }
+
+    /// Those over the matrices of a tile, where they are not written out.
+    fn product_iterations(&self, problem: &Dense) -> u32 {
+        let rows = looped(self.row_blocks, 0);
+        let key_blocks = self.strip_keys / self.edge;
+        let head_blocks = problem.head_dim.div_ceil(self.edge);
+        let value_blocks = problem.value_dim().div_ceil(self.edge);
+        let scores = looped(
+            key_blocks,
+            2 * rows + looped(head_blocks / 2, rows) + looped(head_blocks % 2, rows),
+        );
+        let output = looped(key_blocks, rows + looped(value_blocks, rows));
+        let turns = |dim: u32| {
+            looped(
+                (self.strip_keys * dim.next_multiple_of(self.edge) / 4).div_ceil(self.lanes()),
+                0,
+            )
+        };
+        let staging = 2 * (turns(problem.head_dim) + turns(problem.value_dim()));
+        staging + scores + output + looped(value_blocks, 2 * rows)
+    }
+}
+
+impl Tile for CooperativeDecodeTile {
+    const KERNEL: &'static str = "dense/decode_cooperative";
+    const TIER: Tier = Tier::Cooperative;
+    const CHECKS_LISTS: bool = false;
+
+    fn tiles_of_an_entry(&self, keys: u32) -> u32 {
+        keys / self.keys()
+    }
+
+    fn label(&self) -> String {
+        format!(
+            "matrices of {} rows {}/{} keys {}x{} threads {}/{}{}{}{}",
+            self.edge,
+            self.rows,
+            self.matrix_rows(),
+            self.strips,
+            self.strip_keys,
+            self.threads,
+            self.row_lanes,
+            if self.carried { " carried" } else { "" },
+            if self.own_barriers { " own" } else { "" },
+            if self.vectors { "" } else { " scalars" }
+        )
+    }
+
+    fn constants(&self, _head_dim: u32, _value_dim: u32) -> Vec<(&'static str, Constant)> {
+        use Constant::{Count, Flag};
+        vec![
+            ("OWN_ROWS", Count(self.rows)),
+            ("ROW_BLOCKS", Count(self.row_blocks)),
+            ("STRIPS", Count(self.strips)),
+            ("STRIP_KEYS", Count(self.strip_keys)),
+            ("CARRIED", Flag(self.carried)),
+            ("THREADS", Count(self.threads)),
+            ("ROW_LANES", Count(self.row_lanes)),
+            ("MATRICES_WRITTEN_OUT", Count(self.written_out.into())),
+        ]
+    }
+
+    fn pieces<T>(&self, attend: &Attend<T>) -> Vec<&'static str> {
+        matrix_pieces(attend, self.edge, self.vectors, self.own_barriers)
+    }
+
+    fn workgroup_bytes(&self, head_dim: u32, value_dim: u32) -> u32 {
+        self.workgroup_bytes(head_dim, value_dim)
+    }
+}
+
+/// Rows of a KV head from which matrices pay, whose other rows stay empty.
+const FEWEST_ROWS: u32 = 4;
+
+/// Rows of a KV head.
+fn all_rows(problem: &Dense) -> u32 {
+    problem.queries.saturating_mul(problem.heads / problem.kv_heads())
+}
+
+/// Rows of a workgroup, `most` at most: all of a list's or of a KV head's, or equal parts of them.
+fn rows(problem: &Dense, most: u32) -> u32 {
+    let all = all_rows(problem);
+    match rows_of_a_list(problem, true) {
+        u32::MAX => all.div_ceil(all.div_ceil(most)),
+        shared => (1..=most.min(shared))
+            .rev()
+            .find(|n| shared.is_multiple_of(*n))
+            .unwrap_or(1),
+    }
+}
+
+/// Strips, keys of a strip, carried.
+struct Candidate(u32, u32, bool);
+
+/// For matrices of 16 and D and Dv up to 128, best first.
+const NARROW: &[Candidate] = &[Candidate(4, 16, true), Candidate(2, 16, true), Candidate(1, 16, true)];
+
+/// The same for larger D or Dv, whose queries and output rows leave no registers for what is on its way.
+const WIDE: &[Candidate] = &[
+    Candidate(4, 16, false),
+    Candidate(2, 16, false),
+    Candidate(1, 16, false),
+];
+
+/// For matrices of 8, best first; reasoned, not measured.
+const EDGE_8: &[Candidate] = &[
+    Candidate(4, 16, true),
+    Candidate(4, 8, true),
+    Candidate(2, 8, true),
+    Candidate(1, 8, true),
+];
+
+/// For processors that emulate matrices of 8: little code.
+const SOFTWARE: &[Candidate] = &[Candidate(4, 8, false), Candidate(2, 8, false), Candidate(1, 8, false)];
+
+/// Tiles that serve a problem on a device, best first.
+pub(super) fn candidates(problem: &Dense, device: &DeviceClass) -> Vec<CooperativeDecodeTile> {
+    let (Some(edge), Some((least, most))) = (device.abilities.matrices, device.abilities.subgroups) else {
+        return vec![];
+    };
+    let wide = problem.head_dim.max(problem.value_dim()) > 128;
+    let all = match (edge, device.software) {
+        (16, _) if wide => WIDE,
+        (16, _) => NARROW,
+        (_, false) => EDGE_8,
+        (_, true) => SOFTWARE,
+    };
+    let most_blocks = if wide { 1 } else { 2 };
+    let rows = rows(problem, most_blocks * edge);
+    let tile = |&Candidate(strips, strip_keys, carried): &Candidate| {
+        let row_blocks = rows.div_ceil(edge);
+        let lanes = (most / (row_blocks * edge)).clamp(1, (strip_keys / 4).min(least));
+        let tile = CooperativeDecodeTile {
+            edge,
+            rows,
+            row_blocks,
+            strips,
+            strip_keys,
+            carried,
+            threads: strips * most,
+            row_lanes: 1 << lanes.ilog2(),
+            own_barriers: true,
+            vectors: !device.scalar_matrices,
+            written_out: !device.software,
+        };
+        CooperativeDecodeTile {
+            own_barriers: tile.suits(&device.abilities),
+            ..tile
+        }
+    };
+    let fits = |t: &CooperativeDecodeTile| {
+        t.is_sound()
+            && t.suits(&device.abilities)
+            && t.threads <= device.invocations
+            && t.workgroup_bytes(problem.head_dim, problem.value_dim()) <= device.workgroup_memory
+            && rows_share_a_list(problem, &KernelChoice::CooperativeDecode(*t))
+    };
+    all.iter().map(tile).filter(fits).collect()
+}
+
+/// The tile, where matrices may be used, serve the problem, and are wanted or faster: on a software GPU they are emulated.
+pub(super) fn choose(problem: &Dense, device: &DeviceClass) -> Option<CooperativeDecodeTile> {
+    let forced = device.forces(Tier::Cooperative);
+    let pays = !device.software && all_rows(problem) >= FEWEST_ROWS;
+    let serves = device.allows(Tier::Cooperative) && cooperative::precise_enough(problem);
+    let tiles = (serves && (forced || pays)).then(|| candidates(problem, device))?;
+    // No more keys at a time than there are.
+    let keys = keys_visited(problem);
+    let enough = tiles.iter().find(|t| t.strips == 1 || t.keys() <= keys);
+    enough.or(tiles.last()).copied()
+}
+
+/// Workgroups that fill a device: two on each of an H200's 132 processors.
+const RESIDENT: u32 = 264;
+
+/// Shares of the keys: enough workgroups to fill the device once, each with at least two tiles.
+pub(super) fn splits(problem: &Dense, tile: &CooperativeDecodeTile) -> u32 {
+    let heads = u64::from(problem.kv_heads()) * u64::from(problem.batch);
+    let workgroups = u64::from(all_rows(problem).div_ceil(tile.rows)) * heads;
+    let wanted = u64::from(RESIDENT) / workgroups;
+    let most = keys_visited(problem).div_ceil(tile.keys()).div_ceil(2).min(256);
+    wanted.clamp(1, most.into()) as u32
+}

@@ -1,0 +1,66 @@
+//! What the tests of kernels on cooperative matrices share: the device, what f16 factors allow, and one checked run.
+
+use wgpu_attention::compare::{self, Tolerance};
+use wgpu_attention::dense::reference;
+use wgpu_attention::dense::tile::Tuning;
+use wgpu_attention::{DType, Dense, DenseInputs, DenseOutput, Error, Gpu, Tier};
+
+use super::Inputs;
+
+/// The device with what its matrices and subgroups are; `None` where it has no matrices, and is seen to refuse the tier.
+pub fn matrices(gpu: &Gpu) -> Option<(u32, (u32, u32))> {
+    let abilities = gpu.abilities();
+    let Some(edge) = abilities.matrices else {
+        let error = gpu.with_tier(Tier::Cooperative).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+        println!("{}: no cooperative matrices", super::describe(gpu));
+        return None;
+    };
+    println!("{}: matrices of {edge}", super::describe(gpu));
+    Some((edge, abilities.subgroups.expect("matrices come with subgroups")))
+}
+
+/// Whether matrices load from arrays of scalars as they should. The planner makes use of that on Metal only; an NVIDIA driver
+/// (580.159.04) gives wrong results.
+pub fn scalars_work(gpu: &Gpu) -> bool {
+    gpu.info().backend == wgpu::Backend::Metal || gpu.info().device_type == wgpu::DeviceType::Cpu
+}
+
+/// f16 factors set the bounds.
+pub fn tolerance(p: &Dense) -> Tolerance {
+    match p.dtype {
+        DType::F32 => Tolerance::for_dtype(match p.output_dtype() {
+            DType::F32 => DType::F16,
+            other => other,
+        }),
+        _ => super::tolerance(p),
+    }
+}
+
+/// As [`tolerance`], of a run on random inputs, against the reference.
+pub fn check(name: &str, gpu: &Gpu, p: &Dense, inputs: &Inputs, tuning: &Tuning) -> DenseOutput<f32> {
+    let plan = p
+        .plan_with(gpu, tuning)
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert_eq!(plan.tier(), Tier::Cooperative, "{name}");
+    let output = inputs.with(|inputs| plan.run_blocking(inputs)).unwrap();
+    let result = compare::dense(&output, &super::truth(p, inputs, &Default::default()), &tolerance(p));
+    println!("{name}: {result}");
+    assert!(result.passed(), "{name}: {result}\n{p:?}\n{tuning:?}");
+    output
+}
+
+/// The reference's answer with q, k and v as f16 has them.
+pub fn of_rounded(p: &Dense, inputs: &DenseInputs<'_>) -> DenseOutput<f64> {
+    let [q, k, v] = [inputs.q, inputs.k, inputs.v].map(|values| {
+        let rounded = values.iter().map(|x| super::rounded(*x, DType::F16));
+        rounded.collect::<Vec<_>>()
+    });
+    let rounded = DenseInputs {
+        q: &q,
+        k: &k,
+        v: &v,
+        ..*inputs
+    };
+    reference::dense(p, &rounded, &Default::default()).unwrap()
+}

@@ -1,0 +1,317 @@
+//! Decode on cooperative matrices: drawn problems, lists, splits, references that change, what is refused. The golden
+//! cases are in `gpu_dense_cooperative.rs`, where the planner finds this kernel for those of few queries.
+
+mod common;
+
+use common::matrices::{check, matrices, scalars_work, tolerance};
+use common::{Inputs, Random, draw, gpu, property};
+use wgpu_attention::compare;
+use wgpu_attention::dense::cooperative_decode::CooperativeDecodeTile;
+use wgpu_attention::dense::reference;
+use wgpu_attention::dense::tile::{KernelChoice, Tuning};
+use wgpu_attention::{DType, Dense, DenseInputs, DenseOutput, Error, Gpu, Selection, Tier, Weighting};
+
+/// Strips, blocks of rows, blocks of keys of a strip, lanes of a row; rows less than the blocks have; carried.
+type Shape = ([u32; 4], u32, bool);
+
+const SHAPES: [Shape; 6] = [
+    ([4, 1, 1, 2], 0, true),
+    ([2, 1, 1, 1], 3, false),
+    ([1, 2, 1, 1], 0, true),
+    ([3, 1, 2, 2], 1, false),
+    ([2, 2, 2, 1], 5, true),
+    ([1, 1, 1, 2], 7, false),
+];
+
+/// A tile of a shape. With a strip's own barriers where the device can and `own` says so.
+fn tile(gpu: &Gpu, shape: Shape, own: bool, vectors: bool) -> CooperativeDecodeTile {
+    let ([strips, row_blocks, key_blocks, row_lanes], spare, carried) = shape;
+    let abilities = gpu.abilities();
+    let (edge, (least, most)) = matrices(gpu).expect("asked before");
+    CooperativeDecodeTile {
+        edge,
+        rows: row_blocks * edge - spare,
+        row_blocks,
+        strips,
+        strip_keys: key_blocks * edge,
+        carried,
+        threads: strips * most,
+        row_lanes: row_lanes.min(least),
+        own_barriers: own && abilities.subgroup_barriers && least == most,
+        vectors,
+        written_out: gpu.info().device_type != wgpu::DeviceType::Cpu,
+    }
+}
+
+fn forced(tile: CooperativeDecodeTile, splits: Option<u32>) -> Tuning {
+    Tuning {
+        splits,
+        ..common::forced(KernelChoice::CooperativeDecode(tile))
+    }
+}
+
+#[test]
+fn random_problems() {
+    let Some(there) = gpu() else { return };
+    if matrices(&there).is_none() {
+        return;
+    }
+    property::share(0, 6, |gpu, name, r| {
+        let drawn = draw::options(r);
+        let dim = |r: &mut Random| r.pick(&[4, 8, 16, 20, 24, 33, 48]);
+        let head_dim = dim(r);
+        let value_dim = drawn.value_dim.map(|_| dim(r));
+        let options = Dense {
+            head_dim,
+            value_dim,
+            reduced_precision: drawn.dtype != DType::F16,
+            ..drawn
+        };
+        let shape = tile(gpu, r.pick(&SHAPES), r.one_in(2), r.one_in(2) || !scalars_work(gpu));
+        let one = |size| {
+            let tuning = forced(shape, r.pick(&[None, Some(1), Some(2), Some(5)]));
+            let p = draw::sizes(&options, (shape.rows, shape.keys()), r);
+            let inputs = draw::inputs(&p, r);
+            let expected = draw::with_twins(&p, &inputs, |hooks| common::truth(&p, &inputs, hooks));
+            let output = common::run(gpu, &p, &inputs, &tuning).map_err(|e| format!("{name}-{size}: {e}\n{p:?}"))?;
+            let result = compare::dense(&output, &expected, &tolerance(&p));
+            if result.passed() {
+                return Ok(());
+            }
+            Err(format!("{name}-{size}: {result}\n  {tuning:?}\n  {p:?}"))
+        };
+        (0..4).map(one).collect()
+    });
+}
+
+#[test]
+fn the_planners_tile_for_groups_and_few_queries() {
+    let Some(gpu) = gpu() else { return };
+    let Some((edge, _)) = matrices(&gpu) else { return };
+    let gpu = gpu.with_tier(Tier::Cooperative).unwrap();
+    for (heads, kv_heads, queries, dim) in [
+        (8, 1, 1, 64),
+        (6, 2, 5, 128),
+        (4, 4, 1, 32),
+        (16, 1, 5, 40),
+        (2, 1, 3, 256),
+    ] {
+        let p = Dense {
+            batch: 2,
+            heads,
+            kv_heads: Some(kv_heads),
+            queries,
+            keys: 301,
+            head_dim: dim,
+            dtype: DType::F16,
+            causal: true,
+            lse: true,
+            ..Dense::default()
+        };
+        let rows = queries * heads / kv_heads;
+        let name = format!("{rows} rows of {dim}, matrices of {edge}");
+        let inputs = Inputs::random(&p, &mut Random::new(21));
+        for splits in [None, Some(1), Some(7)] {
+            let tuning = Tuning {
+                splits,
+                ..Tuning::default()
+            };
+            check(&name, &gpu, &p, &inputs, &tuning);
+        }
+    }
+}
+
+#[test]
+fn lists_of_keys() {
+    let Some(gpu) = gpu() else { return };
+    let Some((edge, _)) = matrices(&gpu) else { return };
+    // A query's own list for the heads of its KV head, fewer than a matrix has rows.
+    let shape = CooperativeDecodeTile {
+        rows: 4,
+        ..tile(&gpu, ([2, 1, 1, 2], 0, true), true, true)
+    };
+    for block_size in [1, 3, edge, 2 * edge + 1] {
+        let entries = 90u32.div_ceil(block_size);
+        let p = Dense {
+            heads: 8,
+            kv_heads: Some(2),
+            queries: 7,
+            keys: 90,
+            head_dim: 16,
+            dtype: DType::F16,
+            causal: true,
+            lse: true,
+            selection: Some(Selection {
+                block_size,
+                query_block: 1,
+                per_kv_head: true,
+                capacity: entries,
+            }),
+            ..Dense::default()
+        };
+        // Of each query other entries, as many as it has a number.
+        let mut words = vec![];
+        for list in 0..p.kv_heads() * p.queries {
+            let chosen: Vec<u32> = (0..entries).filter(|n| (n + list) % 3 != 0).collect();
+            words.push(chosen.len() as u32);
+            words.extend(chosen.iter().chain(std::iter::repeat(&0)).take(entries as usize));
+        }
+        let inputs = Inputs::random(&p, &mut Random::new(5));
+        for splits in [1, 3] {
+            let plan = p.plan_with(&gpu, &forced(shape, Some(splits))).unwrap();
+            inputs.with(|inputs| {
+                let inputs = DenseInputs {
+                    selection: Some(&words),
+                    ..*inputs
+                };
+                let output = plan.run_blocking(&inputs).unwrap();
+                let expected = reference::dense(&p, &inputs, &Default::default()).unwrap();
+                let result = compare::dense(&output, &expected, &tolerance(&p));
+                println!("blocks of {block_size}, {splits} splits: {result}");
+                assert!(result.passed(), "blocks of {block_size}, {splits} splits: {result}");
+            });
+        }
+    }
+}
+
+#[test]
+fn references_change_at_every_tile_never_and_in_one_row_only() {
+    let Some(gpu) = gpu() else { return };
+    if matrices(&gpu).is_none() {
+        return;
+    }
+    for (shape, own) in [
+        (SHAPES[0], true),
+        (SHAPES[0], false),
+        (SHAPES[2], true),
+        (SHAPES[3], true),
+    ] {
+        let shape = tile(&gpu, shape, own, true);
+        println!("{shape:?}");
+        let p = Dense {
+            queries: shape.rows + 3,
+            keys: 6 * shape.keys() + 3,
+            head_dim: 8,
+            value_dim: Some(4 * shape.edge),
+            dtype: DType::F16,
+            scale: Some(1.0),
+            lse: true,
+            ..Dense::default()
+        };
+        // Scores that a row meets, tile after tile: only the first element of q and k counts.
+        let run = |name: &str, q: &dyn Fn(usize) -> f32, k: &dyn Fn(usize) -> f32| {
+            let mut inputs = Inputs::random(&p, &mut Random::new(11));
+            for (i, row) in inputs.tensors.q.chunks_exact_mut(8).enumerate() {
+                row.fill(0.0);
+                row[0] = q(i);
+            }
+            for (j, row) in inputs.tensors.k.chunks_exact_mut(8).enumerate() {
+                row.fill(0.0);
+                row[0] = k(j / shape.keys() as usize);
+            }
+            for splits in [1, 2] {
+                check(name, &gpu, &p, &inputs, &forced(shape, Some(splits)));
+            }
+        };
+        // 12 log2 e is 17: more than what a reference leaves room for.
+        run("every tile", &|_| 1.0, &|t| 12.0 * t as f32);
+        run("never: falling", &|_| 1.0, &|t| -12.0 * t as f32);
+        run("never: rising by less than the room", &|_| 1.0, &|t| 0.75 * t as f32);
+        run("one row, every tile", &|i| if i == 5 { 1.0 } else { 0.0 }, &|t| {
+            12.0 * t as f32
+        });
+        run("steps of 8192", &|_| 1.0, &|t| 8192.0 * t as f32 - 24_576.0);
+        run("from −60 000 to 60 000", &|_| 1.0, &|t| {
+            if t % 2 == 0 { -60_000.0 } else { 60_000.0 }
+        });
+    }
+}
+
+#[test]
+fn the_same_bits_twice_and_from_scalars() {
+    let Some(gpu) = gpu() else { return };
+    if matrices(&gpu).is_none() {
+        return;
+    }
+    for weighting in [Weighting::Softmax, Weighting::Sigmoid { bias: None }] {
+        let p = Dense {
+            heads: 8,
+            kv_heads: Some(2),
+            keys: 399,
+            head_dim: 24,
+            value_dim: Some(32),
+            dtype: DType::F16,
+            lse: weighting == Weighting::Softmax,
+            weighting,
+            ..Dense::default()
+        };
+        let inputs = Inputs::random(&p, &mut Random::new(3));
+        let outputs: Vec<_> = [true, true, !scalars_work(&gpu)]
+            .into_iter()
+            .map(|vectors| {
+                let shape = tile(&gpu, SHAPES[0], true, vectors);
+                check(&format!("{shape:?}"), &gpu, &p, &inputs, &forced(shape, Some(3)))
+            })
+            .collect();
+        let bits = |o: &DenseOutput<f32>| o.o.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&outputs[0]), bits(&outputs[1]));
+        assert_eq!(bits(&outputs[0]), bits(&outputs[2]));
+    }
+}
+
+#[test]
+fn what_matrices_do_not_serve_is_refused() {
+    let Some(gpu) = gpu() else { return };
+    let Some((edge, (_, most))) = matrices(&gpu) else {
+        return;
+    };
+    let p = Dense {
+        heads: 8,
+        kv_heads: Some(1),
+        keys: 64,
+        dtype: DType::F16,
+        ..Dense::default()
+    };
+    let right = tile(&gpu, SHAPES[0], true, true);
+    assert_eq!(
+        p.plan_with(&gpu, &forced(right, None)).unwrap().tier(),
+        Tier::Cooperative
+    );
+    let wrong = [
+        CooperativeDecodeTile {
+            edge: 24 - edge,
+            rows: 8,
+            strip_keys: 16,
+            ..right
+        },
+        CooperativeDecodeTile {
+            threads: right.strips * (most - 1),
+            ..right
+        },
+        CooperativeDecodeTile { row_lanes: 3, ..right },
+        CooperativeDecodeTile {
+            strip_keys: edge + 1,
+            ..right
+        },
+        CooperativeDecodeTile {
+            rows: edge + 1,
+            ..right
+        },
+        CooperativeDecodeTile { strips: 0, ..right },
+    ];
+    let f32 = Dense {
+        dtype: DType::F32,
+        ..p.clone()
+    };
+    for (p, tile) in wrong.into_iter().map(|tile| (&p, tile)).chain([(&f32, right)]) {
+        let error = p.plan_with(&gpu, &forced(tile, None)).unwrap_err();
+        let named = matches!(
+            error,
+            Error::Invalid {
+                field: "tuning.kernel",
+                ..
+            }
+        );
+        assert!(named, "{error}");
+    }
+}
