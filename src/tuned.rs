@@ -240,7 +240,9 @@ impl Tuned {
     /// forced, matrices that the problem does not allow).
     pub fn dense(&self, gpu: &Gpu, problem: &Dense) -> Tuning {
         let serves = |kernel: &KernelChoice| match kernel {
-            KernelChoice::Cooperative(_) => gpu.abilities().matrices.is_some() && cooperative::precise_enough(problem),
+            KernelChoice::Cooperative(t) => {
+                gpu.abilities().matrices.is_some() && cooperative::precise_enough(problem, t)
+            }
             _ => true,
         };
         if problem.selection.is_some() || gpu.forced_tier().is_some() {

@@ -238,7 +238,7 @@ fn check_choice(p: &Dense, choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
     )
 }
 
-/// Whether a device has the matrices and subgroups that a given tile is made for, and the problem allows f16 factors.
+/// Whether a device has the matrices and subgroups that a given tile is made for, and its factors are precise enough.
 fn check_matrices(p: &Dense, tile: &CooperativeTile, gpu: &Gpu) -> Result<()> {
     let abilities = gpu.abilities();
     let subgroups = abilities.subgroups.unwrap_or_default();
@@ -249,7 +249,7 @@ fn check_matrices(p: &Dense, tile: &CooperativeTile, gpu: &Gpu) -> Result<()> {
              exactly a subgroup's",
             subgroups.1, subgroups.0
         ),
-        Some(_) if !cooperative::precise_enough(p) => "another kernel, or f16 tensors, or `reduced_precision`".into(),
+        Some(_) if !cooperative::precise_enough(p, tile) => "two slices, or f16 tensors, or `reduced_precision`".into(),
         Some(_) => return Ok(()),
         None => "no such kernel: this device has no cooperative matrices that could serve".into(),
     };
