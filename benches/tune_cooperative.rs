@@ -3,13 +3,14 @@
 //! ```text
 //! cargo bench --bench tune_cooperative -- [N] [D] [heads]
 //! ```
-//! `WGPU_ATTENTION_BACKEND`, `WGPU_ATTENTION_ADAPTER` choose the device; `FULL=1` drops the causal mask; `TILE` keeps the
-//! tiles whose names contain one of its `|`-separated parts.
+//! `WGPU_ATTENTION_BACKEND`, `WGPU_ATTENTION_ADAPTER` choose the device; `FULL=1` drops the causal mask; `DTYPE` is f16, or
+//! f32 or bf16 for split products, beside the planner's kernel without matrices; `TILE` keeps the tiles whose names contain
+//! one of its `|`-separated parts.
 
 use wgpu_attention::dense::cooperative::CooperativeTile;
 use wgpu_attention::dense::tile::{KernelChoice, Tuning};
 use wgpu_attention::measure::{Effort, time};
-use wgpu_attention::{DType, Dense, Gpu};
+use wgpu_attention::{DType, Dense, Gpu, Tier};
 
 #[path = "common/mod.rs"]
 mod common;
@@ -19,31 +20,42 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let number = |n: usize, default: u32| arguments.get(n).and_then(|a| a.parse().ok()).unwrap_or(default);
     let (n, d, heads) = (number(0, 4096), number(1, 128), number(2, 32));
+    let dtype = dtype();
     let problem = Dense {
         heads,
         queries: n,
         keys: n,
         head_dim: d,
-        dtype: DType::F16,
+        dtype,
         causal: std::env::var("FULL").is_err(),
         ..Default::default()
     };
     println!("{}", common::device_line(&gpu));
-    println!("prefill {heads}x{n}x{d} f16 causal {}", problem.causal);
+    println!("prefill {heads}x{n}x{d} {dtype} causal {}", problem.causal);
     let (Some(edge), Some(_)) = (gpu.abilities().matrices, gpu.abilities().subgroups) else {
         println!("no cooperative matrices here");
         return;
     };
     let mut results = vec![];
-    for tile in tiles(&gpu, edge) {
+    let without = gpu
+        .with_tier(Tier::Subgroup)
+        .expect("a device with matrices has subgroups");
+    let planned = problem.plan(&without).expect("a plan").kernel();
+    match measure(&without, &problem, planned) {
+        Ok(seconds) => results.push((seconds, "planner's without matrices".to_string())),
+        Err(message) => println!("planner's without matrices: {message}"),
+    }
+    let shapes = if dtype == DType::F16 { SHAPES } else { SPLIT_SHAPES };
+    for tile in tiles(&gpu, edge, shapes, dtype != DType::F16) {
         let name = format!(
-            "strips {} blocks {} keys {} stages {} lanes {} {} B{}{}{}",
+            "strips {} blocks {} keys {} stages {} lanes {} {} B{}{}{}{}",
             tile.strips,
             tile.row_blocks,
             tile.keys,
             tile.stages,
             tile.row_lanes,
             tile.workgroup_bytes(d, d),
+            if tile.slices == 2 { " split" } else { "" },
             if tile.carried { " carried" } else { "" },
             if tile.own_barriers { " own" } else { "" },
             if tile.vectors { "" } else { " scalars" },
@@ -52,7 +64,7 @@ fn main() {
         if !wanted || tile.workgroup_bytes(d, d) > gpu.limits().max_compute_workgroup_storage_size {
             continue;
         }
-        match measure(&gpu, &problem, tile) {
+        match measure(&gpu, &problem, KernelChoice::Cooperative(tile)) {
             Ok(seconds) => {
                 println!("{name:40} {:9.3} ms", seconds * 1e3);
                 results.push((seconds, name));
@@ -64,6 +76,14 @@ fn main() {
     for (seconds, name) in &results {
         let rate = common::flops(&problem) / seconds / 1e12;
         println!("{name:40} {:9.3} ms {rate:7.1} TFLOP/s", seconds * 1e3);
+    }
+}
+
+fn dtype() -> DType {
+    match std::env::var("DTYPE").as_deref() {
+        Ok("f32") => DType::F32,
+        Ok("bf16") => DType::BF16,
+        _ => DType::F16,
     }
 }
 
@@ -83,7 +103,30 @@ const SHAPES: &[[u32; 4]] = &[
     [8, 1, 32, 1],
 ];
 
-fn tiles(gpu: &Gpu, edge: u32) -> Vec<CooperativeTile> {
+/// The same for split products.
+const SPLIT_SHAPES: &[[u32; 4]] = &[
+    [8, 1, 16, 1],
+    [8, 1, 16, 2],
+    [4, 1, 16, 1],
+    [4, 1, 16, 2],
+    [3, 1, 16, 1],
+    [6, 1, 16, 1],
+    [2, 1, 16, 1],
+    [2, 1, 16, 2],
+    [2, 1, 32, 1],
+    [4, 1, 32, 1],
+    [8, 1, 32, 1],
+    [8, 2, 16, 1],
+    [4, 2, 16, 1],
+    [4, 2, 16, 2],
+    [3, 2, 16, 1],
+    [2, 2, 16, 1],
+    [2, 2, 16, 2],
+    [4, 2, 32, 1],
+    [2, 2, 32, 1],
+];
+
+fn tiles(gpu: &Gpu, edge: u32, shapes: &[[u32; 4]], split: bool) -> Vec<CooperativeTile> {
     let abilities = gpu.abilities();
     let (least, most) = abilities.subgroups.unwrap_or((1, 1));
     let tile = |&[strips, row_blocks, keys, stages]: &[u32; 4], carried| {
@@ -94,6 +137,7 @@ fn tiles(gpu: &Gpu, edge: u32) -> Vec<CooperativeTile> {
             strips,
             row_blocks,
             keys,
+            slices: if split { 2 } else { 1 },
             stages,
             carried,
             threads: strips * most,
@@ -104,16 +148,17 @@ fn tiles(gpu: &Gpu, edge: u32) -> Vec<CooperativeTile> {
             alternate: false,
         }
     };
-    SHAPES
+    shapes
         .iter()
         .flat_map(|shape| [true, false].map(|carried| tile(shape, carried)))
+        .filter(|tile| !split || tile.stages == 1 || tile.carried)
         .collect()
 }
 
 /// Seconds, or why there are none; a wrong result gets no time.
-fn measure(gpu: &Gpu, problem: &Dense, tile: CooperativeTile) -> Result<f64, String> {
+fn measure(gpu: &Gpu, problem: &Dense, kernel: KernelChoice) -> Result<f64, String> {
     let tuning = Tuning {
-        kernel: Some(KernelChoice::Cooperative(tile)),
+        kernel: Some(kernel),
         ..Tuning::default()
     };
     let plan = common::checked_plan(gpu, problem, &tuning).map_err(|e| e.to_string())?;

@@ -5,14 +5,15 @@
 //! cargo bench --features bench --bench tune_dense -- decode [Nk] [D] [kv heads] [group] [batch]
 //! ```
 //! Each tile runs in every form that the device has: through workgroup memory, in subgroups, and for f16 with the
-//! device's own f16; a software GPU also runs the serial kernel of prefill. `WGPU_ATTENTION_TIER` is not needed. `TILE`
+//! device's own f16, few queries on matrices too; a software GPU also runs the serial kernel of prefill. `WGPU_ATTENTION_TIER` is not needed. `TILE`
 //! narrows the tiles by their printed names, so that `TILE=subgroup`, `TILE=workgroup` or `TILE=serial` picks a form.
 //! `WGPU_ATTENTION_BACKEND`, `WGPU_ATTENTION_ADAPTER` choose the device; `DTYPE=f16` the storage type; `FULL=1` drops
 //! the causal mask.
 
+use wgpu_attention::dense::cooperative_decode::CooperativeDecodeTile;
 use wgpu_attention::dense::serial::SerialPrefillTile;
 use wgpu_attention::dense::subgroup::Subgroup;
-use wgpu_attention::dense::tile::{DeviceClass, KernelChoice, Tuning, prefill_fits};
+use wgpu_attention::dense::tile::{DeviceClass, KernelChoice, Tuning, alternatives, prefill_fits};
 use wgpu_attention::dense::variant::{DecodeTile, PrefillTile};
 use wgpu_attention::measure::{Ceilings, Effort, time};
 use wgpu_attention::{DType, Dense, Gpu};
@@ -288,6 +289,7 @@ fn decode(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
             Err(message) => println!("planner: {message}"),
         }
     }
+    decode_on_matrices(gpu, &problem, &small, &mut results);
     let rows = group.next_power_of_two().min(8);
     for threads in [32u32, 64, 128, 256] {
         for lanes in [1u32, 2, 4, 8, 16, 32] {
@@ -349,6 +351,46 @@ fn decode(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
             100.0 * bytes / seconds / ceilings.copy_bytes,
             100.0 * bytes / seconds / ceilings.read_bytes
         );
+    }
+}
+
+/// Tiles of the decode kernel on matrices: the planner's with other strips, keys and numbers of splits.
+fn decode_on_matrices(gpu: &Gpu, problem: &Dense, small: &Dense, results: &mut Vec<(f64, String)>) {
+    let device = DeviceClass::of_gpu(gpu);
+    let planned = alternatives(problem, &device)
+        .into_iter()
+        .find_map(|choice| match choice {
+            KernelChoice::CooperativeDecode(tile) => Some(tile),
+            _ => None,
+        });
+    let (Some(planned), Some((_, most))) = (planned, device.abilities.subgroups) else {
+        return;
+    };
+    for (strips, keys) in [1u32, 2, 4, 6, 8].into_iter().flat_map(|s| [(s, 16u32), (s, 32)]) {
+        let row_lanes = (most / (planned.row_blocks * planned.edge)).clamp(1, keys / 4);
+        let tile = CooperativeDecodeTile {
+            strips,
+            strip_keys: keys,
+            threads: strips * most,
+            row_lanes: 1 << row_lanes.ilog2(),
+            ..planned
+        };
+        if tile.workgroup_bytes(problem.head_dim, problem.value_dim()) > device.workgroup_memory {
+            continue;
+        }
+        for (splits, carried) in [4u32, 8, 16, 32, 64].into_iter().flat_map(|s| [(s, true), (s, false)]) {
+            let workgroups = splits * problem.kv_heads() * problem.batch;
+            if !(64..=1024).contains(&workgroups) || splits * tile.keys() > problem.keys {
+                continue;
+            }
+            let tile = CooperativeDecodeTile { carried, ..tile };
+            let name = format!(
+                "strips {strips} keys {keys} splits {splits:3}{}",
+                if carried { " carried" } else { "" }
+            );
+            let forms = vec![("matrices", KernelChoice::CooperativeDecode(tile))];
+            try_forms(gpu, problem, small, (&name, Some(splits)), forms, results);
+        }
     }
 }
 

@@ -24,7 +24,9 @@ pub enum Tier {
     Portable,
     /// Subgroup operations, of subgroups of any size; native f16 where the device has that too.
     Subgroup,
-    /// Cooperative matrices (tensor cores, simdgroup matrices), with f16 factors and f32 sums.
+    /// Cooperative matrices (tensor cores, simdgroup matrices), with f16 factors and f32 sums. Dense prefill of f32 and bf16
+    /// takes two factors for each number, so that it stays as precise as without them, and runs so only where the tier is
+    /// forced; see [`Dense::reduced_precision`](crate::Dense::reduced_precision).
     Cooperative,
 }
 

@@ -240,8 +240,11 @@ impl Tuned {
     /// forced, matrices that the problem does not allow).
     pub fn dense(&self, gpu: &Gpu, problem: &Dense) -> Tuning {
         let serves = |kernel: &KernelChoice| match kernel {
-            KernelChoice::Cooperative(_) | KernelChoice::CooperativeDecode(_) => {
-                gpu.abilities().matrices.is_some() && cooperative::precise_enough(problem)
+            KernelChoice::Cooperative(t) => {
+                gpu.abilities().matrices.is_some() && cooperative::precise_enough(problem, t.slices)
+            }
+            KernelChoice::CooperativeDecode(_) => {
+                gpu.abilities().matrices.is_some() && cooperative::precise_enough(problem, 1)
             }
             _ => true,
         };

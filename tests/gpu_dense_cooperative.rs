@@ -5,7 +5,7 @@ mod common;
 use common::matrices::{check, matrices, of_rounded, scalars_work, tolerance};
 use common::{Inputs, Random, draw, golden, gpu, property};
 use wgpu_attention::case::{Case, Op};
-use wgpu_attention::compare;
+use wgpu_attention::compare::{self, Tolerance};
 use wgpu_attention::dense::cooperative::CooperativeTile;
 use wgpu_attention::dense::reference;
 use wgpu_attention::dense::tile::{KernelChoice, Tuning};
@@ -24,6 +24,7 @@ fn tile(gpu: &Gpu, shape: Shape, vectors: bool) -> CooperativeTile {
         strips,
         row_blocks,
         keys: key_blocks * edge,
+        slices: 1,
         stages,
         carried,
         threads: strips * most,
@@ -33,6 +34,15 @@ fn tile(gpu: &Gpu, shape: Shape, vectors: bool) -> CooperativeTile {
         // As the planner has it.
         written_out: gpu.info().device_type != wgpu::DeviceType::Cpu,
         alternate: true,
+    }
+}
+
+/// The same for split products, where two stages are carried.
+fn split(tile: CooperativeTile) -> CooperativeTile {
+    CooperativeTile {
+        slices: 2,
+        carried: tile.carried || tile.stages == 2,
+        ..tile
     }
 }
 
@@ -52,6 +62,15 @@ const SHAPES: [Shape; 7] = [
 
 #[test]
 fn golden_cases_with_factors_rounded_to_f16() {
+    golden_cases(true);
+}
+
+#[test]
+fn golden_cases_by_split_products() {
+    golden_cases(false);
+}
+
+fn golden_cases(reduced_precision: bool) {
     let Some(gpu) = gpu() else { return };
     let Some(_) = matrices(&gpu) else { return };
     let gpu = gpu.with_tier(Tier::Cooperative).unwrap();
@@ -62,16 +81,20 @@ fn golden_cases_with_factors_rounded_to_f16() {
             panic!("{} is not dense", path.display())
         };
         let p = Dense {
-            reduced_precision: true,
+            reduced_precision,
             ..attention.problem.clone()
         };
+        // Which has nothing to do with f16 tensors.
+        if !reduced_precision && p.dtype == DType::F16 {
+            continue;
+        }
         match p.plan(&gpu) {
             Ok(plan) => {
                 assert_eq!(plan.tier(), Tier::Cooperative, "{}", case.name);
                 let output = plan.run_blocking(&attention.inputs()).unwrap();
                 // Scores of hundreds move by tenths when q and k are rounded.
                 let result = match case.name.as_str() {
-                    "softmax_large_logits" | "softmax_softcap" => {
+                    "softmax_large_logits" | "softmax_softcap" if reduced_precision => {
                         compare::dense(&output, &of_rounded(&p, &attention.inputs()), &tolerance(&p))
                     }
                     _ => compare::dense(&output, &attention.expected(), &tolerance(&p)),
@@ -81,11 +104,17 @@ fn golden_cases_with_factors_rounded_to_f16() {
                 ran += 1;
                 decode += u32::from(p.queries == 1);
             }
+            Err(error @ Error::Unsupported { .. }) => {
+                println!("{:36} {error}", case.name);
+                // Decode has no split products.
+                assert!(!reduced_precision && p.queries <= 16, "{}: {error}", case.name);
+            }
             Err(error) => panic!("{}: {error}", case.name),
         }
     }
     println!("{ran} ran, {decode} of them of one query");
-    assert!(ran >= 30 && decode >= 2, "{ran}, {decode}");
+    let least = if reduced_precision { (30, 2) } else { (25, 0) };
+    assert!(ran >= least.0 && decode >= least.1, "{ran}, {decode}");
 }
 
 /// A drawn problem that matrices serve.
@@ -97,7 +126,7 @@ fn options(r: &mut Random) -> Dense {
     Dense {
         head_dim,
         value_dim,
-        reduced_precision: p.dtype != DType::F16,
+        reduced_precision: p.dtype != DType::F16 && r.one_in(2),
         ..p
     }
 }
@@ -111,6 +140,11 @@ fn random_problems() {
     property::share(0, 6, |gpu, name, r| {
         let options = options(r);
         let shape = tile(gpu, r.pick(&SHAPES), r.one_in(2) || !scalars_work(gpu));
+        let shape = match options.dtype {
+            DType::F16 if r.one_in(2) => shape,
+            _ if options.reduced_precision => shape,
+            _ => split(shape),
+        };
         let tuning = common::forced(KernelChoice::Cooperative(shape));
         let one = |size| {
             let p = draw::sizes(&options, (shape.rows(), shape.keys), r);
@@ -132,7 +166,15 @@ fn lists_of_keys() {
     let Some(gpu) = gpu() else { return };
     let Some((edge, _)) = matrices(&gpu) else { return };
     let shape = tile(&gpu, ([2, 1, 2, 2], 2, true), true);
-    for block_size in [1, 3, edge, 2 * edge + 1] {
+    let split = split(shape);
+    for (block_size, dtype, shape) in [
+        (1, DType::F16, shape),
+        (3, DType::F16, shape),
+        (edge, DType::F16, shape),
+        (2 * edge + 1, DType::F16, shape),
+        (3, DType::F32, split),
+        (edge, DType::BF16, split),
+    ] {
         let entries = 70u32.div_ceil(block_size);
         let selection = Selection {
             block_size,
@@ -146,7 +188,7 @@ fn lists_of_keys() {
             queries: 45,
             keys: 70,
             head_dim: 16,
-            dtype: DType::F16,
+            dtype,
             causal: true,
             lse: true,
             selection: Some(selection),
@@ -211,36 +253,42 @@ fn references_change_at_every_tile_never_and_in_one_row_only() {
     }
     // With a strip's own barriers and without, where the device can; with the strip's two blocks of rows.
     for shape in [SHAPES[0], SHAPES[1], SHAPES[3], SHAPES[4], SHAPES[6]] {
-        let shape = tile(&gpu, shape, true);
-        println!("{shape:?}");
-        let run = |name: &str, (p, inputs, tuning): (Dense, Inputs, Tuning)| check(name, &gpu, &p, &inputs, &tuning);
-        // 12 log2 e is 17: more than what a reference leaves room for.
-        run("every tile", steps(shape, |_| 1.0, |t| 12.0 * t as f32));
-        run("never: all alike", steps(shape, |_| 1.0, |_| 3.0));
-        run("never: falling", steps(shape, |_| 1.0, |t| -12.0 * t as f32));
-        run(
-            "never: rising by less than the room",
-            steps(shape, |_| 1.0, |t| 0.75 * t as f32),
-        );
-        run(
-            "one row, every tile",
-            steps(shape, |i| if i == 7 { 1.0 } else { 0.0 }, |t| 12.0 * t as f32),
-        );
-        run(
-            "alternate rows, every other tile",
-            steps(
-                shape,
-                |i| if i % 2 == 0 { 1.0 } else { -1.0 },
-                |t| 14.0 * (t / 2) as f32,
-            ),
-        );
-        // exp2 of the difference of two of these is beyond f32 in either direction.
-        run("steps of 8192", steps(shape, |_| 1.0, |t| 8192.0 * t as f32 - 24_576.0));
-        run(
-            "from −60 000 to 60 000",
-            steps(shape, |_| 1.0, |t| if t % 2 == 0 { -60_000.0 } else { 60_000.0 }),
-        );
+        references_change(&gpu, tile(&gpu, shape, true));
     }
+    for shape in [SHAPES[3], SHAPES[4]] {
+        references_change(&gpu, split(tile(&gpu, shape, true)));
+    }
+}
+
+fn references_change(gpu: &Gpu, shape: CooperativeTile) {
+    println!("{shape:?}");
+    let run = |name: &str, (p, inputs, tuning): (Dense, Inputs, Tuning)| check(name, gpu, &p, &inputs, &tuning);
+    // 12 log2 e is 17: more than what a reference leaves room for.
+    run("every tile", steps(shape, |_| 1.0, |t| 12.0 * t as f32));
+    run("never: all alike", steps(shape, |_| 1.0, |_| 3.0));
+    run("never: falling", steps(shape, |_| 1.0, |t| -12.0 * t as f32));
+    run(
+        "never: rising by less than the room",
+        steps(shape, |_| 1.0, |t| 0.75 * t as f32),
+    );
+    run(
+        "one row, every tile",
+        steps(shape, |i| if i == 7 { 1.0 } else { 0.0 }, |t| 12.0 * t as f32),
+    );
+    run(
+        "alternate rows, every other tile",
+        steps(
+            shape,
+            |i| if i % 2 == 0 { 1.0 } else { -1.0 },
+            |t| 14.0 * (t / 2) as f32,
+        ),
+    );
+    // exp2 of the difference of two of these is beyond f32 in either direction.
+    run("steps of 8192", steps(shape, |_| 1.0, |t| 8192.0 * t as f32 - 24_576.0));
+    run(
+        "from −60 000 to 60 000",
+        steps(shape, |_| 1.0, |t| if t % 2 == 0 { -60_000.0 } else { 60_000.0 }),
+    );
 }
 
 #[test]
@@ -352,12 +400,14 @@ fn what_matrices_do_not_serve_is_refused() {
             queries: 1,
             ..p.clone()
         },
+        // A selection whose lists no tile of rows shares.
         Dense {
-            dtype: DType::F32,
-            ..p.clone()
-        },
-        Dense {
-            dtype: DType::BF16,
+            selection: Some(Selection {
+                block_size: 1,
+                query_block: 1,
+                per_kv_head: true,
+                capacity: 4,
+            }),
             ..p.clone()
         },
     ] {
@@ -381,6 +431,12 @@ fn what_matrices_do_not_serve_is_refused() {
             ..right
         },
         CooperativeTile { stages: 3, ..right },
+        CooperativeTile { slices: 3, ..right },
+        CooperativeTile {
+            slices: 2,
+            carried: false,
+            ..right
+        },
         CooperativeTile { strips: 0, ..right },
     ] {
         let error = p
@@ -400,4 +456,210 @@ fn what_matrices_do_not_serve_is_refused() {
     let kernel = KernelChoice::Cooperative(right);
     let f32 = Dense { dtype: DType::F32, ..p };
     assert!(f32.plan_with(&gpu, &common::forced(kernel)).is_err());
+}
+
+/// A problem of f32 with the tile of split products that is tried on it: one stage or two, with barriers of a strip's own
+/// where the device can.
+fn split_problem(gpu: &Gpu, stages: u32) -> (Dense, Tuning) {
+    let shape = split(tile(gpu, ([2, 1, 1, 2], stages, true), true));
+    let p = Dense {
+        queries: 2 * shape.rows() + 3,
+        keys: 300,
+        head_dim: 40,
+        lse: true,
+        ..Dense::default()
+    };
+    (p, common::forced(KernelChoice::Cooperative(shape)))
+}
+
+/// RMS errors of split products and of the portable kernel, relative to the output's RMS, of which `undo` is told the index
+/// and the value.
+fn errors(gpu: &Gpu, p: &Dense, inputs: &Inputs, tuning: &Tuning, undo: impl Fn(usize, f64) -> f64) -> [f64; 2] {
+    let truth = common::truth(p, inputs, &Default::default());
+    let portable = gpu.with_tier(Tier::Portable).unwrap();
+    let runs = [
+        common::run(gpu, p, inputs, tuning).unwrap(),
+        common::run(&portable, p, inputs, &Tuning::default()).unwrap(),
+    ];
+    runs.map(|output| {
+        let pairs = output.o.iter().zip(&truth.o).enumerate();
+        let (error, size) = pairs.fold((0.0, 0.0), |(error, size), (n, (actual, expected))| {
+            let (actual, expected) = (undo(n, f64::from(*actual)), undo(n, *expected));
+            (error + (actual - expected).powi(2), size + expected.powi(2))
+        });
+        (error / size).sqrt()
+    })
+}
+
+/// Asserts that split products are about as good as the portable kernel.
+fn assert_as_precise(name: &str, [split, portable]: [f64; 2]) {
+    println!("{name}: rms {split:.1e}, portable {portable:.1e}");
+    assert!(
+        split <= 4.0 * portable + 1e-7,
+        "{name}: {split:e}, portable {portable:e}"
+    );
+    assert!(split <= Tolerance::for_dtype(DType::F32).rms, "{name}: {split:e}");
+}
+
+#[test]
+fn split_products_of_any_size_are_as_precise_as_f32() {
+    let Some(gpu) = gpu() else { return };
+    if matrices(&gpu).is_none() {
+        return;
+    }
+    for stages in [1, 2] {
+        let (p, tuning) = split_problem(&gpu, stages);
+        let plain = Inputs::random(&p, &mut Random::new(21));
+        for [q, k, v] in [
+            [1.0, 1.0, 1.0],
+            [1e-6, 1e6, 1.0],
+            [1e6, 1e-6, 1e6],
+            [1e-6, 1e-6, 1e-6],
+            [1e6, 1e6, 1e6],
+            [1e-20, 1e20, 1e25],
+            [1e20, 1e-20, 1e-30],
+        ] {
+            let mut inputs = plain.clone();
+            let tensors = &mut inputs.tensors;
+            for (values, factor) in [(&mut tensors.q, q), (&mut tensors.k, k), (&mut tensors.v, v)] {
+                values.iter_mut().for_each(|x| *x *= factor);
+            }
+            // Scores stay what they were.
+            let p = Dense {
+                scale: Some((1.0 / (f64::from(q) * f64::from(k)) / 6.0) as f32),
+                ..p.clone()
+            };
+            let name = format!("stages {stages}, q {q:e}, k {k:e}, v {v:e}");
+            assert_as_precise(&name, errors(&gpu, &p, &inputs, &tuning, |_, x| x / f64::from(v)));
+            check(&name, &gpu, &p, &inputs, &tuning);
+        }
+    }
+}
+
+#[test]
+fn small_numbers_beside_large_ones_stay_precise() {
+    let Some(gpu) = gpu() else { return };
+    if matrices(&gpu).is_none() {
+        return;
+    }
+    const LARGE: f32 = (1 << 22) as f32;
+    let (p, tuning) = split_problem(&gpu, 1);
+    let plain = Inputs::random(&p, &mut Random::new(22));
+    let d = p.head_dim as usize;
+
+    // A channel of k that is large in all keys, and as small in q; one of v that is large.
+    let mut inputs = plain.clone();
+    for row in inputs.tensors.q.chunks_exact_mut(d) {
+        row[3] /= LARGE;
+    }
+    for row in inputs.tensors.k.chunks_exact_mut(d) {
+        row[3] *= LARGE;
+    }
+    for row in inputs.tensors.v.chunks_exact_mut(d) {
+        row[5] *= LARGE;
+    }
+    let undo = |n: usize, x: f64| if n % d == 5 { x / f64::from(LARGE) } else { x };
+    assert_as_precise("large channels", errors(&gpu, &p, &inputs, &tuning, undo));
+
+    // Rows of q and k and v that are large. The keys among them get no weight, or all of it.
+    let mut inputs = plain.clone();
+    for row in inputs.tensors.q.chunks_exact_mut(d).step_by(7) {
+        row.iter_mut().for_each(|x| *x *= LARGE);
+    }
+    for (j, row) in inputs.tensors.v.chunks_exact_mut(d).enumerate() {
+        if j % 5 == 0 {
+            row.iter_mut().for_each(|x| *x *= LARGE);
+        }
+    }
+    let masked = Dense {
+        mask: Some(wgpu_attention::Broadcast {
+            per_batch: false,
+            per_head: false,
+            per_query: false,
+        }),
+        ..p.clone()
+    };
+    inputs.tensors.mask = Some((0..p.keys).map(|j| u8::from(j % 5 != 0)).collect());
+    assert_as_precise("large rows", errors(&gpu, &masked, &inputs, &tuning, |_, x| x));
+}
+
+#[test]
+fn errors_of_split_products_do_not_grow_with_the_keys() {
+    let Some(gpu) = gpu() else { return };
+    if matrices(&gpu).is_none() {
+        return;
+    }
+    let (p, tuning) = split_problem(&gpu, 1);
+    for keys in [100, 1000, 5000] {
+        let p = Dense {
+            queries: 20,
+            keys,
+            head_dim: 16,
+            ..p.clone()
+        };
+        let inputs = Inputs::random(&p, &mut Random::new(23));
+        assert_as_precise(&format!("{keys} keys"), errors(&gpu, &p, &inputs, &tuning, |_, x| x));
+    }
+}
+
+#[test]
+fn what_is_not_finite_stays_where_it_is_seen() {
+    let Some(gpu) = gpu() else { return };
+    if matrices(&gpu).is_none() {
+        return;
+    }
+    for stages in [1, 2] {
+        let (p, tuning) = split_problem(&gpu, stages);
+        let KernelChoice::Cooperative(tile) = tuning.kernel.unwrap() else {
+            unreachable!()
+        };
+        let p = Dense {
+            kv_len: true,
+            causal: true,
+            q_offset: Some(100),
+            ..p
+        };
+        let d = p.head_dim as usize;
+        let mut inputs = Inputs::random(&p, &mut Random::new(24));
+        // Of 300 keys rows see those up to their own position, from 100 on.
+        inputs.tensors.kv_len = Some(vec![250]);
+        let clean = common::run(&gpu, &p, &inputs, &tuning).unwrap();
+        let bits = |o: &[f32]| o.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+
+        // Behind the cache's end: never read.
+        let mut behind = inputs.clone();
+        behind.tensors.k[250 * d..].fill(f32::NAN);
+        behind.tensors.v[250 * d..].fill(f32::INFINITY);
+        let output = common::run(&gpu, &p, &behind, &tuning).unwrap();
+        assert_eq!(bits(&output.o), bits(&clean.o));
+
+        // In one row of q: that row's.
+        for wrong in [f32::NAN, f32::INFINITY] {
+            let mut one = inputs.clone();
+            one.tensors.q[5 * d + 1] = wrong;
+            let output = common::run(&gpu, &p, &one, &tuning).unwrap();
+            for (i, (row, of_clean)) in output.o.chunks(d).zip(clean.o.chunks(d)).enumerate() {
+                match i {
+                    5 => assert!(row.iter().all(|x| x.is_nan()), "{wrong}: {row:?}"),
+                    _ => assert_eq!(bits(row), bits(of_clean), "{wrong}: row {i}"),
+                }
+            }
+        }
+
+        // In a value: of all rows that see it; those of tiles of rows that do not visit its tile have theirs.
+        for wrong in [f32::NAN, f32::INFINITY] {
+            let mut value = inputs.clone();
+            let key = 100 + tile.rows() as usize + 2 * tile.keys as usize;
+            value.tensors.v[key * d + 1] = wrong;
+            let output = common::run(&gpu, &p, &value, &tuning).unwrap();
+            for (i, (row, of_clean)) in output.o.chunks(d).zip(clean.o.chunks(d)).enumerate() {
+                if i < tile.rows() as usize {
+                    assert_eq!(bits(row), bits(of_clean), "{wrong}: row {i}");
+                }
+                if 100 + i >= key {
+                    assert!(!row[1].is_finite(), "{wrong}: row {i}: {}", row[1]);
+                }
+            }
+        }
+    }
 }

@@ -61,6 +61,7 @@ const HEAD_WORDS = HEAD_BLOCKS * EDGE / 4u;
 const VALUE_WORDS = VALUE_BLOCKS * EDGE / 4u;
 const STAGED_KEYS = STRIP_KEYS;
 const STAGERS = LANES;
+const STAGING_WRITTEN_OUT = MATRICES_WRITTEN_OUT;
 
 // From here on places and pitches are in words of four elements.
 const EDGE_WORDS = EDGE / 4u;
@@ -72,6 +73,12 @@ const STAGE = STRIP_KEYS * max(HEAD_PITCH, VALUE_PITCH);
 const P_AT = STRIPS * STAGE;
 const FACTORS = max(P_AT + STRIPS * ROWS * P_PITCH, ROWS * HEAD_PITCH);
 const SUMS = STRIPS * ROWS * S_PITCH;
+
+// Factors are single slices.
+const K_SLICE = 0u;
+const V_SLICE = 0u;
+const P_SLICE = 0u;
+const Q_SLICE = 0u;
 
 const_assert OWN_ROWS <= ROWS;
 const_assert STRIP_KEYS % EDGE == 0u;
@@ -121,17 +128,17 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
     let own_places = part * STRIP_KEYS;
 
     // Queries. A negative scale turns their signs, so that the largest product is the largest score.
-    let sign = select(1.0h, -1.0h, params.q_scale < 0.0);
+    let sign = select(1.0, -1.0, params.q_scale < 0.0);
     for (var w = thread; w < ROWS * HEAD_WORDS; w += THREADS) {
         let row = min(row0 + w / HEAD_WORDS, last_row);
         let vec = w % HEAD_WORDS;
-        var four = vec4<f16>();
+        var four = vec4<f32>();
         if (HEAD_WORDS == HEAD_VECS || vec < HEAD_VECS) {
             let base = params.q_base + workgroup.z * params.q_batch
                 + (workgroup.y * params.group + row % params.group) * params.q_head + (row / params.group) * params.q_seq;
-            four = q_factors(base, vec) * sign;
+            four = q4(base + vec * 4u, HEAD_DIM - vec * 4u) * sign;
         }
-        put_factors((w / HEAD_WORDS) * HEAD_PITCH + vec, four);
+        put_slices((w / HEAD_WORDS) * HEAD_PITCH + vec, four, Q_SLICE);
     }
     workgroupBarrier();
     var q: array<MatrixA, ROW_BLOCKS * HEAD_BLOCKS>;
@@ -159,8 +166,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
     }
     strip_start(thread);
 
-    var k_held: array<vec2<u32>, K_LOADS>;
-    var v_held: array<vec2<u32>, V_LOADS>;
+    var k_held: array<Held, K_LOADS>;
+    var v_held: array<Held, V_LOADS>;
     if (CARRIED) {
         let p0 = place_of(list, tile_at(tiles, share.first), KEYS) + own_places;
         k_held = load_k(k_from, list, p0, last_key, stager);
@@ -177,7 +184,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
         if (!CARRIED) {
             k_held = load_k(k_from, list, p0 + own_places, last_key, stager);
         }
-        store_k(k_held, stager, part * STAGE);
+        store_k(k_held, 1.0, stager, part * STAGE);
         if (CARRIED) {
             k_held = load_k(k_from, list, next, last_key, stager);
         } else {
@@ -254,7 +261,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
             }
         }
         strip_tell(grew, n);
-        store_v(v_held, stager, part * STAGE);
+        store_v(v_held, 1.0, stager, part * STAGE);
         if (CARRIED) {
             v_held = load_v(v_from, list, next, last_key, stager);
         }

@@ -8,6 +8,16 @@
 //   S = Q·Kᵀ    matrices → workgroup memory → weights, a row to ROW_LANES invocations → workgroup memory as f16
 //   O += P·V    in matrices, where it stays until the end
 //
+// Split products. With SLICES = 2 each factor is the sum of two f16 slices, x = x₁ + u·x₂ with u = 2^-11, and products are
+//
+//   S = Q₁·K₁ᵀ + u·(Q₁·K₂ᵀ + Q₂·K₁ᵀ)        P·V the same
+//
+// What is left out is 2^-22 of a product. Rows of q and tiles of k and v are multiplied by powers of two, so that nothing
+// overflows and little is lost (`slices_two`); weights are below 2^LIMIT as it is. Matrix units may cut off where they
+// should round when they add up. So products with a second slice have sums of their own, which are added last to S and
+// first to P·V; and P·V of a block of keys is summed apart and then added to O, which rounds, lest the error grow with
+// the number of keys.
+//
 // Strips. A subgroup owns a strip of ROW_BLOCKS·EDGE rows: its part of Q and all of O's columns stay in its registers, and
 // its rows of S and P are read by nobody else, so that within a key tile it waits for its own invocations only
 // (`strip_barrier`). The workgroup is made for the largest subgroups that the device may use; if they can turn out smaller,
@@ -30,8 +40,8 @@
 // A negative scale turns the signs of q, so that the largest product is the largest score.
 //
 // Workgroup memory, rows and pitches (in words of four elements):
-//   factors, f16   STAGES times k [KEYS][HEAD_PITCH] and v [KEYS][VALUE_PITCH]; P [ROWS][P_PITCH]
-//                  at the start q, EDGE rows of each strip, in Q_PARTS parts of its columns
+//   factors, f16   STAGES times k [SLICES][KEYS][HEAD_PITCH] and v [SLICES][KEYS][VALUE_PITCH]; P [SLICES][ROWS][P_PITCH]
+//                  at the start q, EDGE rows of each strip, all slices, in Q_PARTS parts of its columns
 //   sums, f32      S [ROWS][S_PITCH]; a block of O's columns on its way to be rescaled or written
 //   row_factors    f32 [ROWS]
 // Pitches are 16 bytes longer than the rows, so that eight rows of a matrix fall into different banks; P's is not for 16
@@ -53,6 +63,7 @@
 #import dense/query_tile
 #import dense/visibility
 #import dense/score
+#import dense/staged_keys
 
 const HEAD_BLOCKS = (HEAD_DIM + EDGE - 1u) / EDGE;
 const VALUE_BLOCKS = (VALUE_DIM + EDGE - 1u) / EDGE;
@@ -70,116 +81,43 @@ const VALUE_VECS = (VALUE_DIM + 3u) / 4u;
 const HEAD_WORDS = HEAD_BLOCKS * EDGE / 4u;
 const VALUE_WORDS = VALUE_BLOCKS * EDGE / 4u;
 
+const STAGED_KEYS = KEYS;
+const STAGERS = THREADS;
+const STAGING_WRITTEN_OUT = 1u;
+
 // From here on places and pitches are in words of four elements.
 const EDGE_WORDS = EDGE / 4u;
 const HEAD_PITCH = HEAD_WORDS + 2u;
 const VALUE_PITCH = VALUE_WORDS + 2u;
 const P_PITCH = select(KEYS / 4u, KEYS / 4u + 2u, KEYS > 16u);
 const S_PITCH = KEYS / 4u + 1u;
-const V_AT = KEYS * HEAD_PITCH;
-const STAGE = KEYS * (HEAD_PITCH + VALUE_PITCH);
+const K_SLICE = KEYS * HEAD_PITCH;
+const V_SLICE = KEYS * VALUE_PITCH;
+const V_AT = SLICES * K_SLICE;
+const STAGE = SLICES * (K_SLICE + V_SLICE);
 const P_AT = STAGES * STAGE;
+const P_SLICE = ROWS * P_PITCH;
 const Q_BLOCKS = HEAD_BLOCKS / Q_PARTS;
 const Q_WORDS = Q_BLOCKS * EDGE_WORDS;
 const Q_PITCH = Q_WORDS + 2u;
-const FACTORS = max(P_AT + ROWS * P_PITCH, STRIPS * EDGE * Q_PITCH);
+const Q_SLICE = STRIPS * EDGE * Q_PITCH;
+const FACTORS = max(P_AT + SLICES * P_SLICE, SLICES * Q_SLICE);
 const SUMS = ROWS * S_PITCH;
 
 const_assert KEYS % EDGE == 0u;
 const_assert HEAD_BLOCKS % Q_PARTS == 0u;
 const_assert KEYS / 4u % ROW_LANES == 0u;
+const_assert SLICES <= 2u && (SLICES == 1u || STAGES == 1u || CARRIED);
 
 const HEADROOM = 7.0;
 const LIMIT = 15.0;
 const LARGEST = 32768.0;
 
-// What each row of O is to be multiplied by.
+// What each row of O is to be multiplied by; at the start, with two slices, each row of q.
 var<workgroup> row_factors: array<f32, ROWS>;
 
 fn q_row(base: u32, i: u32) -> u32 {
     return base + (min(i, params.end_query - 1u) - params.first_query) * params.q_seq;
-}
-
-// Keys and values are staged a word to an invocation, all keys of a tile in some turns. Where the words of a row divide
-// the invocations, each stays with its word, and what it needs for a turn is a constant away from the first.
-const HEAD_FILLS = THREADS % HEAD_WORDS == 0u;
-const VALUE_FILLS = THREADS % VALUE_WORDS == 0u;
-const K_LOADS = (KEYS * HEAD_WORDS + THREADS - 1u) / THREADS;
-const V_LOADS = (KEYS * VALUE_WORDS + THREADS - 1u) / THREADS;
-const K_EVEN = KEYS * HEAD_WORDS % THREADS == 0u;
-const V_EVEN = KEYS * VALUE_WORDS % THREADS == 0u;
-
-// Row and word of a turn.
-struct Turn {
-    row: u32,
-    word: u32,
-}
-
-// Of a turn u, where a row has so many words.
-fn turn_of(thread: u32, u: u32, words: u32) -> Turn {
-    if (THREADS % words == 0u) {
-        return Turn(thread / words + u * (THREADS / words), thread % words);
-    }
-    return Turn((thread + u * THREADS) / words, (thread + u * THREADS) % words);
-}
-
-fn load_k(base: u32, list: List, p0: u32, last_key: u32, thread: u32) -> array<vec2<u32>, K_LOADS> {
-    var values: array<vec2<u32>, K_LOADS>;
-    #unroll
-    for (var u = 0u; u < K_LOADS; u++) {
-        let turn = turn_of(thread, u, HEAD_WORDS);
-        if (HEAD_WORDS == HEAD_VECS || turn.word < HEAD_VECS) {
-            values[u] = k_words(base, min(key_at(list, p0 + turn.row), last_key), turn.word);
-        }
-    }
-    return values;
-}
-
-fn store_k(values: array<vec2<u32>, K_LOADS>, thread: u32, stage: u32) {
-    let at = stage + (thread / HEAD_WORDS) * HEAD_PITCH + thread % HEAD_WORDS;
-    #unroll
-    for (var u = 0u; u < K_LOADS; u++) {
-        if (K_EVEN || thread + u * THREADS < KEYS * HEAD_WORDS) {
-            if (HEAD_FILLS) {
-                put_factors(at + u * (THREADS / HEAD_WORDS) * HEAD_PITCH, halves(values[u]));
-            } else {
-                let turn = turn_of(thread, u, HEAD_WORDS);
-                put_factors(stage + turn.row * HEAD_PITCH + turn.word, halves(values[u]));
-            }
-        }
-    }
-}
-
-fn load_v(base: u32, list: List, p0: u32, last_key: u32, thread: u32) -> array<vec2<u32>, V_LOADS> {
-    var values: array<vec2<u32>, V_LOADS>;
-    #unroll
-    for (var u = 0u; u < V_LOADS; u++) {
-        let turn = turn_of(thread, u, VALUE_WORDS);
-        if (VALUE_WORDS == VALUE_VECS || turn.word < VALUE_VECS) {
-            values[u] = v_words(base, min(key_at(list, p0 + turn.row), last_key), turn.word);
-        }
-    }
-    return values;
-}
-
-fn store_v(values: array<vec2<u32>, V_LOADS>, thread: u32, stage: u32) {
-    let at = stage + V_AT + (thread / VALUE_WORDS) * VALUE_PITCH + thread % VALUE_WORDS;
-    #unroll
-    for (var u = 0u; u < V_LOADS; u++) {
-        if (V_EVEN || thread + u * THREADS < KEYS * VALUE_WORDS) {
-            if (VALUE_FILLS) {
-                put_factors(at + u * (THREADS / VALUE_WORDS) * VALUE_PITCH, halves(values[u]));
-            } else {
-                let turn = turn_of(thread, u, VALUE_WORDS);
-                put_factors(stage + V_AT + turn.row * VALUE_PITCH + turn.word, halves(values[u]));
-            }
-        }
-    }
-}
-
-// Four halves in two words.
-fn halves(words: vec2<u32>) -> vec4<f16> {
-    return vec4<f16>(vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y)));
 }
 
 @compute @workgroup_size(THREADS)
@@ -211,9 +149,28 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     let tiles = tiles_to_visit(list, first, last, one_document, KEYS);
     let last_key = u32(max(keys_of(b), 1) - 1);
 
-    var q: array<MatrixA, ROW_BLOCKS * HEAD_BLOCKS>;
+    tell_start(thread);
+    var q: array<MatrixA, SLICES * ROW_BLOCKS * HEAD_BLOCKS>;
     var o_sums: array<MatrixC, ROW_BLOCKS * VALUE_BLOCKS>;
-    let sign = select(1.0h, -1.0h, params.q_scale < 0.0);
+    let sign = select(1.0, -1.0, params.q_scale < 0.0);
+    let row_lane = thread % ROW_LANES;
+    // What makes scores of products, for each row.
+    var units: array<f32, ROWS_EACH>;
+    if (SLICES > 1u) {
+        #unroll
+        for (var n = 0u; n < ROWS_EACH; n++) {
+            let row = (thread + n * THREADS) / ROW_LANES;
+            var top = 0.0;
+            for (var vec = row_lane; vec < HEAD_VECS; vec += ROW_LANES) {
+                top = max(top, largest(q4(q_row(q_from, i0 + row) + vec * 4u, HEAD_DIM - vec * 4u)));
+            }
+            top = lanes_max(top);
+            units[n] = unit_for(top) * abs(params.q_scale);
+            if ((ALL_ROWS || row < ROWS) && row_lane == 0u) {
+                row_factors[row] = factor_for(top) * sign;
+            }
+        }
+    }
     #unroll if MATRICES_WRITTEN_OUT
     for (var r = 0u; r < ROW_BLOCKS; r++) {
         #unroll if MATRICES_WRITTEN_OUT
@@ -222,16 +179,24 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
             for (var w = thread; w < STRIPS * EDGE * Q_WORDS; w += THREADS) {
                 let row = w / Q_WORDS;
                 let vec = part * Q_WORDS + w % Q_WORDS;
-                var four = vec4<f16>();
-                if (HEAD_WORDS == HEAD_VECS || vec < HEAD_VECS) {
-                    four = q_factors(q_row(q_from, i0 + (row / EDGE) * STRIP_ROWS + r * EDGE + row % EDGE), vec) * sign;
+                let tile_row = (row / EDGE) * STRIP_ROWS + r * EDGE + row % EDGE;
+                var factor = sign;
+                if (SLICES > 1u) {
+                    factor = row_factors[tile_row];
                 }
-                put_factors(row * Q_PITCH + w % Q_WORDS, four);
+                var four = vec4<f32>();
+                if (HEAD_WORDS == HEAD_VECS || vec < HEAD_VECS) {
+                    four = q4(q_row(q_from, i0 + tile_row) + vec * 4u, HEAD_DIM - vec * 4u) * factor;
+                }
+                put_slices(row * Q_PITCH + w % Q_WORDS, four, Q_SLICE);
             }
             workgroupBarrier();
-            #unroll if MATRICES_WRITTEN_OUT
-            for (var d = 0u; d < Q_BLOCKS; d++) {
-                q[r * HEAD_BLOCKS + part * Q_BLOCKS + d] = coopLoadT<MatrixA>(&factors[(strip * EDGE * Q_PITCH + d * EDGE_WORDS) * WORD], Q_PITCH * WORD);
+            #unroll
+            for (var x = 0u; x < SLICES; x++) {
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var d = 0u; d < Q_BLOCKS; d++) {
+                    q[(x * ROW_BLOCKS + r) * HEAD_BLOCKS + part * Q_BLOCKS + d] = coopLoadT<MatrixA>(&factors[(x * Q_SLICE + strip * EDGE * Q_PITCH + d * EDGE_WORDS) * WORD], Q_PITCH * WORD);
+                }
             }
         }
         #unroll if MATRICES_WRITTEN_OUT
@@ -241,7 +206,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     }
 
     // The rows whose weights are this invocation's, or partly so.
-    let row_lane = thread % ROW_LANES;
     var m: array<f32, ROWS_EACH>;
     var l: array<f32, ROWS_EACH>;
     var rows: array<Row, ROWS_EACH>;
@@ -260,11 +224,15 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
 
     var t = first_tile(tiles);
     var stage = 0u;
+    var round = 0u;
     var k_held = load_k(k_from, list, place_of(list, t, KEYS), last_key, thread);
     var v_held = load_v(v_from, list, place_of(list, t, KEYS), last_key, thread);
+    tell_largest(k_held, v_held, lane, round);
     workgroupBarrier();
-    store_k(k_held, thread, 0u);
-    store_v(v_held, thread, 0u);
+    var scales = scales_told(thread, round);
+    var next_scales = scales;
+    store_k(k_held, scales.k, thread, 0u);
+    store_v(v_held, scales.v, thread, V_AT);
     if (CARRIED) {
         let next = place_of(list, next_tile(tiles, t), KEYS);
         k_held = load_k(k_from, list, next, last_key, thread);
@@ -273,6 +241,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     for (; t < tiles.body_end; t = next_tile(tiles, t)) {
         let p0 = place_of(list, t, KEYS);
         let other = STAGE - stage;
+        round++;
+        if (STAGES == 2u) {
+            tell_largest(k_held, v_held, lane, round);
+        }
         workgroupBarrier();
         if (!CARRIED) {
             let next = place_of(list, next_tile(tiles, t), KEYS);
@@ -283,21 +255,31 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
         // Scores of this tile.
         #unroll if MATRICES_WRITTEN_OUT
         for (var n = 0u; n < KEY_BLOCKS; n++) {
-            var s: array<MatrixC, ROW_BLOCKS>;
+            var s: array<MatrixC, SLICES * ROW_BLOCKS>;
             #unroll if MATRICES_WRITTEN_OUT
-            for (var r = 0u; r < ROW_BLOCKS; r++) {
+            for (var r = 0u; r < SLICES * ROW_BLOCKS; r++) {
                 s[r] = MatrixC();
             }
             #unroll if MATRICES_WRITTEN_OUT
             for (var d = 0u; d < HEAD_BLOCKS; d++) {
-                let keys = coopLoad<MatrixB>(&factors[(stage + n * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
-                #unroll if MATRICES_WRITTEN_OUT
-                for (var r = 0u; r < ROW_BLOCKS; r++) {
-                    s[r] = coopMultiplyAdd(q[r * HEAD_BLOCKS + d], keys, s[r]);
+                #unroll
+                for (var y = 0u; y < SLICES; y++) {
+                    let keys = coopLoad<MatrixB>(&factors[(stage + y * K_SLICE + n * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
+                    #unroll
+                    for (var x = 0u; x < SLICES - y; x++) {
+                        #unroll if MATRICES_WRITTEN_OUT
+                        for (var r = 0u; r < ROW_BLOCKS; r++) {
+                            s[(x + y) * ROW_BLOCKS + r] = coopMultiplyAdd(q[(x * ROW_BLOCKS + r) * HEAD_BLOCKS + d], keys, s[(x + y) * ROW_BLOCKS + r]);
+                        }
+                    }
                 }
             }
             #unroll if MATRICES_WRITTEN_OUT
             for (var r = 0u; r < ROW_BLOCKS; r++) {
+                #unroll
+                for (var second = 1u; second < SLICES; second++) {
+                    s[r] = s[r] + s[second * ROW_BLOCKS + r] * SECOND_UNIT;
+                }
                 coopStoreT(s[r], &sums[(s_matrices + r * EDGE * S_PITCH + n * EDGE_WORDS) * WORD], S_PITCH * WORD);
             }
         }
@@ -313,11 +295,14 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
                 let s_from = row * S_PITCH + row_lane * ROW_VECS;
                 let p_from = P_AT + row * P_PITCH + row_lane * ROW_VECS;
                 var unit = abs(params.q_scale);
+                if (SLICES > 1u) {
+                    unit = units[n] * scales.k_unit;
+                }
                 if (SCORE_HOOKS || !whole) {
                     if (STAGES == 2u && !CARRIED) {
                         // Stored here too, to no effect but that a compiler does not put the loads off until they are needed.
-                        store_k(k_held, thread, other);
-                        store_v(v_held, thread, other);
+                        store_k(k_held, next_scales.k, thread, other);
+                        store_v(v_held, next_scales.v, thread, other + V_AT);
                     }
                     let i = min(i0 + row, params.end_query - 1u);
                     for (var c = 0u; c < ROW_VECS; c++) {
@@ -371,15 +356,16 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
                         }
                     }
                     sum4 += w;
-                    put_factors(p_from + c, factor_of(w));
+                    put_weights(p_from + c, w);
                 }
                 l[n] += (sum4.x + sum4.y) + (sum4.z + sum4.w);
             }
         }
         strip_tell(grew, t);
         if (STAGES == 2u && CARRIED) {
-            store_k(k_held, thread, other);
-            store_v(v_held, thread, other);
+            next_scales = scales_told(thread, round);
+            store_k(k_held, next_scales.k, thread, other);
+            store_v(v_held, next_scales.v, thread, other + V_AT);
             let next = place_of(list, next_tile(tiles, next_tile(tiles, t)), KEYS);
             k_held = load_k(k_from, list, next, last_key, thread);
             v_held = load_v(v_from, list, next, last_key, thread);
@@ -413,30 +399,50 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
         // O += P·V
         #unroll if MATRICES_WRITTEN_OUT
         for (var n = 0u; n < KEY_BLOCKS; n++) {
-            var p: array<MatrixA, ROW_BLOCKS>;
-            #unroll if MATRICES_WRITTEN_OUT
-            for (var r = 0u; r < ROW_BLOCKS; r++) {
-                p[r] = coopLoadT<MatrixA>(&factors[(p_matrices + r * EDGE * P_PITCH + n * EDGE_WORDS) * WORD], P_PITCH * WORD);
+            var p: array<MatrixA, SLICES * ROW_BLOCKS>;
+            #unroll
+            for (var x = 0u; x < SLICES; x++) {
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var r = 0u; r < ROW_BLOCKS; r++) {
+                    p[x * ROW_BLOCKS + r] = coopLoadT<MatrixA>(&factors[(p_matrices + x * P_SLICE + r * EDGE * P_PITCH + n * EDGE_WORDS) * WORD], P_PITCH * WORD);
+                }
             }
             #unroll if MATRICES_WRITTEN_OUT
             for (var d = 0u; d < VALUE_BLOCKS; d++) {
                 let values = coopLoadT<MatrixB>(&factors[(stage + V_AT + n * EDGE * VALUE_PITCH + d * EDGE_WORDS) * WORD], VALUE_PITCH * WORD);
-                #unroll if MATRICES_WRITTEN_OUT
-                for (var r = 0u; r < ROW_BLOCKS; r++) {
-                    o_sums[r * VALUE_BLOCKS + d] = coopMultiplyAdd(p[r], values, o_sums[r * VALUE_BLOCKS + d]);
+                #unroll
+                for (var one = SLICES; one < 2u; one++) {
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var r = 0u; r < ROW_BLOCKS; r++) {
+                        o_sums[r * VALUE_BLOCKS + d] = coopMultiplyAdd(p[r], values, o_sums[r * VALUE_BLOCKS + d]);
+                    }
+                }
+                #unroll
+                for (var second = 1u; second < SLICES; second++) {
+                    let rest = coopLoadT<MatrixB>(&factors[(stage + V_AT + V_SLICE + n * EDGE * VALUE_PITCH + d * EDGE_WORDS) * WORD], VALUE_PITCH * WORD);
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var r = 0u; r < ROW_BLOCKS; r++) {
+                        var sum = coopMultiplyAdd(p[ROW_BLOCKS + r], values, MatrixC());
+                        sum = coopMultiplyAdd(p[r], rest, sum);
+                        sum = coopMultiplyAdd(p[r], values, sum * SECOND_UNIT);
+                        o_sums[r * VALUE_BLOCKS + d] = o_sums[r * VALUE_BLOCKS + d] + sum * scales.v_unit;
+                    }
                 }
             }
         }
         if (STAGES == 2u) {
             if (!CARRIED) {
-                store_k(k_held, thread, other);
-                store_v(v_held, thread, other);
+                store_k(k_held, next_scales.k, thread, other);
+                store_v(v_held, next_scales.v, thread, other + V_AT);
             }
             stage = other;
+            scales = next_scales;
         } else {
+            tell_largest(k_held, v_held, lane, round);
             workgroupBarrier();
-            store_k(k_held, thread, 0u);
-            store_v(v_held, thread, 0u);
+            scales = scales_told(thread, round);
+            store_k(k_held, scales.k, thread, 0u);
+            store_v(v_held, scales.v, thread, V_AT);
             if (CARRIED) {
                 let next = place_of(list, next_tile(tiles, next_tile(tiles, t)), KEYS);
                 k_held = load_k(k_from, list, next, last_key, thread);
@@ -505,10 +511,11 @@ fn lanes_sum(x: f32) -> f32 {
     return sum;
 }
 
-// A weight as a factor.
-fn factor_of(w: vec4<f32>) -> vec4<f16> {
+// Weights as factors.
+fn put_weights(at: u32, w: vec4<f32>) {
     if (NORMALIZED) {
-        return vec4<f16>(w);
+        put_slices(at, w, P_SLICE);
+    } else {
+        put_slices(at, w * LARGEST, P_SLICE);
     }
-    return vec4<f16>(w * LARGEST);
 }

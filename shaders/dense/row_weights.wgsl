@@ -60,7 +60,7 @@ fn row_weights(s_from: u32, p_from: u32, unit: f32, masked: bool, m: f32, l: f32
             }
         }
         sum4 += w;
-        put_factors(p_from + c, factor_of(w));
+        put_slices(p_from + c, select(w * LARGEST, w, NORMALIZED), P_SLICE);
     }
     sums.l += (sum4.x + sum4.y) + (sum4.z + sum4.w);
     return sums;
@@ -81,12 +81,4 @@ fn lanes_sum(x: f32) -> f32 {
         sum += subgroupShuffleXor(sum, n);
     }
     return sum;
-}
-
-// A weight as a factor.
-fn factor_of(w: vec4<f32>) -> vec4<f16> {
-    if (NORMALIZED) {
-        return vec4<f16>(w);
-    }
-    return vec4<f16>(w * LARGEST);
 }

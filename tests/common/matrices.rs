@@ -26,10 +26,10 @@ pub fn scalars_work(gpu: &Gpu) -> bool {
     gpu.info().backend == wgpu::Backend::Metal || gpu.info().device_type == wgpu::DeviceType::Cpu
 }
 
-/// f16 factors set the bounds.
+/// Where f16 factors may be used, they set the bounds.
 pub fn tolerance(p: &Dense) -> Tolerance {
     match p.dtype {
-        DType::F32 => Tolerance::for_dtype(match p.output_dtype() {
+        DType::F32 if p.reduced_precision => Tolerance::for_dtype(match p.output_dtype() {
             DType::F32 => DType::F16,
             other => other,
         }),

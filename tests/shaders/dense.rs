@@ -219,14 +219,25 @@ fn on_matrices(head_dim: u32, option: Option<Change>) -> Dense {
     p
 }
 
+/// The same for split products.
+fn split(p: Dense) -> Dense {
+    Dense {
+        dtype: if p.dtype == DType::F16 { DType::F32 } else { p.dtype },
+        reduced_precision: false,
+        ..p
+    }
+}
+
 /// Every tile on cooperative matrices, and every option on one of them.
 fn add_cooperative(variants: &mut BTreeMap<String, Variant>) {
     for class in matrix_classes() {
         for head_dim in [3, 40, 64, 80, 128, 256] {
             add(variants, &on_matrices(head_dim, None), &class);
+            add(variants, &split(on_matrices(head_dim, None)), &class);
         }
         for (_, option) in OPTIONS {
             add(variants, &on_matrices(40, Some(*option)), &class);
+            add(variants, &split(on_matrices(40, Some(*option))), &class);
         }
     }
 }

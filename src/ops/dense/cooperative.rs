@@ -19,9 +19,12 @@ pub struct CooperativeTile {
     pub row_blocks: u32,
     /// Keys of a tile, a multiple of `edge`.
     pub keys: u32,
+    /// f16 slices that each factor is the sum of: 1, or 2 for split products, which are as precise as f32.
+    pub slices: u32,
     /// Key tiles that workgroup memory holds: 1 or 2.
     pub stages: u32,
-    /// Keys and values are loaded a tile earlier, into registers that last from one tile to the next.
+    /// Keys and values are loaded a tile earlier, into registers that last from one tile to the next. With two slices and
+    /// two stages they must be.
     pub carried: bool,
     /// Invocations of a workgroup: for each strip as many as the largest subgroup of the device has.
     pub threads: u32,
@@ -47,6 +50,8 @@ impl CooperativeTile {
         [8, 16].contains(&self.edge)
             && counts.iter().all(|n| (1..=256).contains(n))
             && [1, 2].contains(&self.stages)
+            && [1, 2].contains(&self.slices)
+            && (self.slices == 1 || self.stages == 1 || self.carried)
             && self.keys.is_multiple_of(self.edge)
             && self.row_lanes.is_power_of_two()
             && (self.keys / 4).is_multiple_of(self.row_lanes)
@@ -69,11 +74,14 @@ impl CooperativeTile {
     /// Iterations of the loops over matrices of a key tile, those of a rescale included, where they are not written out.
     pub(crate) fn product_iterations(&self, problem: &Dense) -> u32 {
         let rows = looped(self.row_blocks, 0);
+        // A loop over rows for each pair of slices whose product counts.
+        let products = self.slices * (self.slices + 1) / 2;
         let key_blocks = self.keys / self.edge;
         let head_blocks = problem.head_dim.div_ceil(self.edge);
         let value_blocks = problem.value_dim().div_ceil(self.edge);
-        let scores = looped(key_blocks, 2 * rows + looped(head_blocks, rows));
-        let output = looped(key_blocks, rows + looped(value_blocks, rows));
+        let start = looped(self.row_blocks * self.slices, 0);
+        let scores = looped(key_blocks, start + rows + looped(head_blocks, products * rows));
+        let output = looped(key_blocks, self.slices * rows + looped(value_blocks, rows));
         let lanes = looped(self.row_lanes.ilog2(), 0);
         scores + output + looped(value_blocks, 2 * rows) + lanes
     }
@@ -89,14 +97,14 @@ impl CooperativeTile {
 
     /// Elements of workgroup memory that a part of q takes.
     fn q_part(&self, head_dim: u32, parts: u32) -> u32 {
-        self.strips * self.edge * (head_dim.div_ceil(self.edge) / parts * self.edge + 8)
+        self.slices * self.strips * self.edge * (head_dim.div_ceil(self.edge) / parts * self.edge + 8)
     }
 
     /// Elements of workgroup memory that keys, values and weights take.
     fn tile_factors(&self, head_dim: u32, value_dim: u32) -> u32 {
         let pitch = |d: u32| d.next_multiple_of(self.edge) + 8;
         let weights = self.keys + if self.keys > 16 { 8 } else { 0 };
-        self.stages * self.keys * (pitch(head_dim) + pitch(value_dim)) + self.rows() * weights
+        self.slices * (self.stages * self.keys * (pitch(head_dim) + pitch(value_dim)) + self.rows() * weights)
     }
 
     /// Workgroup memory in bytes.
@@ -106,7 +114,8 @@ impl CooperativeTile {
         let sums = 4 * self.rows() * (self.keys + 4);
         let row_factors = 4 * self.rows();
         let rounds = if self.own_barriers { 0 } else { 16 };
-        [factors, sums, row_factors, rounds]
+        let told = if self.slices == 1 { 0 } else { 24 };
+        [factors, sums, row_factors, rounds, told]
             .iter()
             .map(|n| n.next_multiple_of(16))
             .sum()
@@ -124,7 +133,7 @@ impl Tile for CooperativeTile {
 
     fn label(&self) -> String {
         format!(
-            "matrices of {} tile {}x{}x{} strips {} threads {}/{}{}{}{}",
+            "matrices of {} tile {}x{}x{} strips {} threads {}/{}{}{}{}{}",
             self.edge,
             self.rows(),
             self.keys,
@@ -132,6 +141,7 @@ impl Tile for CooperativeTile {
             self.strips,
             self.threads,
             self.row_lanes,
+            if self.slices == 2 { " split" } else { "" },
             if self.carried { " carried" } else { "" },
             if self.own_barriers { " own" } else { "" },
             if self.vectors { "" } else { " scalars" }
@@ -146,6 +156,7 @@ impl Tile for CooperativeTile {
             ("ROW_BLOCKS", Count(self.row_blocks)),
             ("KEYS", Count(self.keys)),
             ("STAGES", Count(self.stages)),
+            ("SLICES", Count(self.slices)),
             ("CARRIED", Flag(self.carried)),
             ("Q_PARTS", Count(self.q_parts(head_dim, value_dim))),
             ("THREADS", Count(self.threads)),
@@ -155,7 +166,7 @@ impl Tile for CooperativeTile {
     }
 
     fn pieces<T>(&self, attend: &Attend<T>) -> Vec<&'static str> {
-        matrix_pieces(attend, self.edge, self.vectors, self.own_barriers)
+        matrix_pieces(attend, self.edge, self.slices, self.vectors, self.own_barriers)
     }
 
     fn workgroup_bytes(&self, head_dim: u32, value_dim: u32) -> u32 {
@@ -164,7 +175,13 @@ impl Tile for CooperativeTile {
 }
 
 /// The pieces of a kernel on matrices, as the fields of the same names have it.
-pub(super) fn matrix_pieces<T>(attend: &Attend<T>, edge: u32, vectors: bool, own_barriers: bool) -> Vec<&'static str> {
+pub(super) fn matrix_pieces<T>(
+    attend: &Attend<T>,
+    edge: u32,
+    slices: u32,
+    vectors: bool,
+    own_barriers: bool,
+) -> Vec<&'static str> {
     vec![
         if edge == 8 {
             "shared/matrix_8"
@@ -181,10 +198,15 @@ pub(super) fn matrix_pieces<T>(attend: &Attend<T>, edge: u32, vectors: bool, own
         } else {
             "shared/strip_workgroup"
         },
-        if attend.dtype == DType::F16 && attend.vector_inputs {
-            "dense/factors_native"
+        if slices == 1 {
+            "dense/slices_one"
         } else {
-            "dense/factors_converted"
+            "dense/slices_two"
+        },
+        match (slices, attend.dtype) {
+            (1, DType::F16) if attend.vector_inputs => "dense/factors_native",
+            (1, _) => "dense/factors_converted",
+            _ => "dense/factors_exact",
         },
     ]
 }
@@ -192,14 +214,27 @@ pub(super) fn matrix_pieces<T>(attend: &Attend<T>, edge: u32, vectors: bool, own
 /// Queries from which matrices pay: fewer leave most rows of a tile empty.
 pub(super) const FEWEST_QUERIES: u32 = 17;
 
-/// Whether f16 factors will do for a problem: they are exact for f16 tensors only.
-pub(crate) fn precise_enough(problem: &Dense) -> bool {
-    problem.dtype == DType::F16 || problem.reduced_precision
+/// Slices that a problem's precision takes: f16 factors are exact for f16 tensors only.
+pub(crate) fn slices_of(problem: &Dense) -> u32 {
+    if problem.dtype == DType::F16 || problem.reduced_precision {
+        1
+    } else {
+        2
+    }
 }
 
+/// Whether factors of so many slices are as precise as a problem wants it.
+pub(crate) fn precise_enough(problem: &Dense, slices: u32) -> bool {
+    slices >= slices_of(problem)
+}
+
+/// Whether the planner takes split products where nobody forces the tier: not before they are measured on a GPU.
+const SPLIT_BY_DEFAULT: bool = false;
+
 /// Whether the planner takes the kernel into account.
-pub(super) fn serves(problem: &Dense) -> bool {
-    problem.queries >= FEWEST_QUERIES && precise_enough(problem)
+pub(super) fn serves(problem: &Dense, device: &DeviceClass) -> bool {
+    let split = slices_of(problem) == 2;
+    problem.queries >= FEWEST_QUERIES && (!split || SPLIT_BY_DEFAULT || device.forces(Tier::Cooperative))
 }
 
 /// Strips, blocks of rows of a strip, keys, stages, carried.
@@ -234,6 +269,31 @@ const NARROW: &[Candidate] = &[
     Candidate(2, 1, 16, 1, true),
 ];
 
+/// For split products, matrices of 16 and Dv above 64, best first; reasoned, not measured. O and both slices of q fill the
+/// registers with one block of rows at D = 128. Two stages do not fit 48 KiB there.
+const SPLIT_WIDE: &[Candidate] = &[
+    Candidate(8, 1, 16, 1, true),
+    Candidate(4, 1, 16, 1, true),
+    Candidate(2, 1, 16, 1, true),
+    Candidate(1, 1, 16, 1, true),
+];
+
+/// The same for Dv up to 64.
+const SPLIT_NARROW: &[Candidate] = &[
+    Candidate(4, 2, 16, 1, true),
+    Candidate(8, 1, 16, 1, true),
+    Candidate(4, 1, 16, 1, true),
+    Candidate(2, 1, 16, 1, true),
+    Candidate(1, 1, 16, 1, true),
+];
+
+/// The same for matrices of 8.
+const SPLIT_EDGE_8: &[Candidate] = &[
+    Candidate(4, 1, 16, 1, true),
+    Candidate(4, 1, 8, 1, true),
+    Candidate(2, 1, 8, 1, true),
+];
+
 /// For matrices of 8, best first; reasoned, not measured.
 const EDGE_8: &[Candidate] = &[
     Candidate(4, 2, 16, 2, true),
@@ -250,12 +310,20 @@ pub(super) fn candidates(problem: &Dense, device: &DeviceClass) -> Vec<Cooperati
     let (Some(edge), Some((least, most))) = (device.abilities.matrices, device.abilities.subgroups) else {
         return vec![];
     };
-    let all = match (edge, device.software) {
-        (16, _) if problem.value_dim() <= 64 => NARROW,
-        (16, _) if problem.value_dim() <= 128 => WIDE,
-        (16, _) => WIDEST,
-        (_, false) => EDGE_8,
-        (_, true) => SOFTWARE,
+    let slices = slices_of(problem);
+    // naga writes sums of matrices for Metal as sums, which that language does not promise.
+    if slices == 2 && device.scalar_matrices {
+        return vec![];
+    }
+    let all = match (edge, slices, device.software) {
+        (16, 1, _) if problem.value_dim() <= 64 => NARROW,
+        (16, 1, _) if problem.value_dim() <= 128 => WIDE,
+        (16, 1, _) => WIDEST,
+        (16, _, _) if problem.value_dim() <= 64 => SPLIT_NARROW,
+        (16, _, _) => SPLIT_WIDE,
+        (_, _, true) => SOFTWARE,
+        (_, 1, false) => EDGE_8,
+        (_, _, false) => SPLIT_EDGE_8,
     };
     let tile = |&Candidate(strips, row_blocks, keys, stages, carried): &Candidate| {
         let lanes = (most / (row_blocks * edge)).clamp(1, (keys / 4).min(least));
@@ -264,6 +332,7 @@ pub(super) fn candidates(problem: &Dense, device: &DeviceClass) -> Vec<Cooperati
             strips,
             row_blocks,
             keys,
+            slices,
             stages,
             carried,
             threads: strips * most,

@@ -176,7 +176,7 @@ impl Tile for CooperativeDecodeTile {
     }
 
     fn pieces<T>(&self, attend: &Attend<T>) -> Vec<&'static str> {
-        matrix_pieces(attend, self.edge, self.vectors, self.own_barriers)
+        matrix_pieces(attend, self.edge, 1, self.vectors, self.own_barriers)
     }
 
     fn workgroup_bytes(&self, head_dim: u32, value_dim: u32) -> u32 {
@@ -277,7 +277,7 @@ pub(super) fn candidates(problem: &Dense, device: &DeviceClass) -> Vec<Cooperati
 pub(super) fn choose(problem: &Dense, device: &DeviceClass) -> Option<CooperativeDecodeTile> {
     let forced = device.forces(Tier::Cooperative);
     let pays = !device.software && all_rows(problem) >= FEWEST_ROWS;
-    let serves = device.allows(Tier::Cooperative) && cooperative::precise_enough(problem);
+    let serves = device.allows(Tier::Cooperative) && cooperative::precise_enough(problem, 1);
     let tiles = (serves && (forced || pays)).then(|| candidates(problem, device))?;
     // No more keys at a time than there are.
     let keys = keys_visited(problem);

@@ -185,6 +185,13 @@ pub struct Dense {
     /// A score of size s moves by up to s·2⁻¹⁰, and its weight by as much, relatively; beside that the output's RMS error
     /// is that of f16 tensors, about 3e-4. Weights are rounded to
     /// f16 in those kernels in any case. Has no effect on f16 tensors, nor where a device has no such matrices.
+    ///
+    /// Without it kernels on matrices serve f32 and bf16 by split products, each factor the sum of two f16 ("Recovering single
+    /// precision accuracy from Tensor Cores while surpassing the FP32 theoretical peak performance", Ootomo & Yokota, 2022),
+    /// which is as precise as f32: about 2⁻²² of each product is left out. Every row of q and every tile of keys and of
+    /// values has a scale of its own, so q, k and v may have any size down to 1e-33, as long as scale·|q|·|k| and 2¹⁵·Nk·|v|
+    /// are numbers of f32; beside the largest of its row or tile an element is off by at most 2⁻⁴⁰ of that one. A NaN or
+    /// infinity makes NaN of all rows of o that meet its tile, in q of its own row; what `kv_len` cuts off may be anything.
     pub reduced_precision: bool,
 
     /// What turns a score into a weight.

@@ -223,8 +223,8 @@ fn check_choice(p: &Dense, choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
     }
     let device = DeviceClass::of_gpu(gpu);
     match choice {
-        KernelChoice::Cooperative(t) => check_matrices(p, t, t.edge, t.suits(&gpu.abilities()), gpu)?,
-        KernelChoice::CooperativeDecode(t) => check_matrices(p, t, t.edge, t.suits(&gpu.abilities()), gpu)?,
+        KernelChoice::Cooperative(t) => check_matrices(p, t, (t.edge, t.slices, t.suits(&gpu.abilities())), gpu)?,
+        KernelChoice::CooperativeDecode(t) => check_matrices(p, t, (t.edge, 1, t.suits(&gpu.abilities())), gpu)?,
         KernelChoice::PrefillSerial(t) => t.check(&device)?,
         KernelChoice::SubgroupPrefill(s) => s.check(&device)?,
         KernelChoice::SubgroupDecode(s) => s.check(&device)?,
@@ -245,8 +245,9 @@ fn check_choice(p: &Dense, choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
     )
 }
 
-/// Whether a device has the matrices and subgroups that a given tile is made for, and the problem allows f16 factors.
-fn check_matrices(p: &Dense, tile: &impl std::fmt::Debug, edge: u32, suits: bool, gpu: &Gpu) -> Result<()> {
+/// Whether a device has the matrices and subgroups that a given tile is made for, and its factors are precise enough.
+fn check_matrices(p: &Dense, tile: &impl std::fmt::Debug, made_for: (u32, u32, bool), gpu: &Gpu) -> Result<()> {
+    let (edge, slices, suits) = made_for;
     let abilities = gpu.abilities();
     let subgroups = abilities.subgroups.unwrap_or_default();
     let allowed = match abilities.matrices {
@@ -256,7 +257,9 @@ fn check_matrices(p: &Dense, tile: &impl std::fmt::Debug, edge: u32, suits: bool
              exactly a subgroup's",
             subgroups.1, subgroups.0
         ),
-        Some(_) if !cooperative::precise_enough(p) => "another kernel, or f16 tensors, or `reduced_precision`".into(),
+        Some(_) if !cooperative::precise_enough(p, slices) => {
+            "two slices, or f16 tensors, or `reduced_precision`".into()
+        }
         Some(_) => return Ok(()),
         None => "no such kernel: this device has no cooperative matrices that could serve".into(),
     };

@@ -228,7 +228,7 @@ pub fn choose(problem: &Dense, device: &DeviceClass) -> Result<KernelChoice> {
 pub fn alternatives(problem: &Dense, device: &DeviceClass) -> Vec<KernelChoice> {
     let mut all = vec![];
     if problem.queries > DECODE_QUERIES {
-        if device.allows(Tier::Cooperative) && cooperative::precise_enough(problem) {
+        if device.allows(Tier::Cooperative) {
             all.extend(
                 cooperative::candidates(problem, device)
                     .into_iter()
@@ -254,7 +254,7 @@ fn decode_alternatives(problem: &Dense, device: &DeviceClass) -> Vec<KernelChoic
         return vec![];
     };
     let mut all = vec![];
-    if device.allows(Tier::Cooperative) && cooperative::precise_enough(problem) {
+    if device.allows(Tier::Cooperative) && cooperative::precise_enough(problem, 1) {
         let tiles = cooperative_decode::candidates(problem, device).into_iter();
         all.extend(tiles.map(KernelChoice::CooperativeDecode));
     }
@@ -289,7 +289,7 @@ fn decode_alternatives(problem: &Dense, device: &DeviceClass) -> Vec<KernelChoic
 /// GPU they are emulated.
 fn cooperative_tile(problem: &Dense, device: &DeviceClass) -> Option<CooperativeTile> {
     let wanted = device.tier == Some(Tier::Cooperative) || !device.software;
-    if !wanted || !device.allows(Tier::Cooperative) || !cooperative::serves(problem) {
+    if !wanted || !device.allows(Tier::Cooperative) || !cooperative::serves(problem, device) {
         return None;
     }
     let tiles = cooperative::candidates(problem, device).into_iter();
