@@ -221,7 +221,15 @@ fn lists_of_keys() {
     let Some(gpu) = gpu() else { return };
     let Some((edge, _)) = matrices(&gpu) else { return };
     let shape = tile(&gpu, ([2, 1, 2, 2], 2, true), true);
-    for block_size in [1, 3, edge, 2 * edge + 1] {
+    let split = split(shape);
+    for (block_size, dtype, shape) in [
+        (1, DType::F16, shape),
+        (3, DType::F16, shape),
+        (edge, DType::F16, shape),
+        (2 * edge + 1, DType::F16, shape),
+        (3, DType::F32, split),
+        (edge, DType::BF16, split),
+    ] {
         let entries = 70u32.div_ceil(block_size);
         let selection = Selection {
             block_size,
@@ -235,7 +243,7 @@ fn lists_of_keys() {
             queries: 45,
             keys: 70,
             head_dim: 16,
-            dtype: DType::F16,
+            dtype,
             causal: true,
             lse: true,
             selection: Some(selection),
