@@ -9,7 +9,7 @@ use wgpu_attention::compare;
 use wgpu_attention::dense::cooperative_decode::CooperativeDecodeTile;
 use wgpu_attention::dense::reference;
 use wgpu_attention::dense::tile::{KernelChoice, Tuning};
-use wgpu_attention::{DType, Dense, DenseInputs, DenseOutput, Error, Gpu, Selection, Tier, Weighting};
+use wgpu_attention::{Broadcast, DType, Dense, DenseInputs, DenseOutput, Error, Gpu, Selection, Tier, Weighting};
 
 /// Strips, blocks of rows, blocks of keys of a strip, lanes of a row; rows less than the blocks have; carried.
 type Shape = ([u32; 4], u32, bool);
@@ -171,6 +171,45 @@ fn lists_of_keys() {
                 assert!(result.passed(), "blocks of {block_size}, {splits} splits: {result}");
             });
         }
+    }
+}
+
+#[test]
+fn tiles_that_a_mask_empties_are_left_out() {
+    let Some(gpu) = gpu() else { return };
+    if matrices(&gpu).is_none() {
+        return;
+    }
+    // Three strips: no power of two.
+    let shape = tile(&gpu, SHAPES[3], true, true);
+    let p = Dense {
+        heads: 6,
+        kv_heads: Some(2),
+        queries: 2,
+        keys: 9 * shape.keys() + 5,
+        head_dim: 16,
+        dtype: DType::F16,
+        mask: Some(Broadcast {
+            per_batch: false,
+            per_head: false,
+            per_query: true,
+        }),
+        lse: true,
+        ..Dense::default()
+    };
+    let mut inputs = Inputs::random(&p, &mut Random::new(8));
+    let visible = |j: usize| [1, 4, 9].contains(&(j / shape.keys() as usize)) && !j.is_multiple_of(3);
+    inputs.tensors.mask = Some(
+        (0..2 * p.keys as usize)
+            .map(|n| u8::from(visible(n % p.keys as usize)))
+            .collect(),
+    );
+    for splits in [1, 2] {
+        let tuning = Tuning {
+            live: Some(true),
+            ..forced(shape, Some(splits))
+        };
+        check("live tiles", &gpu, &p, &inputs, &tuning);
     }
 }
 

@@ -28,8 +28,9 @@
 //                  at the start q [ROWS][HEAD_PITCH]
 //   sums, f32      a strip's S [ROWS][S_PITCH]; a block of O's columns on its way to be rescaled or written
 //
-// Tile sizes. 16 rows are a GQA group of 8 or 16, or the few queries of speculative decoding; 16 keys a strip and 4 strips
-// let two workgroups share some 50 KiB at D = 128, which keeps 64 KiB under way on a processor.
+// Tile sizes. 16 rows are a GQA group of 8 or 16, or the few queries of speculative decoding. 16 keys a strip and 6 strips
+// are what 48 KiB hold at D = 128, which keeps as much under way on a processor in registers; longer strips left fewer of
+// them, and smaller workgroups, two to a processor, took a tenth longer.
 //
 // Rows past the end repeat the last one and are not written. A row that sees no key gives o = 0, lse = −inf.
 

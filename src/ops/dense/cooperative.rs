@@ -228,13 +228,13 @@ pub(crate) fn precise_enough(problem: &Dense, slices: u32) -> bool {
     slices >= slices_of(problem)
 }
 
-/// Whether the planner takes split products where nobody forces the tier: not before they are measured on a GPU.
-const SPLIT_BY_DEFAULT: bool = false;
+/// D and Dv up to which there are split products: the registers hold O and both slices of q.
+const SPLIT_DIM: u32 = 128;
 
-/// Whether the planner takes the kernel into account.
+/// Whether the planner takes the kernel into account. Split products on matrices of 8 are not measured.
 pub(super) fn serves(problem: &Dense, device: &DeviceClass) -> bool {
-    let split = slices_of(problem) == 2;
-    problem.queries >= FEWEST_QUERIES && (!split || SPLIT_BY_DEFAULT || device.forces(Tier::Cooperative))
+    let measured = slices_of(problem) == 1 || device.abilities.matrices == Some(16);
+    problem.queries >= FEWEST_QUERIES && (measured || device.forces(Tier::Cooperative))
 }
 
 /// Strips, blocks of rows of a strip, keys, stages, carried.
@@ -269,20 +269,18 @@ const NARROW: &[Candidate] = &[
     Candidate(2, 1, 16, 1, true),
 ];
 
-/// For split products, matrices of 16 and Dv above 64, best first; reasoned, not measured. O and both slices of q fill the
-/// registers with one block of rows at D = 128. Two stages do not fit 48 KiB there.
+/// For split products, matrices of 16 and Dv above 64, best first, by measurements on an NVIDIA H100: O and both slices of q
+/// fill the registers with one block of rows at D = 128. Two stages do not fit 48 KiB there.
 const SPLIT_WIDE: &[Candidate] = &[
-    Candidate(8, 1, 16, 1, true),
-    Candidate(4, 1, 16, 1, true),
+    Candidate(8, 1, 16, 1, false),
+    Candidate(4, 1, 16, 1, false),
     Candidate(2, 1, 16, 1, true),
     Candidate(1, 1, 16, 1, true),
 ];
 
 /// The same for Dv up to 64.
 const SPLIT_NARROW: &[Candidate] = &[
-    Candidate(4, 2, 16, 1, true),
-    Candidate(8, 1, 16, 1, true),
-    Candidate(4, 1, 16, 1, true),
+    Candidate(4, 1, 16, 1, false),
     Candidate(2, 1, 16, 1, true),
     Candidate(1, 1, 16, 1, true),
 ];
@@ -312,7 +310,8 @@ pub(super) fn candidates(problem: &Dense, device: &DeviceClass) -> Vec<Cooperati
     };
     let slices = slices_of(problem);
     // naga writes sums of matrices for Metal as sums, which that language does not promise.
-    if slices == 2 && device.scalar_matrices {
+    let wide = problem.head_dim.max(problem.value_dim()) > SPLIT_DIM;
+    if slices == 2 && (device.scalar_matrices || wide) {
         return vec![];
     }
     let all = match (edge, slices, device.software) {

@@ -207,8 +207,13 @@ fn rows(problem: &Dense, most: u32) -> u32 {
 /// Strips, keys of a strip, carried.
 struct Candidate(u32, u32, bool);
 
-/// For matrices of 16 and D and Dv up to 128, best first.
-const NARROW: &[Candidate] = &[Candidate(4, 16, true), Candidate(2, 16, true), Candidate(1, 16, true)];
+/// For matrices of 16 and D and Dv up to 128, best first, by measurements on an NVIDIA H100 (`benches/tune_dense.rs`).
+const NARROW: &[Candidate] = &[
+    Candidate(6, 16, true),
+    Candidate(4, 16, true),
+    Candidate(2, 16, true),
+    Candidate(1, 16, true),
+];
 
 /// The same for larger D or Dv, whose queries and output rows leave no registers for what is on its way.
 const WIDE: &[Candidate] = &[
@@ -285,8 +290,8 @@ pub(super) fn choose(problem: &Dense, device: &DeviceClass) -> Option<Cooperativ
     enough.or(tiles.last()).copied()
 }
 
-/// Workgroups that fill a device: two on each of an H200's 132 processors.
-const RESIDENT: u32 = 264;
+/// Workgroups that fill a device: one on each of an H100's 132 processors, which measured faster than two.
+const RESIDENT: u32 = 132;
 
 /// Shares of the keys: enough workgroups to fill the device once, each with at least two tiles.
 pub(super) fn splits(problem: &Dense, tile: &CooperativeDecodeTile) -> u32 {

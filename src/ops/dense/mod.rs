@@ -186,7 +186,7 @@ pub struct Dense {
     /// is that of f16 tensors, about 3e-4. Weights are rounded to
     /// f16 in those kernels in any case. Has no effect on f16 tensors, nor where a device has no such matrices.
     ///
-    /// Without it kernels on matrices serve f32 and bf16 by split products, each factor the sum of two f16 ("Recovering single
+    /// Without it prefill on matrices serves f32 and bf16, with D and Dv up to 128, by split products, each factor the sum of two f16 ("Recovering single
     /// precision accuracy from Tensor Cores while surpassing the FP32 theoretical peak performance", Ootomo & Yokota, 2022),
     /// which is as precise as f32: about 2⁻²² of each product is left out. Every row of q and every tile of keys and of
     /// values has a scale of its own, so q, k and v may have any size down to 1e-33, as long as scale·|q|·|k| and 2¹⁵·Nk·|v|
