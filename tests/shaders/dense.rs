@@ -228,16 +228,27 @@ fn split(p: Dense) -> Dense {
     }
 }
 
+/// The same for few queries of grouped heads.
+fn few(p: Dense) -> Dense {
+    Dense {
+        queries: 3,
+        kv_heads: Some(2),
+        ..p
+    }
+}
+
 /// Every tile on cooperative matrices, and every option on one of them.
 fn add_cooperative(variants: &mut BTreeMap<String, Variant>) {
     for class in matrix_classes() {
         for head_dim in [3, 40, 64, 80, 128, 256] {
             add(variants, &on_matrices(head_dim, None), &class);
             add(variants, &split(on_matrices(head_dim, None)), &class);
+            add(variants, &few(on_matrices(head_dim, None)), &class);
         }
         for (_, option) in OPTIONS {
             add(variants, &on_matrices(40, Some(*option)), &class);
             add(variants, &split(on_matrices(40, Some(*option))), &class);
+            add(variants, &few(on_matrices(40, Some(*option))), &class);
         }
     }
 }
@@ -253,6 +264,11 @@ fn matrices_serve_every_head_size_in_32_kib() {
                 };
                 let KernelChoice::Cooperative(t) = tile::choose(&p, &class).unwrap() else {
                     panic!("not on matrices: {head_dim}, {value_dim}, {class:?}")
+                };
+                let bytes = t.workgroup_bytes(head_dim, value_dim);
+                assert!(bytes <= class.workgroup_memory && t.threads <= 1024, "{bytes}: {t:?}");
+                let KernelChoice::CooperativeDecode(t) = tile::choose(&few(p), &class).unwrap() else {
+                    panic!("decode is not on matrices: {head_dim}, {value_dim}, {class:?}")
                 };
                 let bytes = t.workgroup_bytes(head_dim, value_dim);
                 assert!(bytes <= class.workgroup_memory && t.threads <= 1024, "{bytes}: {t:?}");

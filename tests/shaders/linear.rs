@@ -322,7 +322,7 @@ fn the_state_in_registers_covers_every_row_that_is_staged() {
 }
 
 /// Where the tier is forced, f16 problems take matrices, others where they may be rounded; what matrices cannot do, and
-/// what is too short for them, has no kernel there. Left to itself the planner does without.
+/// what is too short for them, has no kernel there. Left to itself the planner takes them where they were measured to pay.
 #[test]
 fn matrices_serve_what_they_can() {
     let device = with_matrices()[0];
@@ -357,8 +357,27 @@ fn matrices_serve_what_they_can() {
         change(&mut p);
         assert_eq!(on_matrices(&p, &device), expected, "{p:?}");
     }
-    for tier in [None, Some(Tier::Portable), Some(Tier::Subgroup)] {
+    for tier in [Tier::Portable, Tier::Subgroup].map(Some) {
         assert!(!on_matrices(&p, &DeviceClass { tier, ..device }), "{tier:?}");
+    }
+    for (edge, software, head_dim, expected) in [
+        (16, false, 64, true),
+        (16, false, 128, true),
+        (16, false, 129, false),
+        (8, false, 64, false),
+        (16, true, 64, false),
+    ] {
+        let free = DeviceClass {
+            tier: None,
+            software,
+            abilities: Abilities {
+                matrices: Some(edge),
+                ..device.abilities
+            },
+            ..device
+        };
+        let p = Linear { head_dim, ..p.clone() };
+        assert_eq!(on_matrices(&p, &free), expected, "{edge}, {software}, {head_dim}");
     }
 }
 
