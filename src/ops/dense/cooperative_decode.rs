@@ -223,6 +223,14 @@ const NARROW: &[Candidate] = &[
     Candidate(1, 16, true),
 ];
 
+/// The same for D and Dv up to 64, where twice the keys fit.
+const SHORT: &[Candidate] = &[
+    Candidate(4, 32, true),
+    Candidate(4, 16, true),
+    Candidate(2, 16, true),
+    Candidate(1, 16, true),
+];
+
 /// The same for larger D or Dv, whose queries and output rows leave no registers for what is on its way.
 const WIDE: &[Candidate] = &[
     Candidate(4, 16, false),
@@ -246,9 +254,11 @@ pub(super) fn candidates(problem: &Dense, device: &DeviceClass) -> Vec<Cooperati
     let (Some(edge), Some((least, most))) = (device.abilities.matrices, device.abilities.subgroups) else {
         return vec![];
     };
-    let wide = problem.head_dim.max(problem.value_dim()) > 128;
+    let largest = problem.head_dim.max(problem.value_dim());
+    let wide = largest > 128;
     let all = match (edge, device.software) {
         (16, _) if wide => WIDE,
+        (16, _) if largest <= 64 => SHORT,
         (16, _) => NARROW,
         (_, false) => EDGE_8,
         (_, true) => SOFTWARE,
