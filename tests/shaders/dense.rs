@@ -239,7 +239,7 @@ fn few(p: Dense) -> Dense {
 
 /// Every tile on cooperative matrices, and every option on one of them.
 fn add_cooperative(variants: &mut BTreeMap<String, Variant>) {
-    for class in matrix_classes() {
+    for (n, class) in matrix_classes().into_iter().enumerate() {
         for head_dim in [3, 40, 64, 80, 128, 256] {
             add(variants, &on_matrices(head_dim, None), &class);
             add(variants, &split(on_matrices(head_dim, None)), &class);
@@ -247,8 +247,11 @@ fn add_cooperative(variants: &mut BTreeMap<String, Variant>) {
         }
         for (_, option) in OPTIONS {
             add(variants, &on_matrices(40, Some(*option)), &class);
-            add(variants, &split(on_matrices(40, Some(*option))), &class);
-            add(variants, &few(on_matrices(40, Some(*option))), &class);
+            // The options' code does not depend on the class of the device.
+            if n == 0 {
+                add(variants, &split(on_matrices(40, Some(*option))), &class);
+                add(variants, &few(on_matrices(40, Some(*option))), &class);
+            }
         }
     }
 }
