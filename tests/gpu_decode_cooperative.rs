@@ -56,7 +56,7 @@ fn random_problems() {
     if matrices(&there).is_none() {
         return;
     }
-    property::share(0, 12, |gpu, name, r| {
+    property::share(0, 6, |gpu, name, r| {
         let drawn = draw::options(r);
         let dim = |r: &mut Random| r.pick(&[4, 8, 16, 20, 24, 33, 48]);
         let head_dim = dim(r);

@@ -144,7 +144,7 @@ fn random_problems() {
     if matrices(&there).is_none() {
         return;
     }
-    property::share(0, 12, |gpu, name, r| {
+    property::share(0, 6, |gpu, name, r| {
         let options = options(r);
         let shape = tile(gpu, r.pick(&SHAPES), r.one_in(2) || !scalars_work(gpu));
         let shape = match options.dtype {

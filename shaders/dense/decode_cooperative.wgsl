@@ -29,8 +29,8 @@
 //   sums, f32      a strip's S [ROWS][S_PITCH]; a block of O's columns on its way to be rescaled or written
 //
 // Tile sizes. 16 rows are a GQA group of 8 or 16, or the few queries of speculative decoding. 16 keys a strip and 6 strips
-// are what 48 KiB hold at D = 128, 32 keys and 4 strips at D = 64, which keeps as much under way on a processor in registers; longer strips left fewer of
-// them, and smaller workgroups, two to a processor, took a tenth longer.
+// are what 48 KiB hold at D = 128, which keeps most under way on a processor in registers; 4 strips, two workgroups to a
+// processor, took a tenth longer. At D = 64 4 strips of 32 keys measured fastest.
 //
 // Rows past the end repeat the last one and are not written. A row that sees no key gives o = 0, lse = −inf.
 
