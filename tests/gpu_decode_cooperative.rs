@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::matrices::{check, matrices, scalars_work, tolerance};
+use common::matrices::{check, drawn, matrices, scalars_work, tolerance};
 use common::{Inputs, Random, draw, gpu, property};
 use wgpu_attention::compare;
 use wgpu_attention::dense::cooperative_decode::CooperativeDecodeTile;
@@ -57,30 +57,19 @@ fn random_problems() {
         return;
     }
     property::share(0, 6, |gpu, name, r| {
-        let drawn = draw::options(r);
+        let p = draw::options(r);
         let dim = |r: &mut Random| r.pick(&[4, 8, 16, 20, 24, 33, 48]);
         let head_dim = dim(r);
-        let value_dim = drawn.value_dim.map(|_| dim(r));
+        let value_dim = p.value_dim.map(|_| dim(r));
         let options = Dense {
             head_dim,
             value_dim,
-            reduced_precision: drawn.dtype != DType::F16,
-            ..drawn
+            reduced_precision: p.dtype != DType::F16,
+            ..p
         };
         let shape = tile(gpu, r.pick(&SHAPES), r.one_in(2), r.one_in(2) || !scalars_work(gpu));
-        let one = |size| {
-            let tuning = forced(shape, r.pick(&[None, Some(1), Some(2), Some(5)]));
-            let p = draw::sizes(&options, (shape.rows, shape.keys()), r);
-            let inputs = draw::inputs(&p, r);
-            let expected = draw::with_twins(&p, &inputs, |hooks| common::truth(&p, &inputs, hooks));
-            let output = common::run(gpu, &p, &inputs, &tuning).map_err(|e| format!("{name}-{size}: {e}\n{p:?}"))?;
-            let result = compare::dense(&output, &expected, &tolerance(&p));
-            if result.passed() {
-                return Ok(());
-            }
-            Err(format!("{name}-{size}: {result}\n  {tuning:?}\n  {p:?}"))
-        };
-        (0..4).map(one).collect()
+        let tuning = forced(shape, r.pick(&[None, Some(1), Some(2), Some(5)]));
+        drawn(gpu, name, &options, (shape.rows, shape.keys()), &tuning, r)
     });
 }
 

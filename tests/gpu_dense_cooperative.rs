@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::matrices::{check, matrices, of_rounded, scalars_work, tolerance};
+use common::matrices::{check, drawn, matrices, of_rounded, scalars_work, tolerance};
 use common::{Inputs, Random, draw, golden, gpu, property};
 use wgpu_attention::case::{Case, Op};
 use wgpu_attention::compare::{self, Tolerance};
@@ -153,18 +153,7 @@ fn random_problems() {
             _ => split(shape),
         };
         let tuning = common::forced(KernelChoice::Cooperative(shape));
-        let one = |size| {
-            let p = draw::sizes(&options, (shape.rows(), shape.keys), r);
-            let inputs = draw::inputs(&p, r);
-            let expected = draw::with_twins(&p, &inputs, |hooks| common::truth(&p, &inputs, hooks));
-            let output = common::run(gpu, &p, &inputs, &tuning).map_err(|e| format!("{name}-{size}: {e}\n{p:?}"))?;
-            let result = compare::dense(&output, &expected, &tolerance(&p));
-            if result.passed() {
-                return Ok(());
-            }
-            Err(format!("{name}-{size}: {result}\n  {shape:?}\n  {p:?}"))
-        };
-        (0..4).map(one).collect()
+        drawn(gpu, name, &options, (shape.rows(), shape.keys), &tuning, r)
     });
 }
 

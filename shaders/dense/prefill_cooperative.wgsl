@@ -26,17 +26,15 @@
 // Key tiles. With STAGES = 2 there is room for two: while one is worked on the next is stored, and strips meet once a tile.
 // Loads are on their way meanwhile: with CARRIED those of the tile after the next, from before one output product to
 // before the next one; else those of the next tile, from the score product to behind the output product. With
-// STAGES = 1 the next tile is stored when all have left this one, behind the output product. Loads are held as words, because halves in registers
-// were taken apart and put together again (NVIDIA's compiler, driver 580.159.04), which made every tile wait for them.
+// STAGES = 1 the next tile is stored when all have left this one, behind the output product. Loads are held as words, because
+// halves in registers were taken apart and put together again (NVIDIA's compiler, driver 580.159.04), which made every tile
+// wait for them.
 //
 // Weights. Matrices have no elements one could get at, so scores go through workgroup memory, where ROW_LANES neighbouring
 // invocations take a row: its maximum takes log2(ROW_LANES) shuffles, and its sums wait until the end.
 //   m_i, l_i   the reference that weights of row i are relative to, and the sum of 2^(t_ij − m_i) over the keys so far
-// m is not the maximum, because changing it means taking O out of the matrices and back. It is set HEADROOM below the
-// first maximum a row meets, so that the largest weight is 2^HEADROOM, and stays until a score exceeds it by more than
-// LIMIT; f16 holds 2^LIMIT, and of weights it holds all that matter: those down to 2^(−14 − HEADROOM) of the largest
-// with full precision. Then O's rows are scaled through workgroup memory, for all rows of a strip at once.
-// Sigmoid has neither, and its weights, which may all be as small as 1/Nk, are stored times 2^LIMIT.
+// m seldom changes (`dense/row_weights.wgsl`); then O's rows are scaled through workgroup memory, for all rows of a strip at
+// once.
 // A negative scale turns the signs of q, so that the largest product is the largest score.
 //
 // Workgroup memory, rows and pitches (in words of four elements):
@@ -63,6 +61,7 @@
 #import dense/query_tile
 #import dense/visibility
 #import dense/score
+#import dense/row_weights
 #import dense/staged_keys
 
 const HEAD_BLOCKS = (HEAD_DIM + EDGE - 1u) / EDGE;
@@ -108,10 +107,6 @@ const_assert KEYS % EDGE == 0u;
 const_assert HEAD_BLOCKS % Q_PARTS == 0u;
 const_assert KEYS / 4u % ROW_LANES == 0u;
 const_assert SLICES <= 2u && (SLICES == 1u || STAGES == 1u || CARRIED);
-
-const HEADROOM = 7.0;
-const LIMIT = 15.0;
-const LARGEST = 32768.0;
 
 // What each row of O is to be multiplied by; at the start, with two slices, each row of q.
 var<workgroup> row_factors: array<f32, ROWS>;
@@ -316,49 +311,13 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
                     }
                     unit = 1.0;
                 }
-                var scores: array<vec4<f32>, ROW_VECS>;
-                #unroll
-                for (var c = 0u; c < ROW_VECS; c++) {
-                    scores[c] = get_sums(s_from + c);
+                let taken = row_weights(s_from, p_from, unit, SCORE_HOOKS || !whole, m[n], l[n]);
+                m[n] = taken.m;
+                l[n] = taken.l;
+                grew = grew || taken.grew;
+                if (NORMALIZED && row_lane == 0u) {
+                    row_factors[row] = taken.shrink;
                 }
-                var reference = 0.0;
-                if (NORMALIZED) {
-                    var top4 = scores[0];
-                    #unroll
-                    for (var c = 1u; c < ROW_VECS; c++) {
-                        top4 = max(top4, scores[c]);
-                    }
-                    let top = lanes_max(max(max(top4.x, top4.y), max(top4.z, top4.w))) * unit;
-                    var shrink = 1.0;
-                    if (top - m[n] > LIMIT) {
-                        grew = grew || m[n] > MASKED_BELOW;
-                        shrink = exp2(m[n] - (top - HEADROOM));
-                        m[n] = top - HEADROOM;
-                        l[n] *= shrink;
-                    }
-                    if (row_lane == 0u) {
-                        row_factors[row] = shrink;
-                    }
-                    // Far above what is masked, so that its weight is 0 also while a row has seen nothing else.
-                    reference = max(m[n], MASKED_BELOW);
-                }
-                var sum4 = vec4<f32>();
-                #unroll
-                for (var c = 0u; c < ROW_VECS; c++) {
-                    var w = vec4<f32>();
-                    if (NORMALIZED) {
-                        w = exp2(fma(scores[c], vec4<f32>(unit), vec4<f32>(-reference)));
-                    } else {
-                        let t4 = scores[c] * unit;
-                        w = vec4<f32>(weight(t4.x, 0.0), weight(t4.y, 0.0), weight(t4.z, 0.0), weight(t4.w, 0.0));
-                        if (SCORE_HOOKS || !whole) {
-                            w = select(w, vec4<f32>(), t4 < vec4<f32>(MASKED_BELOW));
-                        }
-                    }
-                    sum4 += w;
-                    put_weights(p_from + c, w);
-                }
-                l[n] += (sum4.x + sum4.y) + (sum4.z + sum4.w);
             }
         }
         strip_tell(grew, t);
@@ -491,31 +450,5 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
                 store_o4(o_from + (i - params.first_query) * params.o_seq + column, values, VALUE_DIM - column);
             }
         }
-    }
-}
-
-// Over the lanes of a row.
-fn lanes_max(x: f32) -> f32 {
-    var top = x;
-    for (var n = 1u; n < ROW_LANES; n *= 2u) {
-        top = max(top, subgroupShuffleXor(top, n));
-    }
-    return top;
-}
-
-fn lanes_sum(x: f32) -> f32 {
-    var sum = x;
-    for (var n = 1u; n < ROW_LANES; n *= 2u) {
-        sum += subgroupShuffleXor(sum, n);
-    }
-    return sum;
-}
-
-// Weights as factors.
-fn put_weights(at: u32, w: vec4<f32>) {
-    if (NORMALIZED) {
-        put_slices(at, w, P_SLICE);
-    } else {
-        put_slices(at, w * LARGEST, P_SLICE);
     }
 }

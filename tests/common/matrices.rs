@@ -5,7 +5,7 @@ use wgpu_attention::dense::reference;
 use wgpu_attention::dense::tile::Tuning;
 use wgpu_attention::{DType, Dense, DenseInputs, DenseOutput, Error, Gpu, Tier};
 
-use super::Inputs;
+use super::{Inputs, Random, draw};
 
 /// The device with what its matrices and subgroups are; `None` where it has no matrices, and is seen to refuse the tier.
 pub fn matrices(gpu: &Gpu) -> Option<(u32, (u32, u32))> {
@@ -63,4 +63,27 @@ pub fn of_rounded(p: &Dense, inputs: &DenseInputs<'_>) -> DenseOutput<f64> {
         ..*inputs
     };
     reference::dense(p, &rounded, &Default::default()).unwrap()
+}
+
+/// Four problems of these options, of sizes around a tile's rows and keys, against the reference: how each went.
+pub fn drawn(
+    gpu: &Gpu,
+    name: &str,
+    options: &Dense,
+    edges: (u32, u32),
+    tuning: &Tuning,
+    r: &mut Random,
+) -> Vec<Result<(), String>> {
+    let one = |size| {
+        let p = draw::sizes(options, edges, r);
+        let inputs = draw::inputs(&p, r);
+        let expected = draw::with_twins(&p, &inputs, |hooks| super::truth(&p, &inputs, hooks));
+        let output = super::run(gpu, &p, &inputs, tuning).map_err(|e| format!("{name}-{size}: {e}\n{p:?}"))?;
+        let result = compare::dense(&output, &expected, &tolerance(&p));
+        if result.passed() {
+            return Ok(());
+        }
+        Err(format!("{name}-{size}: {result}\n  {tuning:?}\n  {p:?}"))
+    };
+    (0..4).map(one).collect()
 }
