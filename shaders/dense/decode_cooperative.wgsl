@@ -160,10 +160,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
     let row_lane = stager % ROW_LANES;
     var m: array<f32, ROWS_EACH>;
     var l: array<f32, ROWS_EACH>;
+    var rows: array<Row, ROWS_EACH>;
     #unroll
     for (var n = 0u; n < ROWS_EACH; n++) {
         m[n] = MASKED;
         l[n] = 0.0;
+        rows[n] = row_of(b, params.first_query + min(row0 + (stager + n * LANES) / ROW_LANES, last_row) / params.group);
     }
     strip_start(thread);
 
@@ -240,13 +242,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
                     let own_row = min(row0 + row, last_row);
                     let h = kv_head * params.group + own_row % params.group;
                     let i = params.first_query + own_row / params.group;
-                    let sight = row_of(b, i);
                     for (var c = 0u; c < ROW_VECS; c++) {
                         let p = p0 + own_places + (row_lane * ROW_VECS + c) * 4u;
                         var t4 = get_sums(s_from + c) * unit;
                         #unroll
                         for (var x = 0u; x < 4u; x++) {
-                            t4[x] = masked_score(t4[x], whole, b, h, i, key_at(list, p + x), sight);
+                            t4[x] = masked_score(t4[x], whole, b, h, i, key_at(list, p + x), rows[e]);
                         }
                         put_sums(s_from + c, t4);
                     }

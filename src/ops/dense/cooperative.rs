@@ -2,7 +2,7 @@
 
 use crate::ops::dense::Dense;
 use crate::ops::dense::tile::{DeviceClass, looped};
-use crate::ops::dense::variant::{Attend, Tile};
+use crate::ops::dense::variant::{Attend, Tile, staged_pieces};
 use crate::shader::Constant;
 use crate::tensor::DType;
 use crate::tier::{Abilities, Tier};
@@ -182,17 +182,10 @@ pub(super) fn matrix_pieces<T>(
     vectors: bool,
     own_barriers: bool,
 ) -> Vec<&'static str> {
+    let [matrix, staged] = staged_pieces(edge, vectors);
     vec![
-        if edge == 8 {
-            "shared/matrix_8"
-        } else {
-            "shared/matrix_16"
-        },
-        if vectors {
-            "shared/staged_x4"
-        } else {
-            "shared/staged_x1"
-        },
+        matrix,
+        staged,
         if own_barriers {
             "shared/strip_subgroup"
         } else {

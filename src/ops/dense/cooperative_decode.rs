@@ -109,9 +109,8 @@ impl CooperativeDecodeTile {
             + looped(rows.div_ceil(self.threads), 3 * looped(self.strips, 0))
             + value_blocks * (looped((rows * self.edge / 4).div_ceil(self.threads), looped(self.strips, 0)) + 4)
             + self.row_blocks * (looped(problem.head_dim.div_ceil(self.edge), 0) + looped(value_blocks, 0));
-        // Documents are searched for by halving, by each row of a masked tile.
-        let searches = if problem.documents.is_some() { 40 } else { 0 };
-        keys.div_ceil(self.keys().into()) * (tile + u64::from(row_turns * searches)) + u64::from(outside) + 80
+        // Documents are searched for by halving.
+        keys.div_ceil(self.keys().into()) * tile + u64::from(outside + 40 * (row_turns + 2))
     }
 
     /// Those over the matrices of a tile, where they are not written out.

@@ -589,6 +589,20 @@ pub fn row_pieces(vector: bool) -> [&'static str; 3] {
     }
 }
 
+/// The pieces of matrices of this edge, and of workgroup memory in words of four elements or single ones.
+pub(crate) fn staged_pieces(edge: u32, vectors: bool) -> [&'static str; 2] {
+    [
+        match edge {
+            8 => "shared/matrix_8",
+            _ => "shared/matrix_16",
+        },
+        match vectors {
+            true => "shared/staged_x4",
+            false => "shared/staged_x1",
+        },
+    ]
+}
+
 /// Pieces that write a tensor of this type four elements at a time or singly.
 pub fn output_pieces(dtype: DType, vector: bool) -> Vec<&'static str> {
     let mut pieces = match dtype {

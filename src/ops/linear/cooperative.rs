@@ -1,6 +1,7 @@
 //! Linear attention on cooperative matrices: its tile, when it serves, and which tile a device gets.
 
 use crate::ops::dense::tile::{DeviceClass, looped};
+use crate::ops::dense::variant::staged_pieces;
 use crate::ops::linear::variant::Chunk;
 use crate::ops::linear::{Decay, FeatureMap, Linear};
 use crate::shader::{Binding, Constant, Spec};
@@ -213,16 +214,7 @@ impl Spec for Chunk<CooperativeTile> {
     }
 
     fn pieces(&self) -> Vec<&'static str> {
-        let mut pieces = vec![
-            match self.tile.edge {
-                8 => "shared/matrix_8",
-                _ => "shared/matrix_16",
-            },
-            match self.tile.vectors {
-                true => "shared/staged_x4",
-                false => "shared/staged_x1",
-            },
-        ];
+        let mut pieces = staged_pieces(self.tile.edge, self.tile.vectors).to_vec();
         pieces.extend(self.options_pieces(self.inputs.pieces(true)));
         pieces
     }
