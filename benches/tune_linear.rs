@@ -11,6 +11,7 @@
 //! Beside each time: percent of the device's own f32 FMA and copy ceilings that the operations and bytes no form can do
 //! without come to.
 
+use wgpu_attention::dense::cooperative::CooperativeTile as SegmentTile;
 use wgpu_attention::dense::tile::DeviceClass;
 use wgpu_attention::linear::cooperative::CooperativeTile;
 use wgpu_attention::linear::tile::{Form, LinearTuning};
@@ -173,31 +174,102 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, tokens: u32, head_dim: u32, heads: u3
             tile.staged
         );
         run(format!("cooperative serial {name}"), Some(Form::Cooperative(tile)));
-        for segment in [256, 512, 1024, 2048] {
-            if segment < tokens {
-                let form = Form::CooperativeSplit {
-                    state: STATE,
-                    output: tile,
-                    segment,
-                };
-                run(format!("cooperative split {segment} {name}"), Some(form));
+    }
+    let device = DeviceClass::of_gpu(gpu);
+    // Every tile beside the other kernel's first.
+    let mut states = state_tiles(&device);
+    states.retain(|t| t.columns() <= head_dim.next_multiple_of(64));
+    let outputs = output_tiles(&device);
+    let first = |n: usize| n.min(1);
+    for (states, outputs) in [
+        (&states[..], &outputs[..first(outputs.len())]),
+        (&states[..first(states.len())], &outputs[..]),
+    ] {
+        for state in states {
+            for output in outputs {
+                for segment in [64, 128, 256, 512, 1024] {
+                    if segment < tokens && segment.is_multiple_of(output.rows()) {
+                        let name = format!(
+                            "cooperative split {segment} state {}x{} strips {}x{} staged {} output {}x{}x{}",
+                            state.rows(),
+                            state.columns(),
+                            state.strips,
+                            state.shares,
+                            state.staged,
+                            output.rows(),
+                            output.keys,
+                            output.stages,
+                        );
+                        let form = Form::CooperativeSplit {
+                            state: *state,
+                            output: *output,
+                            segment,
+                        };
+                        run(name, Some(form));
+                    }
+                }
             }
         }
     }
     bench.show();
 }
 
-/// Tile of the states of segments whose outputs are on matrices.
-const STATE: ChunkTile = ChunkTile {
-    row_groups: 16,
-    row_regs: 4,
-    lanes: 16,
-    key_regs: 4,
-    value_vecs: 1,
-    chunk: 4,
-    tokens: 8,
-    unroll: 4,
-};
+/// Tiles of the states of segments: those that have been fast first.
+fn state_tiles(device: &DeviceClass) -> Vec<CooperativeTile> {
+    let wanted = [
+        (2, 4, 1, 2, 2),
+        (4, 2, 1, 4, 2),
+        (4, 2, 1, 4, 4),
+        (2, 4, 2, 2, 2),
+        (2, 2, 1, 2, 2),
+        (2, 2, 1, 4, 2),
+        (2, 4, 1, 1, 2),
+    ];
+    let all = matrix_tiles(device);
+    let find = |w: &(u32, u32, u32, u32, u32)| {
+        all.iter()
+            .find(|t| (t.strips, t.shares, t.row_blocks, t.value_blocks, t.staged) == *w)
+            .copied()
+    };
+    wanted.iter().filter_map(find).collect()
+}
+
+/// Tiles of the outputs of segments: strips, blocks of rows, keys, stages.
+fn output_tiles(device: &DeviceClass) -> Vec<SegmentTile> {
+    let (Some(edge), Some((least, most))) = (device.abilities.matrices, device.abilities.subgroups) else {
+        return vec![];
+    };
+    let tile = |(strips, row_blocks, keys, stages): (u32, u32, u32, u32)| SegmentTile {
+        edge,
+        strips,
+        row_blocks,
+        keys,
+        slices: 1,
+        stages,
+        carried: true,
+        threads: strips * most,
+        row_lanes: (most / (row_blocks * edge)).clamp(1, (keys / 4).min(least)),
+        own_barriers: device.abilities.subgroup_barriers && least == most && edge == 16,
+        vectors: !device.scalar_matrices,
+        written_out: !device.software,
+        alternate: false,
+    };
+    [
+        (4, 2, 16, 1),
+        (8, 2, 16, 2),
+        (4, 2, 16, 2),
+        (4, 2, 32, 1),
+        (2, 2, 16, 2),
+        (8, 1, 16, 2),
+        (4, 1, 16, 2),
+        (4, 1, 16, 1),
+        (2, 2, 16, 1),
+        (6, 2, 16, 1),
+        (8, 2, 16, 1),
+    ]
+    .map(tile)
+    .to_vec()
+}
 
 /// Tiles on cooperative matrices, none where the device has no such: strips, shares, blocks of tokens of a strip and of
 /// columns of a share, matrices staged.

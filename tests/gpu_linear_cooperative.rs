@@ -4,9 +4,10 @@
 
 mod common;
 
+use common::Random;
 use common::linear::{self, Strength, check, check_on, feature_maps, forced};
-use common::{Random, tiles};
 use wgpu_attention::compare::{self, Tolerance};
+use wgpu_attention::dense::cooperative::CooperativeTile as SegmentTile;
 use wgpu_attention::linear::cooperative::CooperativeTile;
 use wgpu_attention::linear::tile::{Form, LinearTuning};
 use wgpu_attention::{DType, Decay, FeatureMap, Gpu, Linear, LinearInputs, LinearOutput, Tier};
@@ -46,14 +47,47 @@ const STRIPS: [u32; 4] = [2, 1, 1, 2];
 const SHARES: [u32; 4] = [1, 3, 2, 1];
 const BOTH: [u32; 4] = [2, 2, 1, 1];
 
+/// A tile of outputs of segments: strips, blocks of rows, blocks of keys and stages, a strip's own barriers where the device can.
+fn output_tile(gpu: &Gpu, [strips, row_blocks, key_blocks, stages]: [u32; 4], own: bool) -> SegmentTile {
+    let abilities = gpu.abilities();
+    let (edge, (least, most)) = (abilities.matrices.unwrap(), abilities.subgroups.unwrap());
+    let row_lanes = match own {
+        true => (most / (row_blocks * edge)).max(1),
+        false => least.min(2),
+    };
+    let tile = SegmentTile {
+        edge,
+        strips,
+        row_blocks,
+        keys: key_blocks * edge,
+        slices: 1,
+        stages,
+        carried: true,
+        threads: strips * most,
+        row_lanes,
+        own_barriers: false,
+        vectors: true,
+        written_out: gpu.info().device_type != wgpu::DeviceType::Cpu,
+        alternate: false,
+    };
+    let own_barriers = own && abilities.subgroup_barriers && least == most && row_lanes * row_blocks * edge == most;
+    SegmentTile { own_barriers, ..tile }
+}
+
 /// The forms on matrices that can serve a problem.
-fn forms(p: &Linear, tile: CooperativeTile) -> Vec<Form> {
+fn forms(gpu: &Gpu, p: &Linear, tile: CooperativeTile) -> Vec<Form> {
     let apart = p.normalize.is_some() && p.in_place && p.value_dim() > tile.columns();
     let serial = p.causal && !apart;
+    // As many strips, and another shape of all else for another number of them.
+    let shape = match tile.strips {
+        1 => [1, 2, 1, 2],
+        _ => [2, 1, 2, 1],
+    };
+    let output = output_tile(gpu, shape, tile.strips == 1);
     let split = Form::CooperativeSplit {
-        state: tiles::SMALL,
-        output: tile,
-        segment: 2 * tile.rows(),
+        state: tile,
+        output,
+        segment: 2 * output.rows(),
     };
     serial
         .then_some(Form::Cooperative(tile))
@@ -89,7 +123,7 @@ fn lengths_around_a_chunk() {
         let c = tile.rows();
         for tokens in [1, c - 1, c, c + 1, 2 * c - 1, 2 * c, 2 * c + 1, 4 * c, 5 * c + 3] {
             let p = Linear { tokens, ..plain(decay) };
-            for form in forms(&p, tile) {
+            for form in forms(&gpu, &p, tile) {
                 check(&format!("{decay:?}, {tokens} tokens"), &gpu, &p, &forced(form));
             }
         }
@@ -105,7 +139,7 @@ fn heads_that_share_keys_and_values() {
             kv_heads,
             ..plain(Decay::Head)
         };
-        for form in forms(&p, tile(BOTH, edge, subgroups)) {
+        for form in forms(&gpu, &p, tile(BOTH, edge, subgroups)) {
             check(&format!("{heads} heads, {kv_heads:?}"), &gpu, &p, &forced(form));
         }
     }
@@ -154,7 +188,7 @@ fn feature_maps_and_normalizers_in_every_storage_type() {
                 ..plain([Decay::None, Decay::Head][n % 2])
             };
             let shape = [STRIPS, BOTH][n % 2];
-            for form in forms(&p, tile(shape, edge, subgroups)) {
+            for form in forms(&gpu, &p, tile(shape, edge, subgroups)) {
                 check(&format!("{feature_map:?} {normalize:?}"), &gpu, &p, &forced(form));
             }
         }
@@ -197,7 +231,7 @@ fn states_read_written_and_in_place() {
             normalize: in_place.then_some(1e-3),
             ..plain(Decay::Head)
         };
-        for form in forms(&p, tile(STRIPS, edge, subgroups)) {
+        for form in forms(&gpu, &p, tile(STRIPS, edge, subgroups)) {
             let name = format!("{initial_state} {final_state} {in_place}");
             check(&name, &gpu, &p, &forced(form));
         }
@@ -216,7 +250,7 @@ fn every_token_sees_all_of_them() {
             feature_map: FeatureMap::Elu1,
             ..plain(Decay::None)
         };
-        for form in forms(&p, tile(BOTH, edge, subgroups)) {
+        for form in forms(&gpu, &p, tile(BOTH, edge, subgroups)) {
             check(&format!("{documents:?}"), &gpu, &p, &forced(form));
         }
     }
@@ -239,7 +273,7 @@ fn documents_each_with_a_state_of_its_own() {
         [9, 9, 40, 40, 41],
     ] {
         inputs.cu_seqlens = Some(boundaries.to_vec());
-        for form in forms(&p, tile(STRIPS, edge, subgroups)) {
+        for form in forms(&gpu, &p, tile(STRIPS, edge, subgroups)) {
             check_on(&format!("{boundaries:?}"), &gpu, &p, &inputs.inputs(), &forced(form));
         }
     }
@@ -269,7 +303,7 @@ fn what_f16_has_no_room_for() {
             scale(&mut inputs.k, of_tokens, DType::F16);
             scale(&mut inputs.v, of_values, DType::F16);
             scale(inputs.initial_state.as_mut().unwrap(), of_state, DType::F32);
-            for form in forms(&p, tile(STRIPS, edge, subgroups)) {
+            for form in forms(&gpu, &p, tile(STRIPS, edge, subgroups)) {
                 let name = format!("{of_tokens} {of_values} {of_state}, {decay:?}");
                 check_on(&name, &gpu, &p, &inputs.inputs(), &forced(form));
             }
@@ -379,7 +413,7 @@ fn drawn_problems() {
         };
         let strength = r.pick(&[Strength::Weak, Strength::Medium, Strength::Strong, Strength::Mixed]);
         let inputs = linear::random(&p, strength, &mut r);
-        let forms = forms(&p, tile);
+        let forms = forms(&gpu, &p, tile);
         let form = forms[r.below(forms.len() as u32) as usize];
         check_on(&format!("seed {seed}"), &gpu, &p, &inputs.inputs(), &forced(form));
     }

@@ -42,7 +42,7 @@
 #import dense/score
 #import dense/share
 #import dense/row_weights
-#import dense/staged_keys
+#import shared/staged_keys
 
 const HEAD_BLOCKS = (HEAD_DIM + EDGE - 1u) / EDGE;
 const VALUE_BLOCKS = (VALUE_DIM + EDGE - 1u) / EDGE;

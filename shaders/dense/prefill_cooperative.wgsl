@@ -62,7 +62,7 @@
 #import dense/visibility
 #import dense/score
 #import dense/row_weights
-#import dense/staged_keys
+#import shared/staged_keys
 
 const HEAD_BLOCKS = (HEAD_DIM + EDGE - 1u) / EDGE;
 const VALUE_BLOCKS = (VALUE_DIM + EDGE - 1u) / EDGE;

@@ -29,6 +29,7 @@
 #import shared/output
 #import linear/span
 #import linear/update
+#import linear/outside
 
 const ROWS = ROW_GROUPS * ROW_REGS;
 const KEYS = LANES * KEY_REGS;
@@ -116,16 +117,6 @@ fn store_state_part(state: ptr<function, array<vec4<f32>, STATE_VECS>>, part: u3
     }
 }
 
-// Rows that belong to no sequence.
-fn clear(from_token: u32, to_token: u32, base: u32, first_vec: u32, thread: u32) {
-    for (var w = from_token * VALUE_PITCH + thread; w < to_token * VALUE_PITCH; w += THREADS) {
-        let vec = first_vec + w % VALUE_PITCH;
-        if (vec < VALUE_VECS_ALL) {
-            store_o4(base + (w / VALUE_PITCH) * params.o_seq + vec * 4u, vec4<f32>(), VALUE_DIM - vec * 4u);
-        }
-    }
-}
-
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let lane = thread % LANES;
@@ -141,14 +132,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let v_from = params.v_base + batch * params.v_batch + kv * params.v_head;
     let o_from = params.o_base + batch * params.o_batch + workgroup.y * params.o_head;
 
-    if (DOCUMENTS && !STATE_ONLY) {
-        if (span.sequence == 0u && span.slot == span.first) {
-            clear(0u, span.start, o_from, first_vec, thread);
-        }
-        let end = max(document_start(params.documents), span.end);
-        if (span.sequence + 1u == params.documents && (!SPLIT || span.end == end)) {
-            clear(end, params.tokens, o_from, first_vec, thread);
-        }
+    if (!STATE_ONLY) {
+        clear_outside(span, o_from, first_vec, VALUE_PITCH, thread);
     }
 
     begin_decay(batch, workgroup.y);

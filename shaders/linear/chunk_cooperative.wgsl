@@ -1,5 +1,5 @@
-// Linear attention over a sequence, or a segment of one, on cooperative matrices: the algorithm of `linear/chunk.wgsl`, where
-// all tokens and channels of a head decay alike. Products run on matrices of EDGE × EDGE, factors f16, sums f32.
+// Causal linear attention in one pass over a sequence on cooperative matrices: the algorithm of `linear/chunk.wgsl`, where all
+// tokens and channels of a head decay alike. Products run on matrices of EDGE × EDGE, factors f16, sums f32.
 //
 //   O = 2^(b−a) (e^{G_i} φ(q_i))ᵀ (2^a S) + Σ_{j≤i} (2^b w_ij) v_j,   w_ij = e^{G_i − G_j} φ(q_i)·φ(k_j)
 //   S ← e^{G_m} S + Σ_j (e^{G_m − G_j} φ(k_j)) v_jᵀ
@@ -37,6 +37,21 @@
 #import linear/cooperative_tokens
 #import linear/cooperative_state
 #import linear/cooperative_weights
+#import linear/outside
+
+// Matrices of the output that a subgroup has.
+const OUTPUTS = ROW_BLOCKS * VALUE_BLOCKS;
+
+const W_PITCH = ROWS / 4u + 2u;
+const S_PITCH = ROWS / 4u + 1u;
+const STATE_AT = ROWS * HEAD_PITCH;
+const K_AT = STATE_AT;
+const V_AT = K_AT + ROWS * HEAD_PITCH;
+const W_AT = V_AT + ROWS * VALUE_PITCH;
+const FACTORS = max(STATE_AT + HEAD_ROWS * VALUE_PITCH, W_AT + ROWS * W_PITCH);
+const SUMS = max(SUBGROUPS * max(STATES_STAGED, OUTPUTS_STAGED) * MATRIX, ROWS * S_PITCH);
+
+const_assert OUTPUTS % OUTPUTS_STAGED == 0u;
 
 // Bits of the largest magnitudes, which are in the order of the numbers.
 const OF_QUERIES = 0u;
@@ -46,17 +61,8 @@ const OF_STATE = 3u;
 var<workgroup> largest: array<atomic<u32>, 4>;
 // The invocation in its subgroup.
 var<private> subgroup_lane: u32;
-// z, and what a row's sums are multiplied by, for outputs that are normalised.
-var<workgroup> normalizer: array<vec4<f32>, select(1u, HEAD_QUADS, NORMALIZE)>;
+// What a row's sums are multiplied by, for outputs that are normalised.
 var<workgroup> row_factors: array<f32, select(1u, ROWS, NORMALIZE)>;
-
-// The power of two that takes a bound to between 2^14 and 2^15.
-fn power_for(bound: f32) -> f32 {
-    if (bound > 0.0 && bound < 3e38) {
-        return ldexp(1.0, i32(clamp(14.0 - floor(log2(bound)), -60.0, 60.0)));
-    }
-    return 1.0;
-}
 
 fn note_largest(kind: u32, four: vec4<f32>) {
     let top = subgroupMax(max(max(four.x, four.y), max(four.z, four.w)));
@@ -69,14 +75,91 @@ fn largest_of(kind: u32) -> f32 {
     return bitcast<f32>(atomicLoad(&largest[kind]));
 }
 
-// Rows that belong to no sequence.
-fn clear(from_token: u32, to_token: u32, base: u32, first_vec: u32, thread: u32) {
-    for (var w = from_token * VALUE_WORDS + thread; w < to_token * VALUE_WORDS; w += THREADS) {
-        let vec = first_vec + w % VALUE_WORDS;
-        if (vec < VALUE_VECS_ALL) {
-            store_o4(base + (w / VALUE_WORDS) * params.o_seq + vec * 4u, vec4<f32>(), VALUE_DIM - vec * 4u);
+// The initial state.
+fn load_state(state: ptr<function, array<MatrixC, STATES>>, base: u32, first_vec: u32, subgroup: u32, thread: u32) {
+    var top = vec4<f32>();
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var round = 0u; round < STATES / STATES_STAGED; round++) {
+        for (var w = thread; w < SUBGROUPS * STATES_STAGED * MATRIX_WORDS; w += THREADS) {
+            let place = place_of(w, round, STATES_STAGED, STATE_BLOCKS);
+            let vec = first_vec + place.word;
+            var four = vec4<f32>();
+            if (place.row < HEAD_DIM && vec < VALUE_VECS_ALL) {
+                four = state_in4(base + place.row * VALUE_DIM + vec * 4u, VALUE_DIM - vec * 4u);
+            }
+            put_sums(place.at, four);
+            top = max(top, abs(four));
+        }
+        workgroupBarrier();
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var x = 0u; x < STATES_STAGED; x++) {
+            (*state)[round * STATES_STAGED + x] = coopLoadT<MatrixC>(&sums[((subgroup * STATES_STAGED + x) * MATRIX) * WORD], MATRIX_PITCH * WORD);
+        }
+        workgroupBarrier();
+    }
+    note_largest(OF_STATE, top);
+}
+
+// 2^a S to `factors`.
+fn state_to_factors(state: ptr<function, array<MatrixC, STATES>>, power: f32, subgroup: u32, thread: u32) {
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var round = 0u; round < STATES / STATES_STAGED; round++) {
+        stage_state(state, round, subgroup);
+        workgroupBarrier();
+        for (var w = thread; w < SUBGROUPS * STATES_STAGED * MATRIX_WORDS; w += THREADS) {
+            let place = place_of(w, round, STATES_STAGED, STATE_BLOCKS);
+            put_factors(STATE_AT + place.row * VALUE_PITCH + place.word, vec4<f16>(get_sums(place.at) * power));
+        }
+        workgroupBarrier();
+    }
+}
+
+// Rows past the chunk's `count` repeat its last one: they are not written.
+fn load_queries(base: u32, head: u32, t0: u32, count: u32, thread: u32) -> array<vec4<f16>, TOKEN_LOADS> {
+    var loaded: array<vec4<f16>, TOKEN_LOADS>;
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var u = 0u; u < TOKEN_LOADS; u++) {
+        let w = thread + u * THREADS;
+        if (HEAD_WORDS == HEAD_QUADS || w % HEAD_WORDS < HEAD_QUADS) {
+            loaded[u] = vec4<f16>(unscaled_feature_q(base, head, t0 + min(w / HEAD_WORDS, count - 1u), w % HEAD_WORDS));
         }
     }
+    return loaded;
+}
+
+// As they are, or decayed from the chunk's start.
+fn store_queries(loaded: array<vec4<f16>, TOKEN_LOADS>, decayed: bool, thread: u32) {
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var u = 0u; u < TOKEN_LOADS; u++) {
+        let w = thread + u * THREADS;
+        if (TOKENS_EVEN || w < ROWS * HEAD_WORDS) {
+            let row = w / HEAD_WORDS;
+            var four = loaded[u];
+            if (decayed) {
+                four = vec4<f16>(vec4<f32>(four) * decay_from_start(row));
+            }
+            put_factors(row * HEAD_PITCH + w % HEAD_WORDS, four);
+        }
+    }
+}
+
+// Magnitudes of the chunk, for the bounds.
+fn note_chunk(queries: array<vec4<f16>, TOKEN_LOADS>, keys: array<vec4<f16>, TOKEN_LOADS>, values: array<vec4<f16>, VALUE_LOADS>) {
+    var top_q = vec4<f16>();
+    var top_k = vec4<f16>();
+    var top_v = vec4<f16>();
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var u = 0u; u < TOKEN_LOADS; u++) {
+        top_q = max(top_q, abs(queries[u]));
+        top_k = max(top_k, abs(keys[u]));
+    }
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var u = 0u; u < VALUE_LOADS; u++) {
+        top_v = max(top_v, abs(values[u]));
+    }
+    note_largest(OF_QUERIES, vec4<f32>(top_q));
+    note_largest(OF_KEYS, vec4<f32>(top_k));
+    note_largest(OF_VALUES, vec4<f32>(top_v));
 }
 
 // O += A·B, A of `blocks` blocks beside one another from `a_matrices` on, B of as many below one another from `b_matrices` on.
@@ -93,27 +176,6 @@ fn add_product(o: ptr<function, array<MatrixC, OUTPUTS>>, a_matrices: u32, a_pit
             #unroll if MATRICES_WRITTEN_OUT
             for (var r = 0u; r < ROW_BLOCKS; r++) {
                 (*o)[r * VALUE_BLOCKS + n] = coopMultiplyAdd(a[r], b, (*o)[r * VALUE_BLOCKS + n]);
-            }
-        }
-    }
-}
-
-// S += φ(k)ᵀ V, of the decayed keys in `factors`.
-fn add_tokens(state: ptr<function, array<MatrixC, STATES>>, strip: u32, share: u32) {
-    let k_matrices = K_AT + strip * STATE_BLOCKS * EDGE_WORDS;
-    let v_matrices = V_AT + share * VALUE_BLOCKS * EDGE_WORDS;
-    for (var j = 0u; j < KEY_BLOCKS; j++) {
-        var values: array<MatrixB, VALUE_BLOCKS>;
-        #unroll if MATRICES_WRITTEN_OUT
-        for (var n = 0u; n < VALUE_BLOCKS; n++) {
-            values[n] = coopLoadT<MatrixB>(&factors[(v_matrices + (j * EDGE * VALUE_PITCH + n * EDGE_WORDS)) * WORD], VALUE_PITCH * WORD);
-        }
-        #unroll if MATRICES_WRITTEN_OUT
-        for (var m = 0u; m < STATE_BLOCKS; m++) {
-            let keys = coopLoad<MatrixA>(&factors[(k_matrices + (j * EDGE * HEAD_PITCH + m * EDGE_WORDS)) * WORD], HEAD_PITCH * WORD);
-            #unroll if MATRICES_WRITTEN_OUT
-            for (var n = 0u; n < VALUE_BLOCKS; n++) {
-                (*state)[m * VALUE_BLOCKS + n] = coopMultiplyAdd(keys, values[n], (*state)[m * VALUE_BLOCKS + n]);
             }
         }
     }
@@ -161,34 +223,19 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
     let v_from = params.v_base + batch * params.v_batch + kv * params.v_head;
     let o_from = params.o_base + batch * params.o_batch + workgroup.y * params.o_head;
 
-    if (DOCUMENTS) {
-        if (span.sequence == 0u && span.slot == span.first) {
-            clear(0u, span.start, o_from, first_vec, thread);
-        }
-        let end = max(document_start(params.documents), span.end);
-        if (span.sequence + 1u == params.documents && (!SPLIT || span.end == end)) {
-            clear(end, params.tokens, o_from, first_vec, thread);
-        }
-    }
+    clear_outside(span, o_from, first_vec, VALUE_WORDS, thread);
 
     begin_decay(batch, workgroup.y);
     if (thread < 4u) {
         atomicStore(&largest[thread], 0u);
     }
     workgroupBarrier();
-    // Non-causal, every segment meets the whole sequence's state, which lies where its first segment's would.
-    let slot = select(span.first, span.slot, CAUSAL);
-    let in_from = params.in_base + select(span.sequence, 0u, SPLIT && DOCUMENTS) * params.in_sequence
-        + workgroup.y * params.in_head + select(0u, slot * params.in_segment, SPLIT);
-    let known = !DOCUMENTS || span.sequence < params.documents;
+    let in_from = params.in_base + span.sequence * params.in_sequence + workgroup.y * params.in_head;
     var state: array<MatrixC, STATES>;
-    load_state(&state, in_from, known, first_vec, subgroup, thread);
-    load_normalizer(in_from, known, thread);
+    load_state(&state, in_from, first_vec, subgroup, thread);
+    load_normalizer(in_from, true, thread);
     workgroupBarrier();
     var state_bound = largest_of(OF_STATE);
-    if (!CAUSAL) {
-        state_to_factors(&state, power_for(state_bound), subgroup, thread);
-    }
 
     var queries: array<vec4<f16>, TOKEN_LOADS>;
     var keys: array<vec4<f16>, TOKEN_LOADS>;
@@ -196,10 +243,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
     if (span.start < span.end) {
         let count = min(ROWS, span.end - span.start);
         queries = load_queries(q_from, head, span.start, count, thread);
-        if (CAUSAL) {
-            keys = load_keys(k_from, kv, span.start, count, thread);
-            values = load_values(v_from, span.start, count, first_vec, thread);
-        }
+        keys = load_keys(k_from, kv, span.start, count, thread);
+        values = load_values(v_from, span.start, count, first_vec, thread);
     }
     for (var t0 = span.start; t0 < span.end; t0 += ROWS) {
         let count = min(ROWS, span.end - t0);
@@ -209,61 +254,52 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         // What the state contributes.
         let state_power = power_for(state_bound);
         store_queries(queries, DECAYS, thread);
-        if (CAUSAL) {
-            note_chunk(queries, keys, values);
-            state_to_factors(&state, state_power, subgroup, thread);
-        } else {
-            queries = load_queries(q_from, head, next, next_count, thread);
-            workgroupBarrier();
-            weigh(1.0, thread);
-        }
+        note_chunk(queries, keys, values);
+        state_to_factors(&state, state_power, subgroup, thread);
         var o: array<MatrixC, OUTPUTS>;
         #unroll if MATRICES_WRITTEN_OUT
         for (var e = 0u; e < OUTPUTS; e++) {
             o[e] = MatrixC();
         }
         add_product(&o, strip * STRIP_ROWS * HEAD_PITCH, HEAD_PITCH, STATE_AT + value_matrices, HEAD_BLOCKS);
-        var power = state_power;
-        if (CAUSAL) {
-            workgroupBarrier();
-            if (DECAYS) {
-                store_queries(queries, false, thread);
-            }
-            store_keys(keys, false, count, thread);
-            workgroupBarrier();
-
-            // What the chunk contributes.
-            let top_key = largest_of(OF_KEYS);
-            power = power_for(f32(HEAD_DIM) * largest_of(OF_QUERIES) * top_key);
-            let change = 1.0 + expm1(chunk_decay(count, 0u)).x;
-            state_bound = fma(state_bound, change, f32(count) * top_key * largest_of(OF_VALUES));
-            score(strip, share);
-            workgroupBarrier();
-            if (thread < OF_STATE) {
-                atomicStore(&largest[thread], 0u);
-            }
-            weigh(power, thread);
-            store_keys(keys, true, count, thread);
-            store_values(values, thread);
-            queries = load_queries(q_from, head, next, next_count, thread);
-            keys = load_keys(k_from, kv, next, next_count, thread);
-            values = load_values(v_from, next, next_count, first_vec, thread);
-            workgroupBarrier();
-            #unroll if MATRICES_WRITTEN_OUT
-            for (var e = 0u; e < OUTPUTS; e++) {
-                o[e] = o[e] * (power / state_power);
-            }
-            add_product(&o, W_AT + strip * STRIP_ROWS * W_PITCH, W_PITCH, V_AT + value_matrices, KEY_BLOCKS);
-
-            if (DECAYS) {
-                #unroll if MATRICES_WRITTEN_OUT
-                for (var e = 0u; e < STATES; e++) {
-                    state[e] = state[e] * change;
-                }
-            }
-            add_tokens(&state, strip, share);
-            update_normalizer(count, thread);
+        workgroupBarrier();
+        if (DECAYS) {
+            store_queries(queries, false, thread);
         }
+        store_keys(keys, false, count, thread);
+        workgroupBarrier();
+
+        // What the chunk contributes.
+        let top_key = largest_of(OF_KEYS);
+        let power = power_for(f32(HEAD_DIM) * largest_of(OF_QUERIES) * top_key);
+        let change = 1.0 + expm1(chunk_decay(count, 0u)).x;
+        state_bound = fma(state_bound, change, f32(count) * top_key * largest_of(OF_VALUES));
+        score(strip, share);
+        workgroupBarrier();
+        if (thread < OF_STATE) {
+            atomicStore(&largest[thread], 0u);
+        }
+        weigh(power, thread);
+        store_keys(keys, true, count, thread);
+        store_values(values, thread);
+        queries = load_queries(q_from, head, next, next_count, thread);
+        keys = load_keys(k_from, kv, next, next_count, thread);
+        values = load_values(v_from, next, next_count, first_vec, thread);
+        workgroupBarrier();
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var e = 0u; e < OUTPUTS; e++) {
+            o[e] = o[e] * (power / state_power);
+        }
+        add_product(&o, W_AT + strip * STRIP_ROWS * W_PITCH, W_PITCH, V_AT + value_matrices, KEY_BLOCKS);
+
+        if (DECAYS) {
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var e = 0u; e < STATES; e++) {
+                state[e] = state[e] * change;
+            }
+        }
+        add_tokens(&state, strip, share);
+        update_normalizer(count, thread);
         store_output(&o, 1.0 / power, o_from + t0 * params.o_seq, count, first_vec, subgroup, thread);
     }
 

@@ -1,6 +1,7 @@
-// The state, which cooperative matrices keep, on its way between them, storage and `factors`; and the normaliser z. Workgroup
-// memory is that of `linear/chunk_cooperative.wgsl`.
+// A state in cooperative matrices: tokens added to it, its way to storage, and the normaliser z. Keys are in `factors` from K_AT
+// on, values from V_AT on.
 #import linear/cooperative_tile
+#import linear/normalizer
 
 // A word of the matrices that pass through `sums`, `staged` of each subgroup in a round: its place there, and its row and
 // word of all of S or O, of which a strip has `blocks` blocks of rows.
@@ -21,31 +22,6 @@ fn place_of(w: u32, round: u32, staged: u32, blocks: u32) -> Place {
         ((owner / SHARES) * blocks + e / VALUE_BLOCKS) * EDGE + row,
         ((owner % SHARES) * VALUE_BLOCKS + e % VALUE_BLOCKS) * EDGE_WORDS + word,
     );
-}
-
-// The initial state, 0 where the workgroup has no sequence.
-fn load_state(state: ptr<function, array<MatrixC, STATES>>, base: u32, known: bool, first_vec: u32, subgroup: u32, thread: u32) {
-    var top = vec4<f32>();
-    #unroll if MATRICES_WRITTEN_OUT
-    for (var round = 0u; round < STATES / STATES_STAGED; round++) {
-        for (var w = thread; w < SUBGROUPS * STATES_STAGED * MATRIX_WORDS; w += THREADS) {
-            let place = place_of(w, round, STATES_STAGED, STATE_BLOCKS);
-            let vec = first_vec + place.word;
-            var four = vec4<f32>();
-            if (known && place.row < HEAD_DIM && vec < VALUE_VECS_ALL) {
-                four = state_in4(base + place.row * VALUE_DIM + vec * 4u, VALUE_DIM - vec * 4u);
-            }
-            put_sums(place.at, four);
-            top = max(top, abs(four));
-        }
-        workgroupBarrier();
-        #unroll if MATRICES_WRITTEN_OUT
-        for (var x = 0u; x < STATES_STAGED; x++) {
-            (*state)[round * STATES_STAGED + x] = coopLoadT<MatrixC>(&sums[((subgroup * STATES_STAGED + x) * MATRIX) * WORD], MATRIX_PITCH * WORD);
-        }
-        workgroupBarrier();
-    }
-    note_largest(OF_STATE, top);
 }
 
 // A round of the state's matrices to `sums`.
@@ -72,42 +48,6 @@ fn store_state(state: ptr<function, array<MatrixC, STATES>>, base: u32, first_ve
     }
 }
 
-// 2^a S to `factors`.
-fn state_to_factors(state: ptr<function, array<MatrixC, STATES>>, power: f32, subgroup: u32, thread: u32) {
-    #unroll if MATRICES_WRITTEN_OUT
-    for (var round = 0u; round < STATES / STATES_STAGED; round++) {
-        stage_state(state, round, subgroup);
-        workgroupBarrier();
-        for (var w = thread; w < SUBGROUPS * STATES_STAGED * MATRIX_WORDS; w += THREADS) {
-            let place = place_of(w, round, STATES_STAGED, STATE_BLOCKS);
-            put_factors(STATE_AT + place.row * VALUE_PITCH + place.word, vec4<f16>(get_sums(place.at) * power));
-        }
-        workgroupBarrier();
-    }
-}
-
-fn load_normalizer(base: u32, known: bool, thread: u32) {
-    if (NORMALIZE) {
-        for (var vec = thread; vec < HEAD_QUADS; vec += THREADS) {
-            var z = vec4<f32>();
-            for (var x = 0u; x < 4u; x++) {
-                if (known && vec * 4u + x < HEAD_DIM) {
-                    z[x] = state_in1(base + HEAD_DIM * VALUE_DIM + vec * 4u + x);
-                }
-            }
-            normalizer[vec] = z;
-        }
-    }
-}
-
-fn store_normalizer(base: u32, thread: u32) {
-    if (NORMALIZE) {
-        for (var d = thread; d < HEAD_DIM; d += THREADS) {
-            store_state1(base + HEAD_DIM * VALUE_DIM + d, normalizer[d / 4u][d % 4u]);
-        }
-    }
-}
-
 // z ← e^{G_m} z + Σ_j e^{G_m − G_j} φ(k_j), of the decayed keys in `factors`.
 fn update_normalizer(count: u32, thread: u32) {
     if (NORMALIZE) {
@@ -118,6 +58,27 @@ fn update_normalizer(count: u32, thread: u32) {
                 z += vec4<f32>(get_factors(K_AT + t * HEAD_PITCH + vec));
             }
             normalizer[vec] = z;
+        }
+    }
+}
+
+// S += φ(k)ᵀ V, of the decayed keys in `factors`.
+fn add_tokens(state: ptr<function, array<MatrixC, STATES>>, strip: u32, share: u32) {
+    let k_matrices = K_AT + strip * STATE_BLOCKS * EDGE_WORDS;
+    let v_matrices = V_AT + share * VALUE_BLOCKS * EDGE_WORDS;
+    for (var j = 0u; j < KEY_BLOCKS; j++) {
+        var values: array<MatrixB, VALUE_BLOCKS>;
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var n = 0u; n < VALUE_BLOCKS; n++) {
+            values[n] = coopLoadT<MatrixB>(&factors[(v_matrices + (j * EDGE * VALUE_PITCH + n * EDGE_WORDS)) * WORD], VALUE_PITCH * WORD);
+        }
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var m = 0u; m < STATE_BLOCKS; m++) {
+            let keys = coopLoad<MatrixA>(&factors[(k_matrices + (j * EDGE * HEAD_PITCH + m * EDGE_WORDS)) * WORD], HEAD_PITCH * WORD);
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var n = 0u; n < VALUE_BLOCKS; n++) {
+                (*state)[m * VALUE_BLOCKS + n] = coopMultiplyAdd(keys, values[n], (*state)[m * VALUE_BLOCKS + n]);
+            }
         }
     }
 }

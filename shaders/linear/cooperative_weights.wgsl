@@ -1,12 +1,17 @@
 // Scores and weights inside a chunk. Workgroup memory is that of `linear/chunk_cooperative.wgsl`.
 #import linear/cooperative_tile
+#import linear/causal_weights
 
 // Rows whose weights an invocation works out, and four at a time of each.
 const ROWS_EACH = (ROWS * ROW_LANES + THREADS - 1u) / THREADS;
 const ALL_ROWS = ROWS * ROW_LANES % THREADS == 0u;
 const ROW_VECS = ROWS / 4u / ROW_LANES;
 
+// Blocks of keys of a share.
+const SHARE_KEYS = KEY_BLOCKS / KEY_SHARES;
+
 const_assert ROWS / 4u % ROW_LANES == 0u;
+const_assert KEY_BLOCKS % KEY_SHARES == 0u && KEY_SHARES <= SHARES;
 
 // Weights of the scores in `sums`, times 2^b, and what rows are to be multiplied by.
 fn weigh(power: f32, thread: u32) {
@@ -16,19 +21,11 @@ fn weigh(power: f32, thread: u32) {
         let i = (thread + n * THREADS) / ROW_LANES;
         var sum = 0.0;
         if (ALL_ROWS || i < ROWS) {
-            if (CAUSAL) {
-                for (var c = 0u; c < ROW_VECS; c++) {
-                    let vec = lane * ROW_VECS + c;
-                    let s = get_sums(i * S_PITCH + vec);
-                    let j = vec * 4u;
-                    var w = vec4<f32>();
-                    if (j <= i) { w.x = s.x * decay_between(i, j); }
-                    if (j + 1u <= i) { w.y = s.y * decay_between(i, j + 1u); }
-                    if (j + 2u <= i) { w.z = s.z * decay_between(i, j + 2u); }
-                    if (j + 3u <= i) { w.w = s.w * decay_between(i, j + 3u); }
-                    sum += (w.x + w.y) + (w.z + w.w);
-                    put_factors(W_AT + i * W_PITCH + vec, vec4<f16>(w * power));
-                }
+            for (var c = 0u; c < ROW_VECS; c++) {
+                let vec = lane * ROW_VECS + c;
+                let w = causal_weights(get_sums(i * S_PITCH + vec), i, vec * 4u);
+                sum += (w.x + w.y) + (w.z + w.w);
+                put_factors(W_AT + i * W_PITCH + vec, vec4<f16>(w * power));
             }
             if (NORMALIZE) {
                 var of_state = 0.0;
@@ -52,15 +49,6 @@ fn row_factor(i: u32) -> f32 {
         return row_factors[i];
     }
     return params.scale;
-}
-
-// Over the lanes of a row.
-fn lanes_sum(x: f32) -> f32 {
-    var sum = x;
-    for (var n = 1u; n < ROW_LANES; n *= 2u) {
-        sum += subgroupShuffleXor(sum, n);
-    }
-    return sum;
 }
 
 // φ(q)·φ(k) to `sums`.

@@ -19,6 +19,11 @@ fn decay_between(i: u32, j: u32) -> f32 {
     return exp2(g * LOG2_E * f32(i - j));
 }
 
+// The same for four numbers of tokens between two.
+fn decay_over(steps: vec4<f32>) -> vec4<f32> {
+    return exp2(g * LOG2_E * steps);
+}
+
 // From before the chunk to token i.
 fn decay_from_start(i: u32) -> f32 {
     return exp2(g * LOG2_E * f32(i + 1u));

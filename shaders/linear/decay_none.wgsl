@@ -8,6 +8,10 @@ fn decay_between(i: u32, j: u32) -> f32 {
     return 1.0;
 }
 
+fn decay_over(steps: vec4<f32>) -> vec4<f32> {
+    return vec4<f32>(1.0);
+}
+
 fn decay_from_start(i: u32) -> f32 {
     return 1.0;
 }

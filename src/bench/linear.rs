@@ -42,7 +42,7 @@ pub fn checked_plan(gpu: &Gpu, p: &Linear, choice: Choice) -> Result<LinearPlan,
         (Choice::Form(form), _) => form,
         (Choice::Serial | Choice::Other, Form::Split { tile, .. }) => Form::Serial(tile),
         (Choice::Split | Choice::Other, Form::Serial(tile)) => split(tile),
-        (Choice::Serial | Choice::Other, Form::CooperativeSplit { output, .. }) => Form::Cooperative(output),
+        (Choice::Serial | Choice::Other, Form::CooperativeSplit { state, .. }) => Form::Cooperative(state),
         (_, form) => form,
     };
     let small_form = match form {
@@ -53,7 +53,7 @@ pub fn checked_plan(gpu: &Gpu, p: &Linear, choice: Choice) -> Result<LinearPlan,
         Form::CooperativeSplit { state, output, .. } => Form::CooperativeSplit {
             state,
             output,
-            segment: state.rows().max(output.rows()),
+            segment: output.rows(),
         },
         form => form,
     };

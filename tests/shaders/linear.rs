@@ -51,6 +51,9 @@ const FEATURE: &str = "fn feature(x: f32, at: Channel) -> f32 { return x * x + f
 /// One token; many of few heads, which are cut into segments; many of many heads, which are not.
 const SIZES: [(u32, u32); 3] = [(1, 1), (1000, 1), (1000, 2048)];
 
+/// On matrices: tokens for one pass; for segments.
+const SIZES_ON_MATRICES: [(u32, u32); 2] = [(60, 4), (1000, 4)];
+
 fn problem((tokens, heads): (u32, u32)) -> Linear {
     Linear {
         heads,
@@ -186,24 +189,35 @@ fn add_cooperative(variants: &mut BTreeMap<String, Variant>) {
                 dtype: DTYPES[n % 3],
                 reduced_precision: true,
                 normalize: (n % 3 == 0).then_some(1e-6),
-                ..problem(SIZES[1 + n % 2])
+                ..problem(SIZES[1])
             };
-            add_on(&p, &class);
+            for (tokens, heads) in SIZES_ON_MATRICES {
+                add_on(
+                    &Linear {
+                        tokens,
+                        heads,
+                        ..p.clone()
+                    },
+                    &class,
+                );
+            }
         }
     }
     for edge in [8, 16] {
         let of_edge = |c: &DeviceClass| c.abilities.matrices == Some(edge);
         let class = with_matrices().into_iter().find(of_edge).unwrap();
         for (_, option) in OPTIONS {
-            let mut p = Linear {
-                head_dim: 40,
-                dtype: DType::F16,
-                reduced_precision: true,
-                ..problem(SIZES[2])
-            };
-            option(&mut p);
-            if matches!(p.decay, Decay::None | Decay::Head) && !p.state_only {
-                add_on(&p, &class);
+            for size in SIZES_ON_MATRICES {
+                let mut p = Linear {
+                    head_dim: 40,
+                    dtype: DType::F16,
+                    reduced_precision: true,
+                    ..problem(size)
+                };
+                option(&mut p);
+                if matches!(p.decay, Decay::None | Decay::Head) && !p.state_only {
+                    add_on(&p, &class);
+                }
             }
         }
     }
@@ -259,7 +273,7 @@ fn needs(p: &Linear, form: Form) -> (u32, u32) {
         Form::Step(tile) => tile.threads(),
         Form::Serial(tile) | Form::Split { tile, .. } => tile.threads(),
         Form::Cooperative(tile) => tile.threads,
-        Form::CooperativeSplit { state, output, .. } => state.threads().max(output.threads),
+        Form::CooperativeSplit { state, output, .. } => state.threads.max(output.threads),
     };
     (bytes.unwrap(), threads)
 }
@@ -336,11 +350,17 @@ fn matrices_serve_what_they_can() {
             Form::Cooperative(_) | Form::CooperativeSplit { .. }
         )
     };
-    let forms = [SIZES[1], SIZES[2]].map(|size| tile::choose(&half(size), &device).unwrap());
+    let forms = SIZES_ON_MATRICES.map(|size| tile::choose(&half(size), &device).unwrap());
     assert!(
-        matches!(forms, [Form::CooperativeSplit { .. }, Form::Cooperative(_)]),
+        matches!(forms, [Form::Cooperative(_), Form::CooperativeSplit { .. }]),
         "{forms:?}"
     );
+    let whole = Linear {
+        causal: false,
+        ..half(SIZES_ON_MATRICES[0])
+    };
+    let form = tile::choose(&whole, &device).unwrap();
+    assert!(matches!(form, Form::CooperativeSplit { .. }), "{form:?}");
     let p = half(SIZES[2]);
     let changes: [(Change, bool); 8] = [
         (|p| p.decay = Decay::Head, true),

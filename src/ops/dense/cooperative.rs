@@ -72,13 +72,13 @@ impl CooperativeTile {
     }
 
     /// Iterations of the loops over matrices of a key tile, those of a rescale included, where they are not written out.
-    pub(crate) fn product_iterations(&self, problem: &Dense) -> u32 {
+    pub(crate) fn product_iterations(&self, head_dim: u32, value_dim: u32) -> u32 {
         let rows = looped(self.row_blocks, 0);
         // A loop over rows for each pair of slices whose product counts.
         let products = self.slices * (self.slices + 1) / 2;
         let key_blocks = self.keys / self.edge;
-        let head_blocks = problem.head_dim.div_ceil(self.edge);
-        let value_blocks = problem.value_dim().div_ceil(self.edge);
+        let head_blocks = head_dim.div_ceil(self.edge);
+        let value_blocks = value_dim.div_ceil(self.edge);
         let start = looped(self.row_blocks * self.slices, 0);
         let scores = looped(key_blocks, start + rows + looped(head_blocks, products * rows));
         let output = looped(key_blocks, self.slices * rows + looped(value_blocks, rows));
@@ -87,7 +87,7 @@ impl CooperativeTile {
     }
 
     /// Parts of q's columns that are staged one after the other: as few as fit where keys and values will be.
-    fn q_parts(&self, head_dim: u32, value_dim: u32) -> u32 {
+    pub(crate) fn q_parts(&self, head_dim: u32, value_dim: u32) -> u32 {
         let blocks = head_dim.div_ceil(self.edge);
         let fits = |parts: &u32| {
             blocks.is_multiple_of(*parts) && self.q_part(head_dim, *parts) <= self.tile_factors(head_dim, value_dim)
@@ -107,31 +107,8 @@ impl CooperativeTile {
         self.slices * (self.stages * self.keys * (pitch(head_dim) + pitch(value_dim)) + self.rows() * weights)
     }
 
-    /// Workgroup memory in bytes.
-    pub fn workgroup_bytes(&self, head_dim: u32, value_dim: u32) -> u32 {
-        let q = self.q_part(head_dim, self.q_parts(head_dim, value_dim));
-        let factors = 2 * self.tile_factors(head_dim, value_dim).max(q);
-        let sums = 4 * self.rows() * (self.keys + 4);
-        let row_factors = 4 * self.rows();
-        let rounds = if self.own_barriers { 0 } else { 16 };
-        let told = if self.slices == 1 { 0 } else { 24 };
-        [factors, sums, row_factors, rounds, told]
-            .iter()
-            .map(|n| n.next_multiple_of(16))
-            .sum()
-    }
-}
-
-impl Tile for CooperativeTile {
-    const KERNEL: &'static str = "dense/prefill_cooperative";
-    const TIER: Tier = Tier::Cooperative;
-    const CHECKS_LISTS: bool = true;
-
-    fn tiles_of_an_entry(&self, keys: u32) -> u32 {
-        keys / self.keys
-    }
-
-    fn label(&self) -> String {
+    /// As labels have it.
+    pub(crate) fn shape(&self) -> String {
         format!(
             "matrices of {} tile {}x{}x{} strips {} threads {}/{}{}{}{}{}",
             self.edge,
@@ -146,6 +123,36 @@ impl Tile for CooperativeTile {
             if self.own_barriers { " own" } else { "" },
             if self.vectors { "" } else { " scalars" }
         )
+    }
+
+    /// Workgroup memory in bytes for factors, sums and barriers.
+    pub(crate) fn product_bytes(&self, head_dim: u32, value_dim: u32) -> u32 {
+        let q = self.q_part(head_dim, self.q_parts(head_dim, value_dim));
+        let factors = 2 * self.tile_factors(head_dim, value_dim).max(q);
+        let sums = 4 * self.rows() * (self.keys + 4);
+        let rounds = if self.own_barriers { 0 } else { 16 };
+        [factors, sums, rounds].iter().map(|n| n.next_multiple_of(16)).sum()
+    }
+
+    /// Workgroup memory in bytes.
+    pub fn workgroup_bytes(&self, head_dim: u32, value_dim: u32) -> u32 {
+        let row_factors = (4 * self.rows()).next_multiple_of(16);
+        let told = if self.slices == 1 { 0 } else { 32 };
+        self.product_bytes(head_dim, value_dim) + row_factors + told
+    }
+}
+
+impl Tile for CooperativeTile {
+    const KERNEL: &'static str = "dense/prefill_cooperative";
+    const TIER: Tier = Tier::Cooperative;
+    const CHECKS_LISTS: bool = true;
+
+    fn tiles_of_an_entry(&self, keys: u32) -> u32 {
+        keys / self.keys
+    }
+
+    fn label(&self) -> String {
+        self.shape()
     }
 
     fn constants(&self, head_dim: u32, value_dim: u32) -> Vec<(&'static str, Constant)> {
@@ -192,7 +199,7 @@ pub(super) fn matrix_pieces<T>(
             "shared/strip_workgroup"
         },
         if slices == 1 {
-            "dense/slices_one"
+            "shared/slices_one"
         } else {
             "dense/slices_two"
         },
@@ -231,7 +238,7 @@ pub(super) fn serves(problem: &Dense, device: &DeviceClass) -> bool {
 }
 
 /// Strips, blocks of rows of a strip, keys, stages, carried.
-struct Candidate(u32, u32, u32, u32, bool);
+pub(crate) struct Candidate(pub u32, pub u32, pub u32, pub u32, pub bool);
 
 /// For matrices of 16 and Dv above 64 and up to 128, best first, by measurements on an NVIDIA H200
 /// (`benches/tune_cooperative.rs`). Its Vulkan driver lets workgroups have some 50 KiB of workgroup memory together on a
@@ -286,7 +293,7 @@ const SPLIT_EDGE_8: &[Candidate] = &[
 ];
 
 /// For matrices of 8, best first; reasoned, not measured.
-const EDGE_8: &[Candidate] = &[
+pub(crate) const EDGE_8: &[Candidate] = &[
     Candidate(4, 2, 16, 2, true),
     Candidate(4, 1, 16, 2, true),
     Candidate(4, 1, 16, 1, true),
@@ -294,28 +301,38 @@ const EDGE_8: &[Candidate] = &[
 ];
 
 /// For processors that emulate matrices of 8: little code.
-const SOFTWARE: &[Candidate] = &[Candidate(4, 1, 8, 1, true), Candidate(2, 1, 8, 1, true)];
+pub(crate) const SOFTWARE: &[Candidate] = &[Candidate(4, 1, 8, 1, true), Candidate(2, 1, 8, 1, true)];
 
 /// Tiles that serve a problem on a device, best first.
 pub(super) fn candidates(problem: &Dense, device: &DeviceClass) -> Vec<CooperativeTile> {
-    let (Some(edge), Some((least, most))) = (device.abilities.matrices, device.abilities.subgroups) else {
-        return vec![];
-    };
     let slices = slices_of(problem);
     // naga writes sums of matrices for Metal as sums, which that language does not promise.
     let wide = problem.head_dim.max(problem.value_dim()) > SPLIT_DIM;
     if slices == 2 && (device.scalar_matrices || wide) {
         return vec![];
     }
-    let all = match (edge, slices, device.software) {
-        (16, 1, _) if problem.value_dim() <= 64 => NARROW,
-        (16, 1, _) if problem.value_dim() <= 128 => WIDE,
-        (16, 1, _) => WIDEST,
-        (16, _, _) if problem.value_dim() <= 64 => SPLIT_NARROW,
-        (16, _, _) => SPLIT_WIDE,
+    let all = match (device.abilities.matrices, slices, device.software) {
+        (Some(16), 1, _) if problem.value_dim() <= 64 => NARROW,
+        (Some(16), 1, _) if problem.value_dim() <= 128 => WIDE,
+        (Some(16), 1, _) => WIDEST,
+        (Some(16), _, _) if problem.value_dim() <= 64 => SPLIT_NARROW,
+        (Some(16), _, _) => SPLIT_WIDE,
         (_, _, true) => SOFTWARE,
         (_, 1, false) => EDGE_8,
         (_, _, false) => SPLIT_EDGE_8,
+    };
+    let fits = |t: &CooperativeTile| {
+        t.workgroup_bytes(problem.head_dim, problem.value_dim()) + list_bytes(problem) <= device.workgroup_memory
+    };
+    let mut tiles = tiles(all, slices, device);
+    tiles.retain(fits);
+    tiles
+}
+
+/// Those of a list that a device can have, whatever workgroup memory they take; none where it has no matrices.
+pub(crate) fn tiles(list: &[Candidate], slices: u32, device: &DeviceClass) -> Vec<CooperativeTile> {
+    let (Some(edge), Some((least, most))) = (device.abilities.matrices, device.abilities.subgroups) else {
+        return vec![];
     };
     let tile = |&Candidate(strips, row_blocks, keys, stages, carried): &Candidate| {
         let lanes = (most / (row_blocks * edge)).clamp(1, (keys / 4).min(least));
@@ -339,13 +356,8 @@ pub(super) fn candidates(problem: &Dense, device: &DeviceClass) -> Vec<Cooperati
             ..tile
         }
     };
-    let fits = |t: &CooperativeTile| {
-        t.is_sound()
-            && t.suits(&device.abilities)
-            && t.threads <= device.invocations
-            && t.workgroup_bytes(problem.head_dim, problem.value_dim()) + list_bytes(problem) <= device.workgroup_memory
-    };
-    all.iter().map(tile).filter(fits).collect()
+    let runs = |t: &CooperativeTile| t.is_sound() && t.suits(&device.abilities) && t.threads <= device.invocations;
+    list.iter().map(tile).filter(runs).collect()
 }
 
 /// What a verdict on a list takes of workgroup memory.

@@ -550,7 +550,7 @@ pub(crate) fn loop_iterations(problem: &Dense, choice: &KernelChoice, splits: u3
             let products = if t.written_out {
                 0
             } else {
-                t.product_iterations(problem)
+                t.product_iterations(problem.head_dim, problem.value_dim())
             };
             keys.div_ceil(t.keys.into()) * u64::from(1 + 4 + rows + rescale + products) + 1000
         }

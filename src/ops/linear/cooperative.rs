@@ -103,18 +103,61 @@ impl CooperativeTile {
         (1..=self.shares).rev().find(|n| blocks.is_multiple_of(*n)).unwrap_or(1)
     }
 
-    /// Workgroup memory in bytes.
-    pub fn workgroup_bytes(&self, head_dim: u32, causal: bool, normalize: bool) -> u32 {
-        let (rows, head_rows) = (self.rows(), self.strips * self.state_blocks(head_dim) * self.edge);
+    /// Channels of the strips' parts of the state.
+    const fn head_rows(&self, head_dim: u32) -> u32 {
+        self.strips * self.state_blocks(head_dim) * self.edge
+    }
+
+    /// As labels have it.
+    pub(super) fn shape(&self) -> String {
+        format!(
+            "matrices of {} tile {}x{} strips {}x{} staged {} threads {}/{}{}",
+            self.edge,
+            self.rows(),
+            self.columns(),
+            self.strips,
+            self.shares,
+            self.staged,
+            self.threads,
+            self.row_lanes,
+            if self.vectors { "" } else { " scalars" }
+        )
+    }
+
+    /// Constants of all kernels that keep a state in matrices.
+    pub(super) fn state_constants(&self, head_dim: u32) -> Vec<(&'static str, Constant)> {
+        use Constant::Count;
+        vec![
+            ("STRIPS", Count(self.strips)),
+            ("SHARES", Count(self.shares)),
+            ("ROW_BLOCKS", Count(self.row_blocks)),
+            ("VALUE_BLOCKS", Count(self.value_blocks)),
+            ("STATES_STAGED", Count(self.staged_of(self.states(head_dim)))),
+            ("THREADS", Count(self.threads)),
+            ("MATRICES_WRITTEN_OUT", Count(self.written_out.into())),
+        ]
+    }
+
+    /// Workgroup memory in bytes of `linear/chunk_state_cooperative.wgsl`.
+    pub fn state_workgroup_bytes(&self, head_dim: u32, normalize: bool) -> u32 {
+        let factors = self.rows() * (self.head_rows(head_dim) + self.columns() + 16) * 2;
+        let sums = self.subgroups() * self.staged_of(self.states(head_dim)) * self.edge * (self.edge + 4) * 4;
+        let normalizer = if normalize { head_dim.div_ceil(4) * 16 } else { 16 };
+        [factors, sums, normalizer].iter().map(|n| n.next_multiple_of(16)).sum()
+    }
+
+    /// Workgroup memory in bytes of `linear/chunk_cooperative.wgsl`.
+    pub fn workgroup_bytes(&self, head_dim: u32, normalize: bool) -> u32 {
+        let (rows, head_rows) = (self.rows(), self.head_rows(head_dim));
         let pitch = |n: u32| n + 8;
         let state = head_rows * pitch(self.columns());
         let chunk = rows * (pitch(head_rows) + pitch(self.columns()) + pitch(rows));
-        let factors = (rows * pitch(head_rows) + if causal { state.max(chunk) } else { state }) * 2;
+        let factors = (rows * pitch(head_rows) + state.max(chunk)) * 2;
         let staged = self
             .staged_of(self.states(head_dim))
             .max(self.staged_of(self.outputs()));
         let staged = self.subgroups() * staged * self.edge * (self.edge + 4);
-        let sums = if causal { staged.max(rows * (rows + 4)) } else { staged } * 4;
+        let sums = staged.max(rows * (rows + 4)) * 4;
         let (normalizer, row_factors) = match normalize {
             true => (head_dim.div_ceil(4) * 16, rows * 4),
             false => (16, 4),
@@ -128,7 +171,7 @@ impl CooperativeTile {
     /// Iterations of all loops of an invocation for one chunk, at most.
     pub(crate) fn loop_iterations(&self, head_dim: u32, normalize: bool) -> u32 {
         // Tokens on their way from storage to workgroup memory: three loads, five stores and a look at each.
-        let head_rows = self.strips * self.state_blocks(head_dim) * self.edge;
+        let head_rows = self.head_rows(head_dim);
         let turns = |width: u32| looped((self.rows() * width / 4).div_ceil(self.threads), 0);
         let tokens_staged = 7 * turns(head_rows) + 3 * turns(self.columns());
         let (states, outputs) = (self.states(head_dim), self.outputs());
@@ -173,20 +216,7 @@ impl CooperativeTile {
 
 impl Spec for Chunk<CooperativeTile> {
     fn label(&self) -> String {
-        let t = &self.tile;
-        self.options_label(self.kernel())
-            + &format!(
-                " matrices of {} tile {}x{} strips {}x{} staged {} threads {}/{}{}",
-                t.edge,
-                t.rows(),
-                t.columns(),
-                t.strips,
-                t.shares,
-                t.staged,
-                t.threads,
-                t.row_lanes,
-                if t.vectors { "" } else { " scalars" }
-            )
+        format!("{} {}", self.options_label(self.kernel()), self.tile.shape())
     }
 
     fn kernel(&self) -> &'static str {
@@ -199,17 +229,11 @@ impl Spec for Chunk<CooperativeTile> {
         let mut constants = self.options_constants();
         constants.extend([
             ("DECAYS", Flag(self.inputs.decay != Decay::None)),
-            ("STRIPS", Count(t.strips)),
-            ("SHARES", Count(t.shares)),
             ("KEY_SHARES", Count(t.key_shares())),
-            ("ROW_BLOCKS", Count(t.row_blocks)),
-            ("VALUE_BLOCKS", Count(t.value_blocks)),
-            ("STATES_STAGED", Count(t.staged_of(t.states(self.inputs.head_dim)))),
             ("OUTPUTS_STAGED", Count(t.staged_of(t.outputs()))),
-            ("THREADS", Count(t.threads)),
             ("ROW_LANES", Count(t.row_lanes)),
-            ("MATRICES_WRITTEN_OUT", Count(t.written_out.into())),
         ]);
+        constants.extend(t.state_constants(self.inputs.head_dim));
         constants
     }
 
@@ -228,8 +252,7 @@ impl Spec for Chunk<CooperativeTile> {
     }
 
     fn workgroup_bytes(&self) -> u32 {
-        self.tile
-            .workgroup_bytes(self.inputs.head_dim, self.causal, self.inputs.normalize)
+        self.tile.workgroup_bytes(self.inputs.head_dim, self.inputs.normalize)
     }
 
     fn tier(&self) -> Tier {
@@ -253,28 +276,18 @@ pub(super) fn serves(p: &Linear) -> bool {
 }
 
 /// Strips, shares, blocks of tokens of a strip, blocks of columns of a share, matrices staged.
-struct Candidate(u32, u32, u32, u32, u32);
+pub(super) struct Candidate(pub u32, pub u32, pub u32, pub u32, pub u32);
 
-/// For matrices of 16, best first: a state of 64 registers an invocation at D = 128, and workgroup
-/// memory of which NVIDIA's processors have room for one or two workgroups. The last fit 32 KiB at D = 256.
-const WIDE: &[Candidate] = &[
-    Candidate(2, 4, 1, 2, 2),
-    Candidate(2, 2, 1, 2, 2),
+/// For matrices of 16, best first, by measurements of up to 128 tokens on an NVIDIA H200. The last fit 32 KiB at D = 256.
+const EDGE_16: &[Candidate] = &[
     Candidate(2, 2, 1, 1, 2),
-    Candidate(1, 2, 1, 1, 1),
-    Candidate(1, 1, 1, 1, 1),
-];
-
-/// The same for Dv up to 64.
-const NARROW: &[Candidate] = &[
     Candidate(2, 2, 1, 2, 2),
-    Candidate(2, 2, 1, 1, 2),
     Candidate(1, 2, 1, 1, 1),
     Candidate(1, 1, 1, 1, 1),
 ];
 
 /// For matrices of 8, best first; reasoned, not measured.
-const EDGE_8: &[Candidate] = &[
+pub(super) const EDGE_8: &[Candidate] = &[
     Candidate(4, 2, 1, 4, 4),
     Candidate(4, 2, 1, 2, 4),
     Candidate(2, 2, 1, 2, 2),
@@ -283,7 +296,7 @@ const EDGE_8: &[Candidate] = &[
 ];
 
 /// For processors that emulate matrices of 8: little code.
-const SOFTWARE: &[Candidate] = &[
+pub(super) const SOFTWARE: &[Candidate] = &[
     Candidate(4, 1, 1, 4, 8),
     Candidate(2, 1, 1, 2, 4),
     Candidate(1, 1, 1, 1, 1),
@@ -292,16 +305,10 @@ const SOFTWARE: &[Candidate] = &[
 /// Registers of an invocation for its part of the state, so that it stays in them.
 const MOST_REGISTERS: u32 = 96;
 
-/// Tiles that serve a problem on a device, best first.
-pub(super) fn candidates(p: &Linear, device: &DeviceClass) -> Vec<CooperativeTile> {
+/// Those of a list that a device can have, whatever workgroup memory they take; none where it has no matrices.
+pub(super) fn tiles(list: &[Candidate], device: &DeviceClass) -> Vec<CooperativeTile> {
     let (Some(edge), Some(subgroups)) = (device.abilities.matrices, device.abilities.subgroups) else {
         return vec![];
-    };
-    let all = match (edge, device.software) {
-        (16, _) if p.value_dim() <= 64 => NARROW,
-        (16, _) => WIDE,
-        (_, false) => EDGE_8,
-        (_, true) => SOFTWARE,
     };
     let tile = |c: &Candidate| {
         let threads = c.0 * c.1 * subgroups.1;
@@ -319,35 +326,39 @@ pub(super) fn candidates(p: &Linear, device: &DeviceClass) -> Vec<CooperativeTil
             written_out: !device.software,
         }
     };
-    let fits = |t: &CooperativeTile| {
-        t.is_sound()
-            && t.suits(subgroups)
-            && t.threads <= device.invocations
-            && t.workgroup_bytes(p.head_dim, p.causal, p.normalize.is_some()) <= device.workgroup_memory
-    };
-    all.iter().map(tile).filter(fits).collect()
+    let runs = |t: &CooperativeTile| t.is_sound() && t.suits(subgroups) && t.threads <= device.invocations;
+    list.iter().map(tile).filter(runs).collect()
 }
 
-/// The tile on cooperative matrices, where they serve the problem and the tier is forced or they pay: with matrices of 16 and
-/// D and Dv of 64 and 128 they took 0.57 to 0.96 of the portable kernel's time on an NVIDIA H100, for 4096 and 16384
-/// tokens of f16 and 8 to 128 heads. Matrices of 8 and larger heads are not measured.
-pub(super) fn choose(p: &Linear, device: &DeviceClass) -> Option<CooperativeTile> {
+/// Tiles that serve a problem on a device in one pass, best first.
+pub(super) fn candidates(p: &Linear, device: &DeviceClass) -> Vec<CooperativeTile> {
+    let list = match (device.abilities.matrices, device.software) {
+        (Some(16), _) => EDGE_16,
+        (_, false) => EDGE_8,
+        (_, true) => SOFTWARE,
+    };
+    let mut tiles = tiles(list, device);
+    tiles.retain(|t| t.workgroup_bytes(p.head_dim, p.normalize.is_some()) <= device.workgroup_memory);
+    tiles
+}
+
+/// Whether matrices can serve a problem on a device, measured there or not.
+pub(super) fn can(p: &Linear, device: &DeviceClass) -> bool {
+    device.allows(Tier::Cooperative) && serves(p) && p.tokens >= FEWEST_TOKENS
+}
+
+/// Whether the planner takes matrices: where they serve the problem and the tier is forced or they pay. With matrices of 16 and
+/// D and Dv of 64 and 128 they take less time than the portable kernels on NVIDIA's H100 and H200, for f16 and 8 to 128
+/// heads. Matrices of 8 and larger heads are not measured.
+pub(super) fn pays(p: &Linear, device: &DeviceClass) -> bool {
     let measured = device.abilities.matrices == Some(16) && p.head_dim.max(p.value_dim()) <= 128;
-    let wanted = device.forces(Tier::Cooperative) || measured && !device.software;
-    if !wanted || !device.allows(Tier::Cooperative) || !serves(p) || p.tokens < FEWEST_TOKENS {
-        return None;
-    }
+    can(p, device) && (device.forces(Tier::Cooperative) || measured && !device.software)
+}
+
+/// The first of some tiles whose part of the state stays in registers, or the one that needs fewest.
+pub(super) fn first_of(tiles: &[CooperativeTile], p: &Linear, device: &DeviceClass) -> Option<CooperativeTile> {
     let subgroup = device.abilities.subgroups?.1;
     let registers = |t: &CooperativeTile| t.states(p.head_dim) * t.edge * t.edge / subgroup;
-    let tiles = candidates(p, device);
     let chosen = tiles.iter().find(|t| registers(t) <= MOST_REGISTERS);
     chosen.or_else(|| tiles.iter().min_by_key(|t| registers(t))).copied()
-}
-
-/// Tiles worth trying on a device, for measurements; none where it has no such matrices or they cannot serve the problem.
-pub(super) fn alternatives(p: &Linear, device: &DeviceClass) -> Vec<CooperativeTile> {
-    match device.allows(Tier::Cooperative) && serves(p) && p.tokens >= FEWEST_TOKENS {
-        true => candidates(p, device),
-        false => vec![],
-    }
 }

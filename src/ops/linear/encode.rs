@@ -8,7 +8,6 @@ use crate::ops::linear::geometry::{segments, workspace};
 use crate::ops::linear::params::Params;
 use crate::ops::linear::plan::{Kernels, LinearPlan, SCAN_THREADS};
 use crate::ops::linear::tensors::LinearTensors;
-use crate::ops::linear::tile::Form;
 use crate::ops::parts::Part;
 use crate::shader::Pipeline;
 use crate::tensor::Tensor;
@@ -115,21 +114,17 @@ impl<'a> Call<'_, 'a> {
             self.part.head.1 - self.part.head.0,
         );
         let sequences = p.documents.unwrap_or(batch);
-        let tiles = |columns: u32| p.value_dim().div_ceil(columns);
         match (&self.plan.kernels, self.plan.form) {
             (Kernels::One(pipeline), form) => {
-                dispatches.push(self.whole(pipeline, [tiles(form.columns()), heads, sequences]));
+                dispatches.push(self.whole(pipeline, [form.workgroups(p)[0], heads, sequences]));
             }
             (Kernels::Three { state, scan, output }, form) => {
                 let segments = segments(p, form.segment().unwrap_or(p.tokens));
-                let (of_state, of_output) = match form {
-                    Form::CooperativeSplit { state, output, .. } => (state.columns(), output.columns()),
-                    _ => (form.columns(), form.columns()),
-                };
-                dispatches.push(self.segment_states(state, [segments * tiles(of_state), heads, batch]));
+                let [of_state, of_output] = form.workgroups(p);
+                dispatches.push(self.segment_states(state, [segments * of_state, heads, batch]));
                 let elements = p.head_state_len() as u32;
                 dispatches.push(self.scan(scan, [elements.div_ceil(SCAN_THREADS), heads, sequences]));
-                dispatches.push(self.segment_outputs(output, [segments * tiles(of_output), heads, batch]));
+                dispatches.push(self.segment_outputs(output, [segments * of_output, heads, batch]));
             }
         }
         if let Some(pipeline) = &self.plan.totals {

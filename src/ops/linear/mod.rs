@@ -37,6 +37,7 @@ mod params;
 mod plan;
 pub mod reference;
 pub(crate) mod rules;
+pub mod segments;
 pub mod slopes;
 mod tensors;
 pub mod tile;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result, check_limit};
 use crate::gpu::{Gpu, Workspace};
 use crate::ops::call::{self, Need, Uniforms};
+use crate::ops::dense::cooperative::CooperativeTile as SegmentTile;
 use crate::ops::dense::tile::DeviceClass;
 use crate::ops::linear::cooperative::{self, CooperativeTile};
 use crate::ops::linear::geometry::{geometry, needs, segments, vector_access, whole, workspace};
@@ -12,7 +13,7 @@ use crate::ops::linear::tile::{self, Form, LinearTuning};
 use crate::ops::linear::variant::{
     Chunk, ChunkState, ChunkTile, Inputs, LinearVariant, Scan, Start, Step, StepTile, TotalDecay,
 };
-use crate::ops::linear::{FeatureMap, Linear, feature, rules};
+use crate::ops::linear::{FeatureMap, Linear, feature, rules, segments as on_segments};
 use crate::ops::parts::{self, Bounds, Geometry, Part};
 use crate::shader::{Pipeline, Variant};
 use crate::tier::Tier;
@@ -169,14 +170,13 @@ pub fn variants_of(p: &Linear, form: Form) -> Vec<LinearVariant> {
         tile: (),
     };
     let chunk = |tile, split| LinearVariant::Chunk(options(split).with_tile(tile));
-    let cooperative = |tile, split| LinearVariant::Cooperative(options(split).with_tile(tile));
-    let three = |tile, output| {
-        let state = LinearVariant::ChunkState(ChunkState {
-            inputs: inputs.clone(),
-            state_only: p.state_only,
-            documents: p.documents.is_some(),
-            tile,
-        });
+    let states = ChunkState {
+        inputs: inputs.clone(),
+        state_only: p.state_only,
+        documents: p.documents.is_some(),
+        tile: (),
+    };
+    let three = |state, output| {
         let scan = LinearVariant::Scan(Scan {
             head_dim: p.head_dim,
             value_dim: p.value_dim(),
@@ -199,9 +199,12 @@ pub fn variants_of(p: &Linear, form: Form) -> Vec<LinearVariant> {
             inputs: inputs.clone(),
         })],
         Form::Serial(tile) => vec![chunk(tile, false)],
-        Form::Split { tile, .. } => three(tile, chunk(tile, true)),
-        Form::Cooperative(tile) => vec![cooperative(tile, false)],
-        Form::CooperativeSplit { state, output, .. } => three(state, cooperative(output, true)),
+        Form::Split { tile, .. } => three(LinearVariant::ChunkState(states.with_tile(tile)), chunk(tile, true)),
+        Form::Cooperative(tile) => vec![LinearVariant::Cooperative(options(false).with_tile(tile))],
+        Form::CooperativeSplit { state, output, .. } => three(
+            LinearVariant::CooperativeState(states.with_tile(state)),
+            LinearVariant::Segment(options(true).with_tile(output)),
+        ),
     }
 }
 
@@ -250,9 +253,9 @@ fn fitting(p: &Linear, form: Form, gpu: &Gpu) -> Form {
     };
     let limits = gpu.limits();
     let most = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size / 2);
-    let tiles = p.value_dim().div_ceil(form.columns());
     loop {
         let form = form.with_segment(segment);
+        let tiles = form.workgroups(p).into_iter().max().unwrap_or(1);
         let groups = u64::from(segments(p, segment)) * u64::from(tiles);
         let fits = workspace(p, form, &one_head).bytes <= most / 2
             && groups <= limits.max_compute_workgroups_per_dimension.into();
@@ -293,13 +296,15 @@ fn check_form(p: &Linear, form: Form, gpu: &Gpu) -> Result<Form> {
                 return invalid("with `normalize` and `in_place`, a tile with all the columns, or a split");
             }
         }
-        Form::CooperativeSplit { state, output, segment } => {
-            let whole = |rows: u32| segment.is_multiple_of(rows);
-            if !sound(&state) {
-                return invalid("a state tile that keeps to the rules beside its fields, each of which is 1 to 256");
+        Form::CooperativeSplit { output, segment, .. } => {
+            if !on_segments::is_sound(&output) {
+                return invalid(
+                    "an output tile that keeps to the rules beside its fields, each of which is 1 to 256, with one slice \
+                     and `carried`",
+                );
             }
-            if segment == 0 || !whole(state.rows()) || !output.is_sound() || !whole(output.rows()) {
-                return invalid("segments of a multiple of both tiles' rows");
+            if segment == 0 || !segment.is_multiple_of(output.rows()) {
+                return invalid("segments of a multiple of the output tile's rows");
             }
         }
         Form::Split { tile, segment } => {
@@ -309,7 +314,8 @@ fn check_form(p: &Linear, form: Form, gpu: &Gpu) -> Result<Form> {
         }
     }
     match form {
-        Form::Cooperative(tile) | Form::CooperativeSplit { output: tile, .. } => check_matrices(p, form, &tile, gpu),
+        Form::Cooperative(tile) => check_matrices(p, form, &tile, None, gpu),
+        Form::CooperativeSplit { state, output, .. } => check_matrices(p, form, &state, Some(&output), gpu),
         Form::Step(_) | Form::Serial(_) | Form::Split { .. } => Ok(form),
     }
 }
@@ -323,17 +329,30 @@ fn wrong_form(form: Form, allowed: &str) -> Error {
 }
 
 /// Whether a device has the matrices and subgroups that a given tile is made for, and the problem is one for them.
-fn check_matrices(p: &Linear, form: Form, tile: &CooperativeTile, gpu: &Gpu) -> Result<Form> {
+fn check_matrices(
+    p: &Linear,
+    form: Form,
+    tile: &CooperativeTile,
+    output: Option<&SegmentTile>,
+    gpu: &Gpu,
+) -> Result<Form> {
     let abilities = gpu.abilities();
     let subgroups = abilities.subgroups.unwrap_or_default();
     let allowed = match abilities.matrices {
         None => "no such form: this device has no cooperative matrices that could serve".into(),
-        Some(edge) if edge != tile.edge => format!("matrices of {edge}, which this device has"),
+        Some(edge) if edge != tile.edge || output.is_some_and(|t| edge != t.edge) => {
+            format!("matrices of {edge}, which this device has")
+        }
         Some(_) if !tile.is_sound() => {
             "a tile that keeps to the rules beside its fields, each of which is 1 to 256".into()
         }
         Some(_) if !tile.suits(subgroups) => format!(
             "{} invocations for each strip and share, and at most {} lanes to a row",
+            subgroups.1, subgroups.0
+        ),
+        Some(_) if output.is_some_and(|t| !t.suits(&abilities)) => format!(
+            "{} invocations for each strip of the output tile, at most {} lanes to a row, and barriers of its own only \
+             where subgroups all have one size, which is a strip's lanes, and can wait by themselves",
             subgroups.1, subgroups.0
         ),
         Some(_) if !cooperative::serves(p) => {
@@ -383,7 +402,7 @@ pub(super) fn check_workgroups(what: &str, needed: u64, gpu: &Gpu) -> Result<()>
 }
 
 fn bounds(p: &Linear, form: Form, gpu: &Gpu) -> Bounds {
-    let tiles = p.value_dim().div_ceil(form.columns());
+    let tiles = form.workgroups(p).into_iter().max().unwrap_or(1);
     let workgroups = form.segment().map_or(1, |n| segments(p, n)).saturating_mul(tiles);
     Bounds::of(gpu.limits(), 1, 1, workgroups)
 }

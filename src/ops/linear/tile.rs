@@ -1,8 +1,10 @@
 //! Which kernels and tiles serve a linear problem: pure functions of problem and device.
 
 use crate::error::Result;
+use crate::ops::dense::cooperative::CooperativeTile as SegmentTile;
 use crate::ops::dense::tile::{DeviceClass, no_tile};
 use crate::ops::linear::cooperative::{self, CooperativeTile};
+use crate::ops::linear::segments;
 use crate::ops::linear::variant::{ChunkTile, StepTile};
 use crate::ops::linear::{Decay, Linear};
 
@@ -24,13 +26,14 @@ pub enum Form {
     },
     /// As `Serial`, on cooperative matrices, `linear/chunk_cooperative.wgsl`.
     Cooperative(CooperativeTile),
-    /// As `Split`, with the last of the three dispatches, `linear/chunk_cooperative.wgsl`, on cooperative matrices.
+    /// As `Split`, with the first and the last of the three dispatches on cooperative matrices: `linear/chunk_state_cooperative.wgsl`,
+    /// `linear/scan.wgsl`, `linear/segment_cooperative.wgsl`.
     CooperativeSplit {
         /// Tile of the first.
-        state: ChunkTile,
+        state: CooperativeTile,
         /// Tile of the last.
-        output: CooperativeTile,
-        /// Tokens of a segment, a multiple of both tiles' rows.
+        output: SegmentTile,
+        /// Tokens of a segment, a multiple of the rows of the last's tile.
         segment: u32,
     },
 }
@@ -53,23 +56,31 @@ impl Form {
         }
     }
 
-    /// Tokens of a chunk; of two tiles with different ones, the longer, of which it is a multiple.
+    /// Tokens that a segment is a multiple of.
     pub(crate) fn chunk(self) -> u32 {
         match self {
             Form::Step(_) => 1,
             Form::Serial(tile) | Form::Split { tile, .. } => tile.rows(),
             Form::Cooperative(tile) => tile.rows(),
-            Form::CooperativeSplit { state, output, .. } => state.rows().max(output.rows()),
+            Form::CooperativeSplit { output, .. } => output.rows(),
         }
     }
 
-    /// Columns of the values that a workgroup owns, in the dispatch where they are fewest.
+    /// Columns of the values that a workgroup owns, in the first dispatch.
     pub(crate) fn columns(self) -> u32 {
         match self {
             Form::Step(tile) => 4 * tile.lanes,
             Form::Serial(tile) | Form::Split { tile, .. } => tile.columns(),
-            Form::Cooperative(tile) => tile.columns(),
-            Form::CooperativeSplit { state, output, .. } => state.columns().min(output.columns()),
+            Form::Cooperative(tile) | Form::CooperativeSplit { state: tile, .. } => tile.columns(),
+        }
+    }
+
+    /// Workgroups for each segment of a head, or for the whole sequence, in the first dispatch and the last.
+    pub(crate) fn workgroups(self, p: &Linear) -> [u32; 2] {
+        let tiles = p.value_dim().div_ceil(self.columns());
+        match self {
+            Form::CooperativeSplit { output, segment, .. } => [tiles, segment.div_ceil(output.rows())],
+            _ => [tiles; 2],
         }
     }
 
@@ -79,7 +90,7 @@ impl Form {
             Form::Step(tile) => tile.threads(),
             Form::Serial(tile) | Form::Split { tile, .. } => tile.threads(),
             Form::Cooperative(tile) => tile.threads,
-            Form::CooperativeSplit { state, output, .. } => state.threads().max(output.threads),
+            Form::CooperativeSplit { state, output, .. } => state.threads.max(output.threads),
         }
     }
 }
@@ -159,17 +170,8 @@ pub(crate) fn choose_for(p: &Linear, device: &DeviceClass, rows: u64) -> Result<
     if steps(p) {
         return Ok(Form::Step(step_tile(p, device)));
     }
-    if let Some(tile) = cooperative::choose(p, device) {
-        if serial_pays(p, device, rows, Form::Cooperative(tile), tile.rows()) {
-            return Ok(Form::Cooperative(tile));
-        }
-        let state = chunk_tile(p, device, candidates(p, device, rows, true))?;
-        let form = |segment| Form::CooperativeSplit {
-            state,
-            output: tile,
-            segment,
-        };
-        return Ok(split(p, device, rows, form, state.rows().max(tile.rows())));
+    if let Some(form) = on_matrices(p, device, rows) {
+        return Ok(form);
     }
     let tile = chunk_tile(p, device, candidates(p, device, rows, false))?;
     if serial_pays(p, device, rows, Form::Serial(tile), tile.rows()) {
@@ -185,6 +187,58 @@ pub(crate) fn choose_for(p: &Linear, device: &DeviceClass, rows: u64) -> Result<
     ))
 }
 
+/// The form on cooperative matrices, where they pay and workgroup memory is enough.
+fn on_matrices(p: &Linear, device: &DeviceClass, rows: u64) -> Option<Form> {
+    if !cooperative::pays(p, device) {
+        return None;
+    }
+    let one_pass = cooperative::first_of(&cooperative::candidates(p, device), p, device).map(Form::Cooperative);
+    let one_pass = one_pass.filter(|form| serial_serves(p, device, *form, form.chunk()));
+    let (state, output) = segment_tiles(p, device);
+    let (Some(&state), Some(&output)) = (state.first(), output.first()) else {
+        return one_pass;
+    };
+    let form = |segment| Form::CooperativeSplit { state, output, segment };
+    let split = segment_length(p, device, rows, form);
+    match one_pass {
+        Some(form) if p.tokens <= form.chunk() * SHORT_CHUNKS => Some(form),
+        _ => Some(split),
+    }
+}
+
+/// Chunks up to which one pass takes less time than three dispatches.
+const SHORT_CHUNKS: u32 = 4;
+
+/// Segments of all heads below which shorter ones make a GPU do more at a time.
+const FEW_SEGMENTS: u64 = 256;
+
+/// A form of segments on matrices, with segments as long as is best where there are enough of them, and shorter ones where that
+/// leaves the device idle.
+fn segment_length(p: &Linear, device: &DeviceClass, rows: u64, form: impl Fn(u32) -> Form) -> Form {
+    let chunk = form(1).chunk();
+    if !p.causal {
+        // Outputs do not depend on the length, and states are fewer where it is large.
+        return split(p, device, rows, form, chunk);
+    }
+    let few = if device.software { fill(device).1 } else { FEW_SEGMENTS };
+    let mut segment = segments::length(p).next_multiple_of(chunk);
+    while segment > chunk && rows * u64::from(p.tokens.div_ceil(segment)) < few {
+        segment = (segment / 2).next_multiple_of(chunk);
+    }
+    let longest = longest(p, device, form(chunk), chunk).min(u32::MAX.into()) as u32 / chunk * chunk;
+    form(segment.min(longest.max(chunk)).min(p.tokens.next_multiple_of(chunk)))
+}
+
+/// Tiles of states and of outputs for segments on matrices, best first.
+fn segment_tiles(p: &Linear, device: &DeviceClass) -> (Vec<CooperativeTile>, Vec<SegmentTile>) {
+    let mut states = segments::state_candidates(p, device);
+    if let Some(first) = cooperative::first_of(&states, p, device) {
+        states.retain(|t| *t != first);
+        states.insert(0, first);
+    }
+    (states, segments::candidates(p, device))
+}
+
 /// Workgroups for one pass to fill a device well enough; those that segments aim at; segments of a sequence at most, since the
 /// scan takes them one after the other.
 fn fill(device: &DeviceClass) -> (u64, u64, u64) {
@@ -197,7 +251,7 @@ fn fill(device: &DeviceClass) -> (u64, u64, u64) {
 
 /// Workgroups of a form in which each has a whole sequence, for so many heads of all sequences.
 fn workgroups(p: &Linear, form: Form, rows: u64) -> u64 {
-    rows * u64::from(p.value_dim().div_ceil(form.columns()))
+    rows * u64::from(form.workgroups(p)[0])
 }
 
 /// Whether a form of one pass can serve, with chunks of so many tokens.
@@ -240,7 +294,9 @@ fn iterations_of(p: &Linear, form: Form, tokens: u32) -> u64 {
         Form::Step(_) => 0,
         Form::Serial(tile) | Form::Split { tile, .. } => chunks(&tile),
         Form::Cooperative(tile) => matrices(&tile),
-        Form::CooperativeSplit { state, output, .. } => chunks(&state).max(matrices(&output)),
+        Form::CooperativeSplit { state, output, .. } => {
+            matrices(&state).max(segments::loop_iterations(&output, p, tokens).into())
+        }
     }
 }
 
@@ -378,16 +434,23 @@ pub fn alternatives(p: &Linear, device: &DeviceClass) -> Vec<Form> {
         all.push(Form::Serial(tile));
         all.extend(segmented(p, device, |segment| Form::Split { tile, segment }));
     }
-    let state = chunk_tile(p, device, candidates(p, device, rows(p), true));
-    for tile in cooperative::alternatives(p, device) {
-        all.push(Form::Cooperative(tile));
-        let Ok(state) = state else { continue };
-        let form = |segment| Form::CooperativeSplit {
-            state,
-            output: tile,
-            segment,
-        };
-        all.extend(segmented(p, device, form));
+    if cooperative::can(p, device) {
+        all.extend(cooperative::candidates(p, device).into_iter().map(Form::Cooperative));
+        let (states, outputs) = segment_tiles(p, device);
+        // Every tile beside the other kernel's best one.
+        for (n, &state) in states.iter().enumerate() {
+            for &output in &outputs[..if n == 0 { outputs.len() } else { 1.min(outputs.len()) }] {
+                let form = |segment| Form::CooperativeSplit { state, output, segment };
+                let longest = longest(p, device, form(output.rows()), output.rows());
+                let length = segments::length(p);
+                let mut lengths = [length / 2, length, 2 * length]
+                    .map(|n| n.next_multiple_of(output.rows()))
+                    .to_vec();
+                lengths.dedup();
+                lengths.retain(|n| u64::from(*n) <= longest && (*n < p.tokens || !p.causal));
+                all.extend(lengths.into_iter().map(form));
+            }
+        }
     }
     let planned = choose(p, device).ok();
     all.retain(|form| {
@@ -582,10 +645,7 @@ mod tests {
             let Form::CooperativeSplit { state, output, segment } = form else {
                 panic!("{form:?}")
             };
-            assert!(
-                segment.is_multiple_of(state.rows()) && segment.is_multiple_of(output.rows()),
-                "{form:?}"
-            );
+            assert!(state.is_sound() && segment.is_multiple_of(output.rows()), "{form:?}");
         }
         let portable = DeviceClass {
             tier: Some(crate::tier::Tier::Portable),

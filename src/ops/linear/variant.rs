@@ -1,5 +1,6 @@
 //! Which shader a plan runs: the typed specs behind the files under `shaders/linear/`.
 
+use crate::ops::dense::cooperative::CooperativeTile as SegmentTile;
 use crate::ops::dense::tile::looped;
 use crate::ops::dense::variant::{native_element_piece, output_pieces, row_pieces, unroll};
 use crate::ops::linear::cooperative::CooperativeTile;
@@ -15,8 +16,12 @@ pub enum LinearVariant {
     Chunk(Chunk),
     /// `linear/chunk_cooperative.wgsl`
     Cooperative(Chunk<CooperativeTile>),
+    /// `linear/segment_cooperative.wgsl`
+    Segment(Chunk<SegmentTile>),
     /// `linear/chunk_state.wgsl`
     ChunkState(ChunkState),
+    /// `linear/chunk_state_cooperative.wgsl`
+    CooperativeState(ChunkState<CooperativeTile>),
     /// `linear/scan.wgsl`
     Scan(Scan),
     /// `linear/step.wgsl`
@@ -31,7 +36,9 @@ impl LinearVariant {
         match self {
             LinearVariant::Chunk(v) => v,
             LinearVariant::Cooperative(v) => v,
+            LinearVariant::Segment(v) => v,
             LinearVariant::ChunkState(v) => v,
+            LinearVariant::CooperativeState(v) => v,
             LinearVariant::Scan(v) => v,
             LinearVariant::Step(v) => v,
             LinearVariant::TotalDecay(v) => v,
@@ -45,7 +52,10 @@ impl LinearVariant {
             LinearVariant::ChunkState(v) => &mut v.inputs,
             LinearVariant::Step(v) => &mut v.inputs,
             // Matrices read f16 as it is anyway.
-            LinearVariant::Cooperative(_) | LinearVariant::Scan(_) | LinearVariant::TotalDecay(_) => return self,
+            LinearVariant::Cooperative(_) | LinearVariant::Segment(_) | LinearVariant::CooperativeState(_) => {
+                return self;
+            }
+            LinearVariant::Scan(_) | LinearVariant::TotalDecay(_) => return self,
         };
         inputs.half = inputs.dtype == DType::F16;
         self
@@ -113,7 +123,7 @@ pub struct Chunk<T = ChunkTile> {
 
 /// The kernel that finds what segments add to the state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ChunkState {
+pub struct ChunkState<T = ChunkTile> {
     /// What it reads.
     pub inputs: Inputs,
     /// Segments add nothing.
@@ -121,7 +131,7 @@ pub struct ChunkState {
     /// Packed documents.
     pub documents: bool,
     /// Tile shape.
-    pub tile: ChunkTile,
+    pub tile: T,
 }
 
 /// The scan over segments.
@@ -594,15 +604,66 @@ impl Spec for Chunk {
     }
 }
 
+impl ChunkState<()> {
+    /// With a tile.
+    pub(super) fn with_tile<T>(self, tile: T) -> ChunkState<T> {
+        ChunkState {
+            inputs: self.inputs,
+            state_only: self.state_only,
+            documents: self.documents,
+            tile,
+        }
+    }
+}
+
+impl<T> ChunkState<T> {
+    /// All but the tile, with a space behind it.
+    pub(super) fn options_label(&self, kernel: &str) -> String {
+        format!(
+            "{kernel} {}{}{} ",
+            self.inputs.suffix(),
+            if self.state_only { " state-only" } else { "" },
+            if self.documents { " documents" } else { "" },
+        )
+    }
+
+    pub(super) fn options_constants(&self) -> Vec<(&'static str, Constant)> {
+        use Constant::Flag;
+        let mut constants = self.inputs.constants();
+        constants.extend([
+            ("STATE_ONLY", Flag(self.state_only)),
+            ("DOCUMENTS", Flag(self.documents)),
+            ("SPLIT", Flag(true)),
+        ]);
+        constants
+    }
+
+    /// `inputs`: those that read q, k and v.
+    pub(super) fn options_pieces(&self, inputs: Vec<&'static str>) -> Vec<&'static str> {
+        let mut pieces = inputs;
+        pieces.push(decay_piece(self.inputs.decay));
+        pieces.extend(start_pieces(Start::Zero, true, self.inputs.vector_state));
+        pieces.push(documents_piece(self.documents));
+        pieces
+    }
+
+    pub(super) fn options_bindings(&self) -> Vec<Binding> {
+        use BindingKind::{Read, Write};
+        let mut bindings = self.inputs.bindings();
+        bindings.extend([binding(6, Write), binding(9, Write)]);
+        if self.documents {
+            bindings.push(binding(8, Read));
+        }
+        bindings
+    }
+}
+
 impl Spec for ChunkState {
     fn label(&self) -> String {
         let t = &self.tile;
         format!(
-            "{} {}{}{} tile {}x{} groups {} unroll {}",
-            self.kernel(),
-            self.inputs.suffix(),
-            if self.state_only { " state-only" } else { "" },
-            if self.documents { " documents" } else { "" },
+            "{}tile {}x{} groups {} unroll {}",
+            self.options_label(self.kernel()),
             t.tokens,
             t.columns(),
             t.row_groups,
@@ -615,23 +676,13 @@ impl Spec for ChunkState {
     }
 
     fn constants(&self) -> Vec<(&'static str, Constant)> {
-        use Constant::Flag;
-        let mut constants = self.inputs.constants();
-        constants.extend([
-            ("STATE_ONLY", Flag(self.state_only)),
-            ("DOCUMENTS", Flag(self.documents)),
-            ("SPLIT", Flag(true)),
-        ]);
+        let mut constants = self.options_constants();
         constants.extend(tile_constants(&self.tile));
         constants
     }
 
     fn pieces(&self) -> Vec<&'static str> {
-        let mut pieces = self.inputs.pieces(self.inputs.half);
-        pieces.push(decay_piece(self.inputs.decay));
-        pieces.extend(start_pieces(Start::Zero, true, self.inputs.vector_state));
-        pieces.push(documents_piece(self.documents));
-        pieces
+        self.options_pieces(self.inputs.pieces(self.inputs.half))
     }
 
     fn custom(&self) -> Option<String> {
@@ -647,13 +698,7 @@ impl Spec for ChunkState {
     }
 
     fn bindings(&self) -> Vec<Binding> {
-        use BindingKind::{Read, Write};
-        let mut bindings = self.inputs.bindings();
-        bindings.extend([binding(6, Write), binding(9, Write)]);
-        if self.documents {
-            bindings.push(binding(8, Read));
-        }
-        bindings
+        self.options_bindings()
     }
 
     fn workgroup_bytes(&self) -> u32 {

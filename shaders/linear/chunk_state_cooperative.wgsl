@@ -1,0 +1,96 @@
+// What each segment of a sequence adds to the state, on cooperative matrices: the algorithm of `linear/chunk_state.wgsl`, where all
+// tokens and channels of a head decay alike. The first of three dispatches; `linear/scan.wgsl` is the second,
+// `linear/segment_cooperative.wgsl` the third.
+//
+//   S_p = Σ_j e^{Γ − G_j} φ(k_j) v_jᵀ        over the tokens j of segment p, G their running log-decay, Γ = G at the end
+//
+// One workgroup owns COLUMNS columns of one segment's state, in matrices of EDGE × EDGE of f32 sums, and takes ROWS tokens at
+// a time, rounded to f16; those that come next are on their way meanwhile. Keys are decayed to the end of their ROWS tokens and
+// the state by as many tokens, so that a key is never rounded after more decay than that.
+//
+// SUBGROUPS = STRIPS·SHARES subgroups own a part of the state each: STATE_BLOCKS·EDGE channels, VALUE_BLOCKS·EDGE columns.
+//
+// Workgroup memory, rows and pitches (in words of four elements):
+//   factors, f16   φ(k) [ROWS][HEAD_PITCH], v [ROWS][VALUE_PITCH]
+//   sums, f32      matrices on their way to storage, STATES_STAGED of each subgroup
+#import linear/params
+#import linear/span
+#import linear/features
+#import linear/expm1
+#import linear/cooperative_tokens
+#import linear/cooperative_state
+
+const K_AT = 0u;
+const V_AT = ROWS * HEAD_PITCH;
+const FACTORS = V_AT + ROWS * VALUE_PITCH;
+const SUMS = SUBGROUPS * STATES_STAGED * MATRIX;
+
+@group(0) @binding(9) var<storage, read_write> totals: array<f32>;
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgroup_id: u32,
+        @builtin(subgroup_size) subgroup_size: u32, @builtin(subgroup_invocation_id) lane: u32) {
+    // Neighbours by this number are neighbours in a subgroup, which by the invocation index they need not be.
+    let thread = subgroup_id * subgroup_size + lane;
+    let subgroup = subgroup_id % SUBGROUPS;
+    let strip = subgroup / SHARES;
+    let share = subgroup % SHARES;
+    const TILES = (VALUE_VECS_ALL + VALUE_WORDS - 1u) / VALUE_WORDS;
+    let first_vec = (workgroup.x % TILES) * VALUE_WORDS;
+    let span = span_of(workgroup.z, workgroup.x / TILES);
+    let batch = select(workgroup.z, 0u, DOCUMENTS);
+    let head = params.first_head + workgroup.y;
+    let kv = head / params.group - params.first_head / params.group;
+    let k_from = params.k_base + batch * params.k_batch + kv * params.k_head;
+    let v_from = params.v_base + batch * params.v_batch + kv * params.v_head;
+    begin_decay(batch, workgroup.y);
+
+    var state: array<MatrixC, STATES>;
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var e = 0u; e < STATES; e++) {
+        state[e] = MatrixC();
+    }
+    if (NORMALIZE) {
+        for (var vec = thread; vec < HEAD_QUADS; vec += THREADS) {
+            normalizer[vec] = vec4<f32>();
+        }
+    }
+    var keys: array<vec4<f16>, TOKEN_LOADS>;
+    var values: array<vec4<f16>, VALUE_LOADS>;
+    if (span.start < span.end) {
+        let count = min(ROWS, span.end - span.start);
+        keys = load_keys(k_from, kv, span.start, count, thread);
+        values = load_values(v_from, span.start, count, first_vec, thread);
+    }
+    for (var t0 = span.start; t0 < span.end; t0 += ROWS) {
+        let count = min(ROWS, span.end - t0);
+        let next = min(t0 + ROWS, span.end - 1u);
+        let next_count = min(ROWS, span.end - next);
+        store_keys(keys, true, count, thread);
+        store_values(values, thread);
+        workgroupBarrier();
+        keys = load_keys(k_from, kv, next, next_count, thread);
+        values = load_values(v_from, next, next_count, first_vec, thread);
+        if (DECAYS) {
+            let change = 1.0 + expm1(chunk_decay(count, 0u)).x;
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var e = 0u; e < STATES; e++) {
+                state[e] = state[e] * change;
+            }
+        }
+        add_tokens(&state, strip, share);
+        update_normalizer(count, thread);
+        workgroupBarrier();
+    }
+
+    let sequence = select(span.sequence, 0u, DOCUMENTS);
+    let out_from = params.out_base + sequence * params.out_sequence + workgroup.y * params.out_head + span.slot * params.out_segment;
+    store_matrices(&state, out_from, first_vec, subgroup, thread);
+    if (first_vec == 0u) {
+        store_normalizer(out_from, thread);
+        if (thread == 0u) {
+            let to = params.total_base + sequence * params.total_sequence + workgroup.y * params.total_head + span.slot * params.total_segment;
+            totals[to] = chunk_decay(span.end - span.start, 0u).x;
+        }
+    }
+}

@@ -1,0 +1,485 @@
+// Outputs of linear attention over the segments of a sequence on cooperative matrices, where all tokens and channels of a head decay
+// alike. The last of three dispatches: `linear/chunk_state_cooperative.wgsl` and `linear/scan.wgsl` have left the state S that
+// stands before each segment.
+//
+//   O = 2^b (Σ_{j≤i} w_ij v_j + e^{G_i} φ(q_i)ᵀ S),   w_ij = e^{G_i − G_j} φ(q_i)·φ(k_j),   j the segment's tokens
+//   o_i = 2^−b scale · O_i,   normalised divided by scale · (Σ_j w_ij + e^{G_i} φ(q_i)·z) + ε
+//
+// One workgroup owns a tile of ROWS tokens of a segment and all columns. It goes through the rows of S, EDGE at a time, which are to
+// φ(q) what values are to weights, and decays what came of that, row by row. Then it goes through the segment's tokens up to its own,
+// KEYS at a time, as `dense/prefill_cooperative.wgsl` does, whose header explains strips, key tiles, pitches and tile sizes: both are
+// one algorithm, but that weights here are products and not their exponentials. Products run on matrices of EDGE × EDGE, factors
+// f16, sums f32. Loads are issued long before they are needed: a workgroup is at work for a few of their latencies only.
+//
+// A segment's length weighs products of weights, which grow with it, against states that are written, scanned and read once for each
+// segment: around 2·D both take about as long.
+//
+// Range. f16 ends at 65504 and loses bits below 6e-5. So b is a whole number for each key tile, and for each EDGE rows of S, that takes
+//   |w_ij| ≤ D · max|φ(q)| · max|φ(k)|     of the workgroup's rows and the tile's keys
+//   |S|    ≤ its largest element           of the rows
+// to below 2^15; O is multiplied by what b changes by, a power of two, whenever it has to, or where it is small by now.
+//
+// Workgroup memory, rows and pitches (in words of four elements):
+//   factors, f16   STAGES times φ(k) [KEYS][HEAD_PITCH] and v [KEYS][VALUE_PITCH]; w [ROWS][P_PITCH]
+//                  before that φ(q), EDGE rows of each strip, in Q_PARTS parts of its columns, and then S [EDGE][VALUE_PITCH]
+//   sums, f32      φ(q)·φ(k) [ROWS][S_PITCH]; a block of O's columns on its way to be decayed or written
+//
+// Non-causal, there is the state only, of the whole sequence. Tokens outside every document give 0.
+#import linear/params
+#import shared/output
+#import linear/span
+#import linear/features
+#import linear/causal_weights
+#import linear/normalizer
+#import linear/outside
+#import shared/staged_keys
+
+const HEAD_BLOCKS = (HEAD_DIM + EDGE - 1u) / EDGE;
+const VALUE_BLOCKS = (VALUE_DIM + EDGE - 1u) / EDGE;
+const KEY_BLOCKS = KEYS / EDGE;
+const STRIP_ROWS = ROW_BLOCKS * EDGE;
+const ROWS = STRIPS * STRIP_ROWS;
+// Matrices of φ(q) and O in a subgroup.
+const QUERIES = ROW_BLOCKS * HEAD_BLOCKS;
+const OUTPUTS = ROW_BLOCKS * VALUE_BLOCKS;
+
+// Rows whose weights an invocation works out, and four scores at a time of each.
+const ROWS_EACH = (ROWS * ROW_LANES + THREADS - 1u) / THREADS;
+const ALL_ROWS = ROWS * ROW_LANES % THREADS == 0u;
+const ROW_VECS = KEYS / 4u / ROW_LANES;
+
+const HEAD_VECS = HEAD_QUADS;
+const VALUE_VECS = (VALUE_DIM + 3u) / 4u;
+const VALUE_VECS_ALL = VALUE_VECS;
+const HEAD_WORDS = HEAD_BLOCKS * EDGE / 4u;
+const VALUE_WORDS = VALUE_BLOCKS * EDGE / 4u;
+
+const STAGED_KEYS = KEYS;
+const STAGERS = THREADS;
+const STAGING_WRITTEN_OUT = 1u;
+
+// From here on places and pitches are in words of four elements.
+const EDGE_WORDS = EDGE / 4u;
+const HEAD_PITCH = HEAD_WORDS + 2u;
+const VALUE_PITCH = VALUE_WORDS + 2u;
+const P_PITCH = select(KEYS / 4u, KEYS / 4u + 2u, KEYS > 16u);
+const S_PITCH = KEYS / 4u + 1u;
+const K_SLICE = KEYS * HEAD_PITCH;
+const V_SLICE = KEYS * VALUE_PITCH;
+const V_AT = K_SLICE;
+const STAGE = K_SLICE + V_SLICE;
+const P_AT = STAGES * STAGE;
+const Q_BLOCKS = HEAD_BLOCKS / Q_PARTS;
+const Q_WORDS = Q_BLOCKS * EDGE_WORDS;
+const Q_PITCH = Q_WORDS + 2u;
+const FACTORS = max(P_AT + ROWS * P_PITCH, STRIPS * EDGE * Q_PITCH);
+const SUMS = ROWS * S_PITCH;
+
+// Words of a part of φ(q), and of EDGE rows of S, that an invocation loads.
+const Q_LOADS = (STRIPS * EDGE * Q_WORDS + THREADS - 1u) / THREADS;
+const STATE_LOADS = (EDGE * VALUE_WORDS + THREADS - 1u) / THREADS;
+
+const_assert KEYS % EDGE == 0u;
+const_assert HEAD_BLOCKS % Q_PARTS == 0u;
+const_assert KEYS / 4u % ROW_LANES == 0u;
+
+// What the rows of O are to be multiplied by, where they are normalised.
+var<workgroup> row_factors: array<f32, select(1u, ROWS, NORMALIZE)>;
+
+// Heads, for feature maps.
+var<private> head: u32;
+var<private> kv_head: u32;
+
+// Keys are counted from the segment's first token.
+alias List = u32;
+
+fn key_at(first: u32, p: u32) -> u32 {
+    return first + p;
+}
+
+// Bits of the largest magnitudes of a tile, which are ordered as the numbers are. Of three rounds: one that is read while the next
+// one's is written by those who are ahead, and one made ready. Behind them that of the queries.
+var<workgroup> told: array<atomic<u32>, 4>;
+const OF_QUERIES = 3u;
+
+// Before a barrier: the largest magnitude that this invocation has met.
+fn tell(top: f32, lane: u32, slot: u32) {
+    let bits = subgroupMax(bitcast<u32>(top));
+    if (lane == 0u) {
+        atomicMax(&told[slot], bits);
+    }
+}
+
+// After that barrier: the largest of all.
+fn told_of(slot: u32) -> f32 {
+    return bitcast<f32>(atomicLoad(&told[slot]));
+}
+
+// The same, of a round.
+fn all_told(thread: u32, round: u32) -> f32 {
+    // Read before the barrier, and written to behind the next one.
+    if (thread == 0u) {
+        atomicStore(&told[(round + 2u) % 3u], 0u);
+    }
+    return told_of(round % 3u);
+}
+
+fn largest_of(four: vec4<f32>) -> f32 {
+    let all = abs(four);
+    return max(max(all.x, all.y), max(all.z, all.w));
+}
+
+fn largest_held(held: Held) -> f32 {
+    return largest_of(vec4<f32>(unpack2x16float(held.x), unpack2x16float(held.y)));
+}
+
+fn largest_key(held: array<Held, K_LOADS>) -> f32 {
+    var top = 0.0;
+    #unroll
+    for (var u = 0u; u < K_LOADS; u++) {
+        top = max(top, largest_held(held[u]));
+    }
+    return top;
+}
+
+// A power of two for what is bounded so: the one so far, where f16 has room for it and does not lose much.
+fn power_after(power: f32, bound: f32) -> f32 {
+    if (bound * power > 32768.0 || (bound * power < 128.0 && bound > 0.0)) {
+        return power_for(bound);
+    }
+    return power;
+}
+
+fn scale_output(o: ptr<function, array<MatrixC, OUTPUTS>>, factor: f32) {
+    // A loop in place of a branch, because matrices are worked on in control flow that is the same for a whole subgroup, which a
+    // branch would have to prove.
+    for (var change = subgroupAny(factor != 1.0); change; change = false) {
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var e = 0u; e < OUTPUTS; e++) {
+            (*o)[e] = (*o)[e] * factor;
+        }
+    }
+}
+
+// Turn u of a part of the queries: EDGE rows of each strip, Q_WORDS of each row.
+fn load_queries(base: u32, start: u32, i0: u32, count: u32, thread: u32) -> array<Held, ROW_BLOCKS * Q_PARTS * Q_LOADS> {
+    var loaded: array<Held, ROW_BLOCKS * Q_PARTS * Q_LOADS>;
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var part = 0u; part < ROW_BLOCKS * Q_PARTS; part++) {
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var u = 0u; u < Q_LOADS; u++) {
+            let w = thread + u * THREADS;
+            let row = w / Q_WORDS;
+            let vec = part % Q_PARTS * Q_WORDS + w % Q_WORDS;
+            // Rows past the end repeat the last one and are not written.
+            let i = min(i0 + (row / EDGE) * STRIP_ROWS + part / Q_PARTS * EDGE + row % EDGE, count - 1u);
+            if (HEAD_WORDS == HEAD_VECS || vec < HEAD_VECS) {
+                loaded[part * Q_LOADS + u] = q_four(base, start + i, vec);
+            }
+        }
+    }
+    return loaded;
+}
+
+// Through workgroup memory to matrices. Returns the largest magnitude.
+fn queries_to_matrices(q: ptr<function, array<MatrixA, QUERIES>>, loaded: array<Held, ROW_BLOCKS * Q_PARTS * Q_LOADS>, strip: u32, thread: u32) -> f32 {
+    var top = 0.0;
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var part = 0u; part < ROW_BLOCKS * Q_PARTS; part++) {
+        workgroupBarrier();
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var u = 0u; u < Q_LOADS; u++) {
+            let w = thread + u * THREADS;
+            if (STRIPS * EDGE * Q_WORDS % THREADS == 0u || w < STRIPS * EDGE * Q_WORDS) {
+                top = max(top, largest_held(loaded[part * Q_LOADS + u]));
+                put_held((w / Q_WORDS) * Q_PITCH + w % Q_WORDS, loaded[part * Q_LOADS + u], 1.0, 0u);
+            }
+        }
+        workgroupBarrier();
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var d = 0u; d < Q_BLOCKS; d++) {
+            (*q)[part * Q_BLOCKS + d] = coopLoadT<MatrixA>(&factors[(strip * EDGE * Q_PITCH + d * EDGE_WORDS) * WORD], Q_PITCH * WORD);
+        }
+    }
+    return top;
+}
+
+// EDGE rows of S from block d on.
+fn load_state_rows(base: u32, known: bool, d: u32, thread: u32) -> array<vec4<f32>, STATE_LOADS> {
+    var loaded: array<vec4<f32>, STATE_LOADS>;
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var u = 0u; u < STATE_LOADS; u++) {
+        let w = thread + u * THREADS;
+        let row = d * EDGE + w / VALUE_WORDS;
+        let vec = w % VALUE_WORDS;
+        if (known && row < min((d + 1u) * EDGE, HEAD_DIM) && vec < VALUE_VECS) {
+            loaded[u] = state_in4(base + row * VALUE_DIM + vec * 4u, VALUE_DIM - vec * 4u);
+        }
+    }
+    return loaded;
+}
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgroup: u32,
+        @builtin(subgroup_size) subgroup_size: u32, @builtin(subgroup_invocation_id) lane: u32) {
+    // Neighbours by this number are neighbours in a subgroup, which by the invocation index they need not be.
+    let thread = subgroup * subgroup_size + lane;
+    let strip = subgroup % STRIPS;
+    // Where this subgroup's matrices are; those of one loop lie constants apart.
+    let s_matrices = strip * STRIP_ROWS * S_PITCH;
+    let p_matrices = P_AT + strip * STRIP_ROWS * P_PITCH;
+    // Words of a block of columns of O in `sums` that this invocation takes care of.
+    let block_words = strip_words(strip, lane, subgroup_size, thread, STRIP_ROWS * EDGE_WORDS);
+    // Tiles of a segment, the last ones, which see most, first.
+    let tiles = params.segment / ROWS;
+    let i0 = (tiles - 1u - workgroup.x % tiles) * ROWS;
+    let span = span_of(workgroup.z, workgroup.x / tiles);
+    let count = span.end - span.start;
+    let batch = select(workgroup.z, 0u, DOCUMENTS);
+    head = params.first_head + workgroup.y;
+    let kv = head / params.group - params.first_head / params.group;
+    let q_from = params.q_base + batch * params.q_batch + workgroup.y * params.q_head;
+    let k_from = params.k_base + batch * params.k_batch + kv * params.k_head;
+    let v_from = params.v_base + batch * params.v_batch + kv * params.v_head;
+    let o_from = params.o_base + batch * params.o_batch + workgroup.y * params.o_head;
+
+    if (i0 == 0u) {
+        clear_outside(span, o_from, 0u, VALUE_VECS, thread);
+    }
+    // A loop for the same reason as above: naga takes what is behind a return for control flow that invocations part in.
+    for (var any = i0 < count; any; any = false) {
+        begin_decay(batch, workgroup.y);
+        kv_head = kv;
+        // Non-causal, every segment meets the whole sequence's state, which lies where its first segment's would.
+        let slot = select(span.first, span.slot, CAUSAL);
+        let in_from = params.in_base + select(span.sequence, 0u, DOCUMENTS) * params.in_sequence + workgroup.y * params.in_head
+            + slot * params.in_segment;
+        let known = !DOCUMENTS || span.sequence < params.documents;
+        load_normalizer(in_from, known, thread);
+        if (thread < 4u) {
+            atomicStore(&told[thread], 0u);
+        }
+        strip_start(thread);
+
+        let last_key = span.end - 1u;
+        let q_held = load_queries(q_from, span.start, i0, count, thread);
+        var s_held = load_state_rows(in_from, known, 0u, thread);
+        var s_next = load_state_rows(in_from, known, min(1u, HEAD_BLOCKS - 1u), thread);
+        var k_held: array<Held, K_LOADS>;
+        var v_held: array<Held, V_LOADS>;
+        if (CAUSAL) {
+            k_held = load_k(k_from, span.start, 0u, last_key, thread);
+            v_held = load_v(v_from, span.start, 0u, last_key, thread);
+        }
+        var q: array<MatrixA, QUERIES>;
+        var round = 0u;
+        tell(queries_to_matrices(&q, q_held, strip, thread), lane, OF_QUERIES);
+        var o: array<MatrixC, OUTPUTS>;
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var e = 0u; e < OUTPUTS; e++) {
+            o[e] = MatrixC();
+        }
+
+        // What the state contributes.
+        var power = 1.0;
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var d = 0u; d < HEAD_BLOCKS; d++) {
+            var top = 0.0;
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var u = 0u; u < STATE_LOADS; u++) {
+                top = max(top, largest_of(s_held[u]));
+            }
+            round++;
+            tell(top, lane, round % 3u);
+            workgroupBarrier();
+            let next_power = power_after(power, all_told(thread, round));
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var u = 0u; u < STATE_LOADS; u++) {
+                let w = thread + u * THREADS;
+                if (EDGE * VALUE_WORDS % THREADS == 0u || w < EDGE * VALUE_WORDS) {
+                    put_factors((w / VALUE_WORDS) * VALUE_PITCH + w % VALUE_WORDS, vec4<f16>(s_held[u] * next_power));
+                }
+            }
+            s_held = s_next;
+            s_next = load_state_rows(in_from, known, min(d + 2u, HEAD_BLOCKS - 1u), thread);
+            workgroupBarrier();
+            scale_output(&o, next_power / power);
+            power = next_power;
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var n = 0u; n < VALUE_BLOCKS; n++) {
+                let rows = coopLoadT<MatrixB>(&factors[(n * EDGE_WORDS) * WORD], VALUE_PITCH * WORD);
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var r = 0u; r < ROW_BLOCKS; r++) {
+                    o[r * VALUE_BLOCKS + n] = coopMultiplyAdd(q[r * HEAD_BLOCKS + d], rows, o[r * VALUE_BLOCKS + n]);
+                }
+            }
+        }
+        if (DECAYS) {
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var d = 0u; d < VALUE_BLOCKS; d++) {
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var r = 0u; r < ROW_BLOCKS; r++) {
+                    coopStoreT(o[r * VALUE_BLOCKS + d], &sums[(s_matrices + r * EDGE * S_PITCH) * WORD], S_PITCH * WORD);
+                }
+                strip_barrier();
+                for (var w = block_words.first; w < block_words.end; w += block_words.step) {
+                    let at = (w / EDGE_WORDS) * S_PITCH + w % EDGE_WORDS;
+                    put_sums(at, get_sums(at) * decay_from_start(i0 + w / EDGE_WORDS));
+                }
+                strip_barrier();
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var r = 0u; r < ROW_BLOCKS; r++) {
+                    o[r * VALUE_BLOCKS + d] = coopLoadT<MatrixC>(&sums[(s_matrices + r * EDGE * S_PITCH) * WORD], S_PITCH * WORD);
+                }
+                // Subgroups that do the same must not get ahead of one another.
+                strip_barrier();
+            }
+        }
+
+        // What the segment's own tokens contribute.
+        let row_lane = thread % ROW_LANES;
+        // This invocation's part of the sums of its rows' weights.
+        var sums_of_weights: array<f32, ROWS_EACH>;
+        if (CAUSAL) {
+            let bound_of_key = f32(HEAD_DIM) * told_of(OF_QUERIES);
+            let end = min(i0 + ROWS, count);
+            var stage = 0u;
+            round++;
+            tell(largest_key(k_held), lane, round % 3u);
+            workgroupBarrier();
+            var top_key = all_told(thread, round);
+            store_k(k_held, 1.0, thread, 0u);
+            store_v(v_held, 1.0, thread, V_AT);
+            k_held = load_k(k_from, span.start, KEYS, last_key, thread);
+            v_held = load_v(v_from, span.start, KEYS, last_key, thread);
+            for (var p0 = 0u; p0 < end; p0 += KEYS) {
+                let other = STAGE - stage;
+                round++;
+                if (STAGES == 2u) {
+                    tell(largest_key(k_held), lane, round % 3u);
+                }
+                workgroupBarrier();
+                let next_power = power_after(power, bound_of_key * top_key);
+                scale_output(&o, next_power / power);
+                power = next_power;
+
+                // Strips whose rows are all before the tile's keys only meet the others.
+                let sees = subgroupAny(p0 < i0 + (strip + 1u) * STRIP_ROWS);
+                for (var once = sees; once; once = false) {
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var n = 0u; n < KEY_BLOCKS; n++) {
+                        var s: array<MatrixC, ROW_BLOCKS>;
+                        #unroll if MATRICES_WRITTEN_OUT
+                        for (var r = 0u; r < ROW_BLOCKS; r++) {
+                            s[r] = MatrixC();
+                        }
+                        #unroll if MATRICES_WRITTEN_OUT
+                        for (var d = 0u; d < HEAD_BLOCKS; d++) {
+                            let keys = coopLoad<MatrixB>(&factors[(stage + n * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
+                            #unroll if MATRICES_WRITTEN_OUT
+                            for (var r = 0u; r < ROW_BLOCKS; r++) {
+                                s[r] = coopMultiplyAdd(q[r * HEAD_BLOCKS + d], keys, s[r]);
+                            }
+                        }
+                        #unroll if MATRICES_WRITTEN_OUT
+                        for (var r = 0u; r < ROW_BLOCKS; r++) {
+                            coopStoreT(s[r], &sums[(s_matrices + r * EDGE * S_PITCH + n * EDGE_WORDS) * WORD], S_PITCH * WORD);
+                        }
+                    }
+                }
+                strip_barrier();
+                #unroll
+                for (var n = 0u; n < ROWS_EACH; n++) {
+                    let row = (thread + n * THREADS) / ROW_LANES;
+                    let strip_end = i0 + (row / STRIP_ROWS + 1u) * STRIP_ROWS;
+                    if ((ALL_ROWS || row < ROWS) && p0 < strip_end) {
+                        #unroll
+                        for (var c = 0u; c < ROW_VECS; c++) {
+                            let vec = row_lane * ROW_VECS + c;
+                            let w = causal_weights(get_sums(row * S_PITCH + vec), i0 + row, p0 + vec * 4u);
+                            sums_of_weights[n] += (w.x + w.y) + (w.z + w.w);
+                            put_factors(P_AT + row * P_PITCH + vec, vec4<f16>(w * power));
+                        }
+                    }
+                }
+                if (STAGES == 2u) {
+                    top_key = all_told(thread, round);
+                    store_k(k_held, 1.0, thread, other);
+                    store_v(v_held, 1.0, thread, other + V_AT);
+                    k_held = load_k(k_from, span.start, p0 + 2u * KEYS, last_key, thread);
+                    v_held = load_v(v_from, span.start, p0 + 2u * KEYS, last_key, thread);
+                }
+                strip_barrier();
+
+                for (var once = sees; once; once = false) {
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var n = 0u; n < KEY_BLOCKS; n++) {
+                        var p: array<MatrixA, ROW_BLOCKS>;
+                        #unroll if MATRICES_WRITTEN_OUT
+                        for (var r = 0u; r < ROW_BLOCKS; r++) {
+                            p[r] = coopLoadT<MatrixA>(&factors[(p_matrices + r * EDGE * P_PITCH + n * EDGE_WORDS) * WORD], P_PITCH * WORD);
+                        }
+                        #unroll if MATRICES_WRITTEN_OUT
+                        for (var d = 0u; d < VALUE_BLOCKS; d++) {
+                            let values = coopLoadT<MatrixB>(&factors[(stage + V_AT + n * EDGE * VALUE_PITCH + d * EDGE_WORDS) * WORD], VALUE_PITCH * WORD);
+                            #unroll if MATRICES_WRITTEN_OUT
+                            for (var r = 0u; r < ROW_BLOCKS; r++) {
+                                o[r * VALUE_BLOCKS + d] = coopMultiplyAdd(p[r], values, o[r * VALUE_BLOCKS + d]);
+                            }
+                        }
+                    }
+                }
+                if (STAGES == 2u) {
+                    stage = other;
+                } else {
+                    tell(largest_key(k_held), lane, round % 3u);
+                    workgroupBarrier();
+                    top_key = all_told(thread, round);
+                    store_k(k_held, 1.0, thread, 0u);
+                    store_v(v_held, 1.0, thread, V_AT);
+                    k_held = load_k(k_from, span.start, p0 + 2u * KEYS, last_key, thread);
+                    v_held = load_v(v_from, span.start, p0 + 2u * KEYS, last_key, thread);
+                }
+            }
+        }
+
+        if (NORMALIZE) {
+            #unroll
+            for (var n = 0u; n < ROWS_EACH; n++) {
+                let row = (thread + n * THREADS) / ROW_LANES;
+                let i = min(i0 + row, count - 1u);
+                var of_state = 0.0;
+                for (var vec = row_lane; vec < HEAD_QUADS; vec += ROW_LANES) {
+                    of_state += dot(unscaled_feature_q(q_from, head, span.start + i, vec), normalizer[vec]);
+                }
+                let sum = lanes_sum(fma(of_state, decay_from_start(i), sums_of_weights[n]));
+                if ((ALL_ROWS || row < ROWS) && row_lane == 0u) {
+                    row_factors[row] = params.scale / (params.scale * sum + params.epsilon);
+                }
+            }
+        }
+
+        // The output, a block of columns at a time.
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var d = 0u; d < VALUE_BLOCKS; d++) {
+            strip_barrier();
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var r = 0u; r < ROW_BLOCKS; r++) {
+                coopStoreT(o[r * VALUE_BLOCKS + d], &sums[(s_matrices + r * EDGE * S_PITCH) * WORD], S_PITCH * WORD);
+            }
+            strip_barrier();
+            for (var w = block_words.first; w < block_words.end; w += block_words.step) {
+                let row = w / EDGE_WORDS;
+                let i = i0 + row;
+                let column = d * EDGE + w % EDGE_WORDS * 4u;
+                if (i < count && column < VALUE_DIM) {
+                    var factor = params.scale / power;
+                    if (NORMALIZE) {
+                        factor = row_factors[row] / power;
+                    }
+                    store_o4(o_from + (span.start + i) * params.o_seq + column, get_sums(row * S_PITCH + w % EDGE_WORDS) * factor, VALUE_DIM - column);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Segments of linear attention on cooperative matrices: the kernels that find what each adds to the state, and from the states
+//! before them the outputs.
+
+use crate::ops::dense::cooperative::{self as prefill, Candidate, CooperativeTile as SegmentTile};
+use crate::ops::dense::tile::{DeviceClass, looped};
+use crate::ops::dense::variant::staged_pieces;
+use crate::ops::linear::cooperative::{self, Candidate as StateCandidate, CooperativeTile};
+use crate::ops::linear::variant::{Chunk, ChunkState};
+use crate::ops::linear::{Decay, FeatureMap, Linear};
+use crate::shader::{Binding, Constant, Spec};
+use crate::tensor::DType;
+use crate::tier::Tier;
+
+impl Spec for ChunkState<CooperativeTile> {
+    fn label(&self) -> String {
+        self.options_label(self.kernel()) + &self.tile.shape()
+    }
+
+    fn kernel(&self) -> &'static str {
+        "linear/chunk_state_cooperative"
+    }
+
+    fn constants(&self) -> Vec<(&'static str, Constant)> {
+        let mut constants = self.options_constants();
+        constants.push(("DECAYS", Constant::Flag(self.inputs.decay != Decay::None)));
+        constants.extend(self.tile.state_constants(self.inputs.head_dim));
+        constants
+    }
+
+    fn pieces(&self) -> Vec<&'static str> {
+        let (t, i) = (&self.tile, &self.inputs);
+        let mut pieces = staged_pieces(t.edge, t.vectors).to_vec();
+        let whole = i.head_dim.is_multiple_of(t.edge) && i.value_dim.is_multiple_of(t.edge);
+        pieces.push(match whole && i.vector_state && t.vectors {
+            true => "linear/state_matrices_direct",
+            false => "linear/state_matrices_staged",
+        });
+        pieces.extend(self.options_pieces(i.pieces(true)));
+        pieces
+    }
+
+    fn custom(&self) -> Option<String> {
+        self.inputs.custom()
+    }
+
+    fn bindings(&self) -> Vec<Binding> {
+        self.options_bindings()
+    }
+
+    fn workgroup_bytes(&self) -> u32 {
+        let i = &self.inputs;
+        self.tile.state_workgroup_bytes(i.head_dim, i.normalize)
+    }
+
+    fn tier(&self) -> Tier {
+        Tier::Cooperative
+    }
+
+    fn enables(&self) -> Vec<&'static str> {
+        vec!["f16", "wgpu_cooperative_matrix"]
+    }
+}
+
+impl Spec for Chunk<SegmentTile> {
+    fn label(&self) -> String {
+        format!("{} {}", self.options_label(self.kernel()), self.tile.shape())
+    }
+
+    fn kernel(&self) -> &'static str {
+        "linear/segment_cooperative"
+    }
+
+    fn constants(&self) -> Vec<(&'static str, Constant)> {
+        use Constant::{Count, Flag};
+        let t = &self.tile;
+        let mut constants = self.options_constants();
+        constants.extend([
+            ("DECAYS", Flag(self.inputs.decay != Decay::None)),
+            ("STRIPS", Count(t.strips)),
+            ("ROW_LANES", Count(t.row_lanes)),
+            ("ROW_BLOCKS", Count(t.row_blocks)),
+            ("KEYS", Count(t.keys)),
+            ("STAGES", Count(t.stages)),
+            ("Q_PARTS", Count(t.q_parts(self.inputs.head_dim, self.inputs.value_dim))),
+            ("THREADS", Count(t.threads)),
+            ("MATRICES_WRITTEN_OUT", Count(t.written_out.into())),
+        ]);
+        constants
+    }
+
+    fn pieces(&self) -> Vec<&'static str> {
+        let (t, i) = (&self.tile, &self.inputs);
+        let mut pieces = staged_pieces(t.edge, t.vectors).to_vec();
+        pieces.push(match t.own_barriers {
+            true => "shared/strip_subgroup",
+            false => "shared/strip_workgroup",
+        });
+        pieces.push("shared/slices_one");
+        let as_stored = i.feature_map == FeatureMap::Identity && i.dtype == DType::F16 && i.vector;
+        pieces.push(match as_stored {
+            true => "linear/factors_as_stored",
+            false => "linear/factors_featured",
+        });
+        pieces.extend(self.options_pieces(i.pieces(false)));
+        pieces
+    }
+
+    fn custom(&self) -> Option<String> {
+        self.inputs.custom()
+    }
+
+    fn bindings(&self) -> Vec<Binding> {
+        self.options_bindings()
+    }
+
+    fn workgroup_bytes(&self) -> u32 {
+        segment_workgroup_bytes(
+            &self.tile,
+            self.inputs.head_dim,
+            self.inputs.value_dim,
+            self.inputs.normalize,
+        )
+    }
+
+    fn tier(&self) -> Tier {
+        Tier::Cooperative
+    }
+
+    fn enables(&self) -> Vec<&'static str> {
+        vec!["f16", "wgpu_cooperative_matrix"]
+    }
+}
+
+/// Workgroup memory in bytes of `linear/segment_cooperative.wgsl`.
+fn segment_workgroup_bytes(tile: &SegmentTile, head_dim: u32, value_dim: u32, normalize: bool) -> u32 {
+    let (normalizer, row_factors) = match normalize {
+        true => (head_dim.div_ceil(4) * 16, tile.rows() * 4),
+        false => (16, 4),
+    };
+    let told: u32 = 12;
+    let extra = [normalizer, row_factors, told]
+        .iter()
+        .map(|n| n.next_multiple_of(16))
+        .sum::<u32>();
+    tile.product_bytes(head_dim, value_dim) + extra
+}
+
+/// Iterations of all loops of an invocation of `linear/segment_cooperative.wgsl` for a segment of so many tokens, at most.
+pub(super) fn loop_iterations(tile: &SegmentTile, p: &Linear, tokens: u32) -> u32 {
+    let (d, dv) = (p.head_dim, p.value_dim());
+    let words = |rows: u32, width: u32| (rows * width.next_multiple_of(tile.edge) / 4).div_ceil(tile.threads);
+    let rows_each = (tile.rows() * tile.row_lanes).div_ceil(tile.threads);
+    let lanes = looped(tile.row_lanes.ilog2(), 0);
+    let outputs = tile.row_blocks * dv.div_ceil(tile.edge);
+    // Loops over the words of a stage and the weights of a row are written out; those over matrices may not be.
+    let of_tile = tile.product_iterations(d, dv) + looped(outputs, 0) + 2;
+    let parts = tile.q_parts(d, dv);
+    let blocks = d.div_ceil(tile.edge);
+    let of_queries = looped(
+        tile.row_blocks * parts,
+        1 + looped(words(tile.strips * tile.edge, d), 0) + looped(blocks, 0),
+    );
+    let of_state_rows = 4 * looped(words(tile.edge, dv), 0)
+        + looped(outputs, 0)
+        + looped(dv.div_ceil(tile.edge), looped(tile.row_blocks, 0));
+    let of_output = looped(
+        dv.div_ceil(tile.edge),
+        looped(tile.row_blocks, 0) + looped(words(tile.rows(), tile.edge), 0),
+    );
+    let of_rows = rows_each * (lanes + looped(d.div_ceil(4), 0));
+    looped(tokens.div_ceil(tile.keys), of_tile) + 2 * of_queries + looped(blocks, of_state_rows) + of_output + of_rows
+}
+
+/// Tiles of outputs for matrices of 16, best first, by measurements on an NVIDIA H200 (`benches/tune_linear.rs`): two or three of
+/// the first are at work on a processor at a time. Loads are always a tile ahead.
+const OUTPUTS_WIDE: &[Candidate] = &[
+    Candidate(4, 2, 16, 1, true),
+    Candidate(4, 1, 16, 1, true),
+    Candidate(2, 1, 16, 1, true),
+];
+
+/// The same for Dv up to 64 and beyond 128.
+const OUTPUTS: &[Candidate] = &[Candidate(4, 1, 16, 1, true), Candidate(2, 1, 16, 1, true)];
+
+/// Tiles of outputs that a device can have, best first.
+pub(super) fn candidates(p: &Linear, device: &DeviceClass) -> Vec<SegmentTile> {
+    let list = match (device.abilities.matrices, device.software) {
+        (Some(16), _) if (65..=128).contains(&p.value_dim()) => OUTPUTS_WIDE,
+        (Some(16), _) => OUTPUTS,
+        (_, true) => prefill::SOFTWARE,
+        (_, false) => prefill::EDGE_8,
+    };
+    let fits = |t: &SegmentTile| {
+        segment_workgroup_bytes(t, p.head_dim, p.value_dim(), p.normalize.is_some()) <= device.workgroup_memory
+    };
+    let mut tiles = prefill::tiles(list, 1, device);
+    tiles.retain(fits);
+    // Tiles of a segment do not alternate.
+    tiles.iter_mut().for_each(|t| t.alternate = false);
+    tiles
+}
+
+/// Tiles of states for matrices of 16, best first, by the same measurements.
+const STATES_WIDE: &[StateCandidate] = &[
+    StateCandidate(2, 4, 1, 2, 2),
+    StateCandidate(2, 2, 1, 2, 2),
+    StateCandidate(2, 2, 1, 1, 2),
+    StateCandidate(1, 2, 1, 1, 1),
+    StateCandidate(1, 1, 1, 1, 1),
+];
+
+/// Tiles of states that a device can have, best first.
+pub(super) fn state_candidates(p: &Linear, device: &DeviceClass) -> Vec<CooperativeTile> {
+    let list = match (device.abilities.matrices, device.software) {
+        (Some(16), _) if p.value_dim() <= 64 => &STATES_WIDE[1..],
+        (Some(16), _) => STATES_WIDE,
+        (_, true) => cooperative::SOFTWARE,
+        (_, false) => cooperative::EDGE_8,
+    };
+    let mut tiles = cooperative::tiles(list, device);
+    tiles.retain(|t| t.state_workgroup_bytes(p.head_dim, p.normalize.is_some()) <= device.workgroup_memory);
+    tiles
+}
+
+/// Whether a tile of outputs is one that the shader is made for: factors are never split, loads always a tile ahead.
+pub(super) fn is_sound(tile: &SegmentTile) -> bool {
+    tile.is_sound() && tile.slices == 1 && tile.carried
+}
+
+/// Tokens of a segment where there is enough to do for many: see the header of the kernel.
+pub(super) fn length(p: &Linear) -> u32 {
+    (2 * p.head_dim.max(p.value_dim())).next_power_of_two().clamp(64, 512)
+}
