@@ -288,6 +288,7 @@ fn what_f16_has_no_room_for() {
         (600.0, 1.0, 0.0),
         (2e-3, 2e-3, 0.0),
         (1.0, 1.0, 1e12),
+        (2e-3, 1.0, 1e24),
         (1e-3, 1e3, 1e-12),
     ] {
         for decay in [Decay::None, Decay::Head] {
@@ -479,6 +480,54 @@ fn what_matrices_do_not_serve_is_refused() {
         Form::Cooperative(few),
         "invocations for each strip",
     );
+
+    let output = output_tile(&gpu, [2, 1, 2, 1], false);
+    let wrong_outputs: [(SegmentTile, u32, &str); 5] = [
+        (SegmentTile { slices: 2, ..output }, 1, "one slice"),
+        (
+            SegmentTile {
+                carried: false,
+                ..output
+            },
+            1,
+            "`carried`",
+        ),
+        (
+            SegmentTile {
+                keys: edge + 1,
+                ..output
+            },
+            1,
+            "keeps to the rules",
+        ),
+        (
+            SegmentTile {
+                threads: 1025,
+                ..output
+            },
+            1,
+            "keeps to the rules",
+        ),
+        (
+            SegmentTile {
+                threads: output.threads + 1,
+                ..output
+            },
+            0,
+            "invocations for each strip of the output tile",
+        ),
+    ];
+    let split = |output: SegmentTile, segment| Form::CooperativeSplit {
+        state: tile(STRIPS, edge, subgroups),
+        output,
+        segment,
+    };
+    for (output, rest, part) in wrong_outputs {
+        refused(&plain(Decay::Head), split(output, output.rows() + rest), part);
+    }
+    let rows = "a multiple of the output tile's rows";
+    refused(&plain(Decay::Head), split(output, output.rows() + 1), rows);
+    refused(&plain(Decay::Head), split(output, 0), rows);
 
     let forced = gpu.with_tier(Tier::Cooperative).unwrap();
     let error = plain(Decay::Token).plan(&forced).unwrap_err().to_string();

@@ -16,10 +16,11 @@ fn lanes_sum(x: f32) -> f32 {
     return sum;
 }
 
-// The power of two that takes a bound to between 2^14 and 2^15.
+// The power of two that takes a bound to between 2^14 and 2^15; for bounds below 2^-30 less, lest what was summed up at the power of a
+// large state overflow.
 fn power_for(bound: f32) -> f32 {
     if (bound > 0.0 && bound < 3e38) {
-        return ldexp(1.0, i32(clamp(14.0 - floor(log2(bound)), -60.0, 60.0)));
+        return ldexp(1.0, i32(clamp(14.0 - floor(log2(bound)), -114.0, 44.0)));
     }
     return 1.0;
 }
