@@ -201,7 +201,8 @@ fn on_matrices(p: &Linear, device: &DeviceClass, rows: u64) -> Option<Form> {
     let form = |segment| Form::CooperativeSplit { state, output, segment };
     let split = segment_length(p, device, rows, form);
     match one_pass {
-        Some(form) if p.tokens <= form.chunk() * SHORT_CHUNKS => Some(form),
+        // Where matrices are emulated, three kernels are three times the code to compile, for minutes at D = 128.
+        Some(form) if device.software || p.tokens <= form.chunk() * SHORT_CHUNKS => Some(form),
         _ => Some(split),
     }
 }
