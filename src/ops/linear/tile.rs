@@ -433,24 +433,27 @@ pub fn alternatives(p: &Linear, device: &DeviceClass) -> Vec<Form> {
     let mut all = vec![];
     for tile in every_tile(p, device) {
         all.push(Form::Serial(tile));
-        all.extend(segmented(p, device, |segment| Form::Split { tile, segment }));
+        let form = |segment| Form::Split { tile, segment };
+        let planned = split(p, device, rows(p), form, tile.rows())
+            .segment()
+            .unwrap_or(tile.rows());
+        all.extend(segmented(p, device, planned, form));
     }
     if cooperative::can(p, device) {
         all.extend(cooperative::candidates(p, device).into_iter().map(Form::Cooperative));
         let (states, outputs) = segment_tiles(p, device);
         // Every tile beside the other kernel's best one.
-        for (n, &state) in states.iter().enumerate() {
-            for &output in &outputs[..if n == 0 { outputs.len() } else { 1.min(outputs.len()) }] {
-                let form = |segment| Form::CooperativeSplit { state, output, segment };
-                let longest = longest(p, device, form(output.rows()), output.rows());
-                let length = segments::length(p);
-                let mut lengths = [length / 2, length, 2 * length]
-                    .map(|n| n.next_multiple_of(output.rows()))
-                    .to_vec();
-                lengths.dedup();
-                lengths.retain(|n| u64::from(*n) <= longest && (*n < p.tokens || !p.causal));
-                all.extend(lengths.into_iter().map(form));
-            }
+        let best_output = outputs
+            .first()
+            .into_iter()
+            .flat_map(|o| states.iter().map(move |s| (*s, *o)));
+        let best_state = states
+            .first()
+            .into_iter()
+            .flat_map(|s| outputs.iter().skip(1).map(move |o| (*s, *o)));
+        for (state, output) in best_output.chain(best_state) {
+            let form = |segment| Form::CooperativeSplit { state, output, segment };
+            all.extend(segmented(p, device, segments::length(p), form));
         }
     }
     let planned = choose(p, device).ok();
@@ -479,10 +482,9 @@ fn every_tile(p: &Linear, device: &DeviceClass) -> Vec<ChunkTile> {
     all
 }
 
-/// A form with segments as long as the planner would make them, half, and twice as long, where there are several of them.
-fn segmented(p: &Linear, device: &DeviceClass, form: impl Fn(u32) -> Form) -> Vec<Form> {
+/// A form with segments of so many tokens, half, and twice as many, where there are several of them.
+fn segmented(p: &Linear, device: &DeviceClass, planned: u32, form: impl Fn(u32) -> Form) -> Vec<Form> {
     let chunk = form(1).chunk();
-    let planned = split(p, device, rows(p), &form, chunk).segment().unwrap_or(chunk);
     let longest = longest(p, device, form(chunk), chunk);
     let mut lengths = [planned / 2, planned, 2 * planned]
         .map(|n| n.next_multiple_of(chunk))
