@@ -90,6 +90,11 @@ const_assert THREADS % STRIPS == 0u;
 var<workgroup> row_factors: array<f32, STRIPS * ROWS>;
 var<workgroup> row_sums: array<f32, STRIPS * ROWS>;
 
+// Four neighbouring columns, the vec-th four, of the row of `sums` that begins at word `start`.
+fn row_four(start: u32, vec: u32) -> vec4<f32> {
+    return get_sums(start + vec);
+}
+
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
         @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_size) subgroup_size: u32,
@@ -244,7 +249,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
                     let i = params.first_query + own_row / params.group;
                     for (var c = 0u; c < ROW_VECS; c++) {
                         let p = p0 + own_places + (row_lane * ROW_VECS + c) * 4u;
-                        var t4 = get_sums(s_from + c) * unit;
+                        var t4 = row_four(s_from, c) * unit;
                         #unroll
                         for (var x = 0u; x < 4u; x++) {
                             t4[x] = masked_score(t4[x], whole, b, h, i, key_at(list, p + x), rows[e]);

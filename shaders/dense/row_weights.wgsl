@@ -4,11 +4,15 @@
 //   m, l   the reference that weights are relative to, and this invocation's part of the sum of 2^(t_j − m)
 //
 // m is not the maximum, because changing it means taking output rows out of the matrices and back. It is set HEADROOM below
-// the first maximum a row meets, so that the largest weight is 2^HEADROOM, and stays until a score exceeds it by more than
-// LIMIT; f16 holds 2^LIMIT, and of weights it holds all that matter: those down to 2^(−14 − HEADROOM) of the largest
-// with full precision. Sigmoid has neither, and its weights, which may all be as small as 1/Nk, are stored times 2^LIMIT.
+// the first maximum a row meets, so that the largest weight is 2^HEADROOM, and stays until weights that one invocation adds
+// up exceed LARGEST; f16 holds that, and of weights it holds all that matter: those down to 2^(−14 − HEADROOM) of the
+// largest with full precision. No maximum is looked for until then: the sums, which are needed anyway, tell. An invocation has
+// at most LARGEST / 2^HEADROOM weights, so that then the maximum is more than HEADROOM above m. What exceeds f32 counts as
+// exceeding, whatever the device makes of it.
+// Sigmoid has no reference, and its weights, which may all be as small as 1/Nk, are stored times LARGEST.
+//
+// A kernel declares `row_four`: four neighbouring columns of a row of `sums`.
 const HEADROOM = 7.0;
-const LIMIT = 15.0;
 const LARGEST = 32768.0;
 
 struct RowSums {
@@ -20,49 +24,55 @@ struct RowSums {
     grew: bool,
 }
 
-// Scores are `unit` times what is found from word `s_from` on, masked ones far below all others, `masked` if there may be
-// any; weights go to word `p_from` and on.
+// Scores are `unit` times what is found from `s_from` on, masked ones far below all others, `masked` if there may be any;
+// weights go to word `p_from` and on.
 fn row_weights(s_from: u32, p_from: u32, unit: f32, masked: bool, m: f32, l: f32) -> RowSums {
     var sums = RowSums(m, l, 1.0, false);
-    var scores: array<vec4<f32>, ROW_VECS>;
+    var w: array<vec4<f32>, ROW_VECS>;
+    // Far above what is masked, so that its weight is 0 also while a row has seen nothing else.
+    let reference = max(m, MASKED_BELOW);
+    var sum4 = vec4<f32>();
     #unroll
     for (var c = 0u; c < ROW_VECS; c++) {
-        scores[c] = get_sums(s_from + c);
+        if (NORMALIZED) {
+            w[c] = exp2(fma(row_four(s_from, c), vec4<f32>(unit), vec4<f32>(-reference)));
+        } else {
+            let t4 = row_four(s_from, c) * unit;
+            w[c] = vec4<f32>(weight(t4.x, 0.0), weight(t4.y, 0.0), weight(t4.z, 0.0), weight(t4.w, 0.0));
+            if (masked) {
+                w[c] = select(w[c], vec4<f32>(), t4 < vec4<f32>(MASKED_BELOW));
+            }
+        }
+        sum4 += w[c];
     }
-    var reference = 0.0;
-    if (NORMALIZED) {
-        var top4 = scores[0];
+    var sum = (sum4.x + sum4.y) + (sum4.z + sum4.w);
+    let over = !(sum <= LARGEST);
+    if (NORMALIZED && subgroupAny(over)) {
+        var top4 = row_four(s_from, 0u);
         #unroll
         for (var c = 1u; c < ROW_VECS; c++) {
-            top4 = max(top4, scores[c]);
+            top4 = max(top4, row_four(s_from, c));
         }
         let top = lanes_max(max(max(top4.x, top4.y), max(top4.z, top4.w))) * unit;
-        if (top - m > LIMIT) {
+        if (lanes_max(select(0.0, 1.0, over)) > 0.0) {
             sums.grew = m > MASKED_BELOW;
             sums.m = top - HEADROOM;
             sums.shrink = exp2(m - sums.m);
             sums.l *= sums.shrink;
+            sum4 = vec4<f32>();
+            #unroll
+            for (var c = 0u; c < ROW_VECS; c++) {
+                w[c] = exp2(fma(row_four(s_from, c), vec4<f32>(unit), vec4<f32>(-sums.m)));
+                sum4 += w[c];
+            }
+            sum = (sum4.x + sum4.y) + (sum4.z + sum4.w);
         }
-        // Far above what is masked, so that its weight is 0 also while a row has seen nothing else.
-        reference = max(sums.m, MASKED_BELOW);
     }
-    var sum4 = vec4<f32>();
     #unroll
     for (var c = 0u; c < ROW_VECS; c++) {
-        var w = vec4<f32>();
-        if (NORMALIZED) {
-            w = exp2(fma(scores[c], vec4<f32>(unit), vec4<f32>(-reference)));
-        } else {
-            let t4 = scores[c] * unit;
-            w = vec4<f32>(weight(t4.x, 0.0), weight(t4.y, 0.0), weight(t4.z, 0.0), weight(t4.w, 0.0));
-            if (masked) {
-                w = select(w, vec4<f32>(), t4 < vec4<f32>(MASKED_BELOW));
-            }
-        }
-        sum4 += w;
-        put_slices(p_from + c, select(w * LARGEST, w, NORMALIZED), P_SLICE);
+        put_slices(p_from + c, select(w[c] * LARGEST, w[c], NORMALIZED), P_SLICE);
     }
-    sums.l += (sum4.x + sum4.y) + (sum4.z + sum4.w);
+    sums.l += sum;
     return sums;
 }
 

@@ -27,3 +27,12 @@ fn put_sums(at: u32, four: vec4<f32>) {
 fn get_sums(at: u32) -> vec4<f32> {
     return vec4<f32>(sums[at * 4u], sums[at * 4u + 1u], sums[at * 4u + 2u], sums[at * 4u + 3u]);
 }
+
+// One element of a word.
+fn put_sum(at: u32, part: u32, x: f32) {
+    sums[at * 4u + part] = x;
+}
+
+fn get_sum(at: u32, part: u32) -> f32 {
+    return sums[at * 4u + part];
+}

@@ -21,3 +21,12 @@ fn put_sums(at: u32, four: vec4<f32>) {
 fn get_sums(at: u32) -> vec4<f32> {
     return sums[at];
 }
+
+// One element of a word.
+fn put_sum(at: u32, part: u32, x: f32) {
+    sums[at][part] = x;
+}
+
+fn get_sum(at: u32, part: u32) -> f32 {
+    return sums[at][part];
+}

@@ -86,12 +86,12 @@ impl CooperativeTile {
         scores + output + looped(value_blocks, 2 * rows) + lanes
     }
 
-    /// Parts of q's columns that are staged one after the other: as few as fit where keys and values will be.
-    pub(crate) fn q_parts(&self, head_dim: u32, value_dim: u32) -> u32 {
+    /// Parts of q's columns that are staged one after the other: as few as fit where keys and values will be. Rows of weights
+    /// are `weight_pitch` elements apart.
+    pub(crate) fn q_parts(&self, head_dim: u32, value_dim: u32, weight_pitch: u32) -> u32 {
         let blocks = head_dim.div_ceil(self.edge);
-        let fits = |parts: &u32| {
-            blocks.is_multiple_of(*parts) && self.q_part(head_dim, *parts) <= self.tile_factors(head_dim, value_dim)
-        };
+        let room = self.tile_factors(head_dim, value_dim, weight_pitch);
+        let fits = |parts: &u32| blocks.is_multiple_of(*parts) && self.q_part(head_dim, *parts) <= room;
         (1..=blocks).find(fits).unwrap_or(blocks)
     }
 
@@ -101,10 +101,15 @@ impl CooperativeTile {
     }
 
     /// Elements of workgroup memory that keys, values and weights take.
-    fn tile_factors(&self, head_dim: u32, value_dim: u32) -> u32 {
+    fn tile_factors(&self, head_dim: u32, value_dim: u32, weight_pitch: u32) -> u32 {
         let pitch = |d: u32| d.next_multiple_of(self.edge) + 8;
-        let weights = self.keys + if self.keys > 16 { 8 } else { 0 };
-        self.slices * (self.stages * self.keys * (pitch(head_dim) + pitch(value_dim)) + self.rows() * weights)
+        let stages = self.stages * self.keys * (pitch(head_dim) + pitch(value_dim));
+        self.slices * (stages + self.rows() * weight_pitch)
+    }
+
+    /// Elements from one row of weights to the next in prefill.
+    fn weight_pitch(&self, value_dim: u32) -> u32 {
+        self.keys + if self.keys > 16 || value_dim <= 128 { 8 } else { 0 }
     }
 
     /// As labels have it.
@@ -125,20 +130,20 @@ impl CooperativeTile {
         )
     }
 
-    /// Workgroup memory in bytes for factors, sums and barriers.
-    pub(crate) fn product_bytes(&self, head_dim: u32, value_dim: u32) -> u32 {
-        let q = self.q_part(head_dim, self.q_parts(head_dim, value_dim));
-        let factors = 2 * self.tile_factors(head_dim, value_dim).max(q);
-        let sums = 4 * self.rows() * (self.keys + 4);
+    /// Workgroup memory in bytes for factors, so many elements of sums, and barriers.
+    pub(crate) fn product_bytes(&self, head_dim: u32, value_dim: u32, weight_pitch: u32, sums: u32) -> u32 {
+        let q = self.q_part(head_dim, self.q_parts(head_dim, value_dim, weight_pitch));
+        let factors = 2 * self.tile_factors(head_dim, value_dim, weight_pitch).max(q);
         let rounds = if self.own_barriers { 0 } else { 16 };
-        [factors, sums, rounds].iter().map(|n| n.next_multiple_of(16)).sum()
+        [factors, 4 * sums, rounds].iter().map(|n| n.next_multiple_of(16)).sum()
     }
 
     /// Workgroup memory in bytes.
     pub fn workgroup_bytes(&self, head_dim: u32, value_dim: u32) -> u32 {
         let row_factors = (4 * self.rows()).next_multiple_of(16);
         let told = if self.slices == 1 { 0 } else { 32 };
-        self.product_bytes(head_dim, value_dim) + row_factors + told
+        let sums = self.strips * self.keys * (self.row_blocks * self.edge + 4);
+        self.product_bytes(head_dim, value_dim, self.weight_pitch(value_dim), sums) + row_factors + told
     }
 }
 
@@ -165,7 +170,10 @@ impl Tile for CooperativeTile {
             ("STAGES", Count(self.stages)),
             ("SLICES", Count(self.slices)),
             ("CARRIED", Flag(self.carried)),
-            ("Q_PARTS", Count(self.q_parts(head_dim, value_dim))),
+            (
+                "Q_PARTS",
+                Count(self.q_parts(head_dim, value_dim, self.weight_pitch(value_dim))),
+            ),
             ("THREADS", Count(self.threads)),
             ("ALTERNATE", Flag(self.alternate)),
             ("MATRICES_WRITTEN_OUT", Count(self.written_out.into())),
@@ -242,29 +250,23 @@ pub(crate) struct Candidate(pub u32, pub u32, pub u32, pub u32, pub bool);
 
 /// For matrices of 16 and Dv above 64 and up to 128, best first, by measurements on an NVIDIA H200
 /// (`benches/tune_cooperative.rs`). Its Vulkan driver lets workgroups have some 50 KiB of workgroup memory together on a
-/// processor, so that of the first one runs at a time, of 248 registers an invocation. The last two fit 16 KiB
-/// at D = 128.
+/// processor, so that of the first, which takes 48 at D = 128, one runs at a time, of 248 registers an invocation, and of the
+/// second two. The last two fit 16 KiB at D = 128.
 const WIDE: &[Candidate] = &[
     Candidate(8, 2, 16, 2, true),
-    Candidate(4, 2, 16, 2, true),
-    Candidate(4, 1, 16, 2, true),
+    Candidate(4, 2, 16, 1, true),
     Candidate(4, 1, 16, 1, true),
     Candidate(2, 1, 16, 1, true),
 ];
 
-/// The same for larger Dv, whose rows of O fill the registers one block at a time.
-const WIDEST: &[Candidate] = &[
-    Candidate(8, 1, 16, 2, true),
-    Candidate(4, 1, 16, 2, true),
-    Candidate(4, 1, 16, 1, true),
-    Candidate(2, 1, 16, 1, true),
-];
+/// The same for larger Dv, whose rows of O fill the registers one block at a time; two workgroups of the first are at work on a
+/// processor at D = 256.
+const WIDEST: &[Candidate] = &[Candidate(4, 1, 16, 1, false), Candidate(2, 1, 16, 1, true)];
 
 /// The same for Dv up to 64.
 const NARROW: &[Candidate] = &[
-    Candidate(4, 2, 16, 2, false),
-    Candidate(2, 2, 16, 2, false),
-    Candidate(4, 1, 16, 2, false),
+    Candidate(4, 2, 16, 1, true),
+    Candidate(2, 2, 16, 1, true),
     Candidate(4, 1, 16, 1, true),
     Candidate(2, 1, 16, 1, true),
 ];

@@ -81,7 +81,10 @@ impl Spec for Chunk<SegmentTile> {
             ("ROW_BLOCKS", Count(t.row_blocks)),
             ("KEYS", Count(t.keys)),
             ("STAGES", Count(t.stages)),
-            ("Q_PARTS", Count(t.q_parts(self.inputs.head_dim, self.inputs.value_dim))),
+            (
+                "Q_PARTS",
+                Count(t.q_parts(self.inputs.head_dim, self.inputs.value_dim, weight_pitch(t))),
+            ),
             ("THREADS", Count(t.threads)),
             ("MATRICES_WRITTEN_OUT", Count(t.written_out.into())),
         ]);
@@ -131,6 +134,12 @@ impl Spec for Chunk<SegmentTile> {
     }
 }
 
+/// Elements from one row of weights to the next in `linear/segment_cooperative.wgsl`: for 16 keys or fewer without room
+/// between, so that two workgroups have room on a processor.
+fn weight_pitch(tile: &SegmentTile) -> u32 {
+    tile.keys + if tile.keys > 16 { 8 } else { 0 }
+}
+
 /// Workgroup memory in bytes of `linear/segment_cooperative.wgsl`.
 fn segment_workgroup_bytes(tile: &SegmentTile, head_dim: u32, value_dim: u32, normalize: bool) -> u32 {
     let (normalizer, row_factors) = match normalize {
@@ -142,7 +151,8 @@ fn segment_workgroup_bytes(tile: &SegmentTile, head_dim: u32, value_dim: u32, no
         .iter()
         .map(|n| n.next_multiple_of(16))
         .sum::<u32>();
-    tile.product_bytes(head_dim, value_dim) + extra
+    let sums = tile.rows() * (tile.keys + 4);
+    tile.product_bytes(head_dim, value_dim, weight_pitch(tile), sums) + extra
 }
 
 /// Iterations of all loops of an invocation of `linear/segment_cooperative.wgsl` for a segment of so many tokens, at most.
@@ -154,7 +164,7 @@ pub(super) fn loop_iterations(tile: &SegmentTile, p: &Linear, tokens: u32) -> u3
     let outputs = tile.row_blocks * dv.div_ceil(tile.edge);
     // Loops over the words of a stage and the weights of a row are written out; those over matrices may not be.
     let of_tile = tile.product_iterations(d, dv) + looped(outputs, 0) + 2;
-    let parts = tile.q_parts(d, dv);
+    let parts = tile.q_parts(d, dv, weight_pitch(tile));
     let blocks = d.div_ceil(tile.edge);
     let of_queries = looped(
         tile.row_blocks * parts,
