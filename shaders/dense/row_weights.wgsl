@@ -48,25 +48,27 @@ fn row_weights(s_from: u32, p_from: u32, unit: f32, masked: bool, m: f32, l: f32
     var sum = (sum4.x + sum4.y) + (sum4.z + sum4.w);
     let over = !(sum <= LARGEST);
     if (NORMALIZED && subgroupAny(over)) {
+        // For all rows of the subgroup, though those that are not over come out as they were: a branch for each row took
+        // 1.16 ms in place of 1.10 (NVIDIA H100, 32 heads, N = 4096, D = 128).
         var top4 = row_four(s_from, 0u);
         #unroll
         for (var c = 1u; c < ROW_VECS; c++) {
             top4 = max(top4, row_four(s_from, c));
         }
         let top = lanes_max(max(max(top4.x, top4.y), max(top4.z, top4.w))) * unit;
-        if (lanes_max(select(0.0, 1.0, over)) > 0.0) {
-            sums.grew = m > MASKED_BELOW;
-            sums.m = top - HEADROOM;
-            sums.shrink = exp2(m - sums.m);
-            sums.l *= sums.shrink;
-            sum4 = vec4<f32>();
-            #unroll
-            for (var c = 0u; c < ROW_VECS; c++) {
-                w[c] = exp2(fma(row_four(s_from, c), vec4<f32>(unit), vec4<f32>(-sums.m)));
-                sum4 += w[c];
-            }
-            sum = (sum4.x + sum4.y) + (sum4.z + sum4.w);
+        let row_over = lanes_max(select(0.0, 1.0, over)) > 0.0;
+        sums.m = select(m, top - HEADROOM, row_over);
+        sums.grew = row_over && m > MASKED_BELOW;
+        sums.shrink = exp2(m - sums.m);
+        sums.l *= sums.shrink;
+        let then = max(sums.m, MASKED_BELOW);
+        sum4 = vec4<f32>();
+        #unroll
+        for (var c = 0u; c < ROW_VECS; c++) {
+            w[c] = exp2(fma(row_four(s_from, c), vec4<f32>(unit), vec4<f32>(-then)));
+            sum4 += w[c];
         }
+        sum = (sum4.x + sum4.y) + (sum4.z + sum4.w);
     }
     #unroll
     for (var c = 0u; c < ROW_VECS; c++) {
