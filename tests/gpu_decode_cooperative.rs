@@ -248,7 +248,9 @@ fn references_change_at_every_tile_never_and_in_one_row_only() {
         // 12 log2 e is 17: more than what a reference leaves room for.
         run("every tile", &|_| 1.0, &|t| 12.0 * t as f32);
         run("never: falling", &|_| 1.0, &|t| -12.0 * t as f32);
-        run("never: rising by less than the room", &|_| 1.0, &|t| 0.75 * t as f32);
+        // The weights of a tile may grow by 2^3 before an invocation's sum of 32 of them is too large.
+        run("never: rising by less than the room", &|_| 1.0, &|t| 0.3 * t as f32);
+        run("seldom: rising slowly", &|_| 1.0, &|t| 0.75 * t as f32);
         run("one row, every tile", &|i| if i == 5 { 1.0 } else { 0.0 }, &|t| {
             12.0 * t as f32
         });

@@ -13,7 +13,7 @@
 //   S = Q₁·K₁ᵀ + u·(Q₁·K₂ᵀ + Q₂·K₁ᵀ)        P·V the same
 //
 // What is left out is 2^-22 of a product. Rows of q and tiles of k and v are multiplied by powers of two, so that nothing
-// overflows and little is lost (`slices_two`); weights are below 2^LIMIT as it is. Matrix units may cut off where they
+// overflows and little is lost (`slices_two`); weights are at most LARGEST as it is. Matrix units may cut off where they
 // should round when they add up. So products with a second slice have sums of their own, which are added last to S and
 // first to P·V; and P·V of a block of keys is summed apart and then added to O, which rounds, lest the error grow with
 // the number of keys.
@@ -43,7 +43,7 @@
 //   sums, f32      S by columns, [STRIPS][KEYS][S_PITCH]; a block of O's columns, on its way to be rescaled or written
 //   row_factors    f32 [ROWS]
 // Pitches are 16 bytes longer than what they hold, so that eight rows of a matrix fall into different banks; P's is not for
-// 16 keys and Dv above 128, so that two workgroups have room on a processor. In a column of S the elements that neighbouring
+// 16 keys or fewer and Dv above 128, so that two workgroups have room on a processor. In a column of S the elements that neighbouring
 // invocations have of a matrix lie side by side, and so do the rows that they take for weights. By rows it would be fewer and
 // wider accesses, many of them to the same banks: 1.235 ms in place of 1.146 on an NVIDIA H200 (32 heads, N = 4096, D = 128,
 // P without room between its rows).

@@ -7,13 +7,14 @@
 // the first maximum a row meets, so that the largest weight is 2^HEADROOM, and stays until weights that one invocation adds
 // up exceed LARGEST; f16 holds that, and of weights it holds all that matter: those down to 2^(−14 − HEADROOM) of the
 // largest with full precision. No maximum is looked for until then: the sums, which are needed anyway, tell. An invocation has
-// at most LARGEST / 2^HEADROOM weights, so that then the maximum is more than HEADROOM above m. What exceeds f32 counts as
-// exceeding, whatever the device makes of it.
+// at most LARGEST / 2^HEADROOM weights, so that then the maximum is more than HEADROOM above m. What exceeds f32, as the weights
+// of a row's first scores do, counts as exceeding, whatever the device makes of it: this comparison alone relies on that.
 // Sigmoid has no reference, and its weights, which may all be as small as 1/Nk, are stored times LARGEST.
 //
 // A kernel declares `row_four`: four neighbouring columns of a row of `sums`.
 const HEADROOM = 7.0;
 const LARGEST = 32768.0;
+const_assert f32(ROW_VECS * 4u) * 128.0 <= LARGEST;
 
 struct RowSums {
     m: f32,
@@ -59,7 +60,7 @@ fn row_weights(s_from: u32, p_from: u32, unit: f32, masked: bool, m: f32, l: f32
         let row_over = lanes_max(select(0.0, 1.0, over)) > 0.0;
         sums.m = select(m, top - HEADROOM, row_over);
         sums.grew = row_over && m > MASKED_BELOW;
-        sums.shrink = exp2(m - sums.m);
+        sums.shrink = select(1.0, exp2(m - sums.m), row_over);
         sums.l *= sums.shrink;
         let then = max(sums.m, MASKED_BELOW);
         sum4 = vec4<f32>();

@@ -22,7 +22,7 @@ fn get_sums(at: u32) -> vec4<f32> {
     return sums[at];
 }
 
-// One element of a word.
+// One element of a word; others may write its other elements meanwhile.
 fn put_sum(at: u32, part: u32, x: f32) {
     sums[at][part] = x;
 }

@@ -95,7 +95,7 @@ impl CooperativeDecodeTile {
         let row_turns = (rows * self.row_lanes).div_ceil(self.lanes());
         let block_words = |invocations: u32| looped((rows * self.edge / 4).div_ceil(invocations), 0);
         let value_blocks = problem.value_dim().div_ceil(self.edge);
-        let masked = looped(self.strip_keys / 4 / self.row_lanes, 0) + lanes;
+        let masked = looped(self.strip_keys / 4 / self.row_lanes, 0) + 2 * lanes;
         let rescale = value_blocks * (block_words(self.lanes()) + 4);
         let products = if self.written_out {
             0

@@ -542,8 +542,8 @@ pub(crate) fn loop_iterations(problem: &Dense, choice: &KernelChoice, splits: u3
             keys.div_ceil(t.keys().into()) * u64::from(1 + scores + values + maxima) + 1
         }
         KernelChoice::Cooperative(t) => {
-            let masked = looped(t.keys / 4, looped(4, 0)) + looped(t.keys / 4, 0);
-            let rows = t.rows().div_ceil(t.threads) * masked;
+            let masked = looped(t.keys / 4 / t.row_lanes, looped(4, 0)) + 2 * looped(t.row_lanes.ilog2(), 0);
+            let rows = (t.rows() * t.row_lanes).div_ceil(t.threads) * masked;
             // A rescale of all rows, a block of columns at a time.
             let blocks = problem.value_dim().div_ceil(t.edge);
             let rescale = blocks * (looped((t.rows() * t.edge / 4).div_ceil(t.threads), 0) + 4);
