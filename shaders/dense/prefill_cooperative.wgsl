@@ -43,10 +43,10 @@
 //   sums, f32      S by columns, [STRIPS][KEYS][S_PITCH]; a block of O's columns, on its way to be rescaled or written
 //   row_factors    f32 [ROWS]
 // Pitches are 16 bytes longer than what they hold, so that eight rows of a matrix fall into different banks; P's is not for
-// 16 keys or fewer and Dv above 128, so that two workgroups have room on a processor. In a column of S the elements that neighbouring
-// invocations have of a matrix lie side by side, and so do the rows that they take for weights. By rows it would be fewer and
-// wider accesses, many of them to the same banks: 1.235 ms in place of 1.146 on an NVIDIA H200 (32 heads, N = 4096, D = 128,
-// P without room between its rows).
+// 16 keys or fewer and Dv above 128, so that two workgroups have room on a processor. In a column of S the elements that
+// neighbouring invocations have of a matrix lie side by side, and so do the rows that they take for weights. By rows it would be
+// fewer and wider accesses, many of them to the same banks: 1.235 ms (P without room between its rows) in place of 1.146 on an
+// NVIDIA H200 (32 heads, N = 4096, D = 128).
 //
 // Tile sizes. Where two blocks of rows fit the registers, both meet each loaded block of k and v: what matrices read from
 // workgroup memory bounds the kernel before its products do. At D = 128 that leaves a subgroup of 32 no registers for more;

@@ -251,7 +251,8 @@ pub(crate) struct Candidate(pub u32, pub u32, pub u32, pub u32, pub bool);
 /// For matrices of 16 and Dv above 64 and up to 128, best first, by measurements on an NVIDIA H200
 /// (`benches/tune_cooperative.rs`). Its Vulkan driver lets workgroups have some 50 KiB of workgroup memory together on a
 /// processor, so that of the first, which takes all of 48 at D = 128, one runs at a time, of 248 registers an invocation, and of
-/// the second two: 1.18 ms in place of 1.16 where lists of keys leave no room for the first. The last fits 16 KiB at D = 128.
+/// the second two. It serves where a list of keys, whose verdict takes 16 bytes, leaves no room for the first. The last fits
+/// 16 KiB at D = 128.
 const WIDE: &[Candidate] = &[
     Candidate(8, 2, 16, 2, true),
     Candidate(4, 2, 16, 1, true),
