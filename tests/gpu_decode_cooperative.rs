@@ -52,11 +52,7 @@ fn forced(tile: CooperativeDecodeTile, splits: Option<u32>) -> Tuning {
 
 #[test]
 fn random_problems() {
-    let Some(there) = gpu() else { return };
-    if matrices(&there).is_none() {
-        return;
-    }
-    property::share(0, 6, |gpu, name, r| {
+    property::share_on_matrices(|gpu, name, r| {
         let p = draw::options(r);
         let dim = |r: &mut Random| r.pick(&[4, 8, 16, 20, 24, 33, 48]);
         let head_dim = dim(r);

@@ -140,11 +140,7 @@ fn options(r: &mut Random) -> Dense {
 
 #[test]
 fn random_problems() {
-    let Some(there) = gpu() else { return };
-    if matrices(&there).is_none() {
-        return;
-    }
-    property::share(0, 6, |gpu, name, r| {
+    property::share_on_matrices(|gpu, name, r| {
         let options = options(r);
         let shape = tile(gpu, r.pick(&SHAPES), r.one_in(2) || !scalars_work(gpu));
         let shape = match options.dtype {

@@ -103,6 +103,11 @@ const Q_BLOCKS = HEAD_BLOCKS / Q_PARTS;
 const Q_WORDS = Q_BLOCKS * EDGE_WORDS;
 const Q_PITCH = Q_WORDS + 2u;
 const Q_SLICE = STRIPS * EDGE * Q_PITCH;
+const Q_PART = STRIPS * EDGE * Q_WORDS;
+// Loads of a part, in batches of up to 16 that are on their way together.
+const Q_LOADS = (Q_PART + THREADS - 1u) / THREADS;
+const Q_BATCHES = (Q_LOADS + 15u) / 16u;
+const Q_BATCH = (Q_LOADS + Q_BATCHES - 1u) / Q_BATCHES;
 const FACTORS = max(P_AT + SLICES * P_SLICE, SLICES * Q_SLICE);
 const SUMS = STRIPS * KEYS * S_PITCH;
 
@@ -137,6 +142,11 @@ fn put_row_four(start: u32, vec: u32, four: vec4<f32>) {
 
 fn q_row(base: u32, i: u32) -> u32 {
     return base + (min(i, params.end_query - 1u) - params.first_query) * params.q_seq;
+}
+
+// The row of the tile that is a row of what is staged of q for blocks r: EDGE rows of each strip.
+fn q_tile_row(row: u32, r: u32) -> u32 {
+    return (row / EDGE) * STRIP_ROWS + r * EDGE + row % EDGE;
 }
 
 @compute @workgroup_size(THREADS)
@@ -195,22 +205,31 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
         #unroll if MATRICES_WRITTEN_OUT
         for (var part = 0u; part < Q_PARTS; part++) {
             workgroupBarrier();
-            for (var w = thread; w < STRIPS * EDGE * Q_WORDS; w += THREADS) {
-                let row = w / Q_WORDS;
-                let vec = part * Q_WORDS + w % Q_WORDS;
-                let tile_row = (row / EDGE) * STRIP_ROWS + r * EDGE + row % EDGE;
-                var factor = sign;
-                if (SLICES > 1u) {
-                    factor = row_factors[tile_row];
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var batch = 0u; batch < Q_BATCHES; batch++) {
+                var loaded: array<vec4<f32>, Q_BATCH>;
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var u = 0u; u < Q_BATCH; u++) {
+                    let w = thread + (batch * Q_BATCH + u) * THREADS;
+                    let vec = part * Q_WORDS + w % Q_WORDS;
+                    if (HEAD_WORDS == HEAD_VECS || vec < HEAD_VECS) {
+                        loaded[u] = q4(q_row(q_from, i0 + q_tile_row(w / Q_WORDS, r)) + vec * 4u, HEAD_DIM - vec * 4u);
+                    }
                 }
-                var four = vec4<f32>();
-                if (HEAD_WORDS == HEAD_VECS || vec < HEAD_VECS) {
-                    four = q4(q_row(q_from, i0 + tile_row) + vec * 4u, HEAD_DIM - vec * 4u) * factor;
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var u = 0u; u < Q_BATCH; u++) {
+                    let w = thread + (batch * Q_BATCH + u) * THREADS;
+                    if (Q_PART % (Q_BATCH * THREADS) == 0u || w < Q_PART) {
+                        var factor = sign;
+                        if (SLICES > 1u) {
+                            factor = row_factors[q_tile_row(w / Q_WORDS, r)];
+                        }
+                        put_slices((w / Q_WORDS) * Q_PITCH + w % Q_WORDS, loaded[u] * factor, Q_SLICE);
+                    }
                 }
-                put_slices(row * Q_PITCH + w % Q_WORDS, four, Q_SLICE);
             }
             workgroupBarrier();
-            #unroll
+            #unroll if MATRICES_WRITTEN_OUT
             for (var x = 0u; x < SLICES; x++) {
                 #unroll if MATRICES_WRITTEN_OUT
                 for (var d = 0u; d < Q_BLOCKS; d++) {
@@ -281,10 +300,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
             }
             #unroll if MATRICES_WRITTEN_OUT
             for (var d = 0u; d < HEAD_BLOCKS; d++) {
-                #unroll
+                #unroll if MATRICES_WRITTEN_OUT
                 for (var y = 0u; y < SLICES; y++) {
                     let keys = coopLoad<MatrixB>(&factors[(stage + y * K_SLICE + n * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
-                    #unroll
+                    #unroll if MATRICES_WRITTEN_OUT
                     for (var x = 0u; x < SLICES - y; x++) {
                         #unroll if MATRICES_WRITTEN_OUT
                         for (var r = 0u; r < ROW_BLOCKS; r++) {
@@ -327,7 +346,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
                     for (var c = 0u; c < ROW_VECS; c++) {
                         let p = p0 + (row_lane * ROW_VECS + c) * 4u;
                         var t4 = row_four(s_from, c) * unit;
-                        #unroll
+                        #unroll if MATRICES_WRITTEN_OUT
                         for (var x = 0u; x < 4u; x++) {
                             t4[x] = masked_score(t4[x], whole, b, h, i, key_at(list, p + x), rows[n]);
                         }
@@ -384,7 +403,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
         #unroll if MATRICES_WRITTEN_OUT
         for (var n = 0u; n < KEY_BLOCKS; n++) {
             var p: array<MatrixA, SLICES * ROW_BLOCKS>;
-            #unroll
+            #unroll if MATRICES_WRITTEN_OUT
             for (var x = 0u; x < SLICES; x++) {
                 #unroll if MATRICES_WRITTEN_OUT
                 for (var r = 0u; r < ROW_BLOCKS; r++) {
