@@ -11,10 +11,10 @@
 //! the causal mask.
 
 use wgpu_attention::dense::cooperative_decode::CooperativeDecodeTile;
+use wgpu_attention::dense::portable::{DecodeTile, PrefillTile};
 use wgpu_attention::dense::serial::SerialPrefillTile;
 use wgpu_attention::dense::subgroup::Subgroup;
 use wgpu_attention::dense::tile::{DeviceClass, KernelChoice, Tuning, alternatives, prefill_fits};
-use wgpu_attention::dense::variant::{DecodeTile, PrefillTile};
 use wgpu_attention::measure::{Ceilings, Effort, time};
 use wgpu_attention::{DType, Dense, Gpu};
 

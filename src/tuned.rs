@@ -294,7 +294,7 @@ fn driver(gpu: &Gpu) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::dense::variant::SerialTile;
+    use crate::ops::dense::serial::SerialTile;
     use crate::ops::linear::variant::ChunkTile;
     use crate::tensor::DType;
 

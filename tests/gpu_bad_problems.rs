@@ -4,8 +4,8 @@
 mod common;
 
 use common::mistakes::{assert_says, assert_unharmed, good, strided, watched};
+use wgpu_attention::dense::portable::{DecodeTile, PrefillTile};
 use wgpu_attention::dense::tile::{KernelChoice, Tuning};
-use wgpu_attention::dense::variant::{DecodeTile, PrefillTile};
 use wgpu_attention::{Bias, Broadcast, Custom, CustomData, CustomElement, Dense, Merge, Tier, Weighting};
 
 #[test]

@@ -7,9 +7,9 @@ use common::{Inputs, Random, check, check_on, golden, gpu, gpu_with};
 use wgpu_attention::case::{Case, Op};
 use wgpu_attention::compare::{self, Tolerance};
 use wgpu_attention::dense::host::DenseBuffers;
+use wgpu_attention::dense::portable::{DecodeTile, PrefillTile};
 use wgpu_attention::dense::reference::{Hooks, Position};
 use wgpu_attention::dense::tile::{KernelChoice, Tuning};
-use wgpu_attention::dense::variant::{DecodeTile, PrefillTile};
 use wgpu_attention::{
     Broadcast, Custom, CustomData, CustomElement, DType, Dense, DenseTensors, Error, Gpu, Layout, Strides, Tensor,
     Weighting,

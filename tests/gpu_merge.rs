@@ -4,9 +4,9 @@ mod common;
 
 use common::{Inputs, Random, check_on, gpu};
 use half::f16;
+use wgpu_attention::dense::portable::DecodeTile;
 use wgpu_attention::dense::reference::Hooks;
 use wgpu_attention::dense::tile::{KernelChoice, Tuning};
-use wgpu_attention::dense::variant::DecodeTile;
 use wgpu_attention::{
     DType, Dense, DenseInputs, DenseTensors, Gpu, Layout, Merge, MergeTensors, Strides, Tensor, Weighting, compare,
 };

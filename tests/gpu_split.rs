@@ -3,9 +3,9 @@
 mod common;
 
 use common::{Inputs, Random, check, forced};
+use wgpu_attention::dense::portable::{DecodeTile, PrefillTile};
 use wgpu_attention::dense::reference::Hooks;
 use wgpu_attention::dense::tile::{KernelChoice, Tuning};
-use wgpu_attention::dense::variant::{DecodeTile, PrefillTile};
 use wgpu_attention::{Bias, Broadcast, DType, Dense, Error, Gpu, Layout, Weighting};
 
 /// A device with bindings of so many bytes and so many workgroups in a dimension.

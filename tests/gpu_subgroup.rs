@@ -3,10 +3,10 @@
 mod common;
 
 use common::{Inputs, Random, check, gpu, gpu_with};
+use wgpu_attention::dense::portable::{DecodeTile, PrefillTile};
 use wgpu_attention::dense::serial::SerialPrefillTile;
 use wgpu_attention::dense::subgroup::Subgroup;
 use wgpu_attention::dense::tile::{KernelChoice, Tuning};
-use wgpu_attention::dense::variant::{DecodeTile, PrefillTile};
 use wgpu_attention::{DType, Dense, Error, Gpu, Linear, Tier, Weighting};
 
 fn prefill(lanes: u32) -> PrefillTile {

@@ -1,10 +1,11 @@
 //! Dense problems drawn at random over the whole option space, with their inputs and the twins of their custom code.
 
+use wgpu_attention::dense::portable::{DecodeTile, PrefillTile};
 use wgpu_attention::dense::reference::{Hooks, Position};
 use wgpu_attention::dense::serial::SerialPrefillTile;
+use wgpu_attention::dense::serial::SerialTile;
 use wgpu_attention::dense::subgroup::Subgroup;
 use wgpu_attention::dense::tile::{KernelChoice, Tuning};
-use wgpu_attention::dense::variant::{DecodeTile, PrefillTile, SerialTile};
 use wgpu_attention::{
     Bias, Broadcast, Custom, CustomData, CustomElement, DType, Dense, Gpu, Layout, Strides, Tier, Weighting,
 };

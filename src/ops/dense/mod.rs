@@ -49,6 +49,7 @@ pub(crate) mod inputs;
 pub(crate) mod live;
 mod params;
 pub(crate) mod plan;
+pub mod portable;
 pub mod reference;
 pub mod serial;
 pub mod subgroup;

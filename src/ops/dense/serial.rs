@@ -1,4 +1,5 @@
-//! Prefill for software GPUs without barriers or workgroup memory: `dense/prefill_serial.wgsl`.
+//! Prefill and decode for software GPUs, without barriers or workgroup memory: `dense/prefill_serial.wgsl` and
+//! `dense/decode_serial.wgsl`.
 
 use crate::error::{Error, Result};
 use crate::ops::dense::Dense;
@@ -83,6 +84,44 @@ impl Tile for SerialPrefillTile {
 
     fn pieces<T>(&self, _attend: &Attend<T>) -> Vec<&'static str> {
         vec![]
+    }
+
+    fn workgroup_bytes(&self, _head_dim: u32, _value_dim: u32) -> u32 {
+        0
+    }
+}
+
+/// Tile shape of `dense/decode_serial.wgsl`; the file's header has the meaning of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "tuned", derive(serde::Serialize, serde::Deserialize))]
+pub struct SerialTile {
+    /// Rows of an invocation.
+    pub rows: u32,
+    /// Invocations of a workgroup, each with a share of the keys of its own.
+    pub threads: u32,
+}
+
+impl SerialTile {
+    pub(crate) fn is_sound(&self) -> bool {
+        all_within(&[self.rows, self.threads])
+    }
+}
+
+impl Tile for SerialTile {
+    const KERNEL: &'static str = "dense/decode_serial";
+    const CHECKS_LISTS: bool = false;
+
+    fn tiles_of_an_entry(&self, keys: u32) -> u32 {
+        keys
+    }
+
+    fn label(&self) -> String {
+        format!("rows {}", self.rows)
+    }
+
+    fn constants(&self, _head_dim: u32, _value_dim: u32) -> Vec<(&'static str, Constant)> {
+        use Constant::Count;
+        vec![("ROWS", Count(self.rows)), ("THREADS", Count(self.threads))]
     }
 
     fn workgroup_bytes(&self, _head_dim: u32, _value_dim: u32) -> u32 {

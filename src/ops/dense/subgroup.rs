@@ -18,8 +18,9 @@
 
 use crate::error::{Error, Result};
 use crate::ops::dense::check::invalid;
+use crate::ops::dense::portable::{DecodeTile, PrefillTile};
 use crate::ops::dense::tile::{DeviceClass, decode_rows, keys_visited};
-use crate::ops::dense::variant::{Attend, DecodeTile, PrefillTile, Tile};
+use crate::ops::dense::variant::{Attend, Tile};
 use crate::ops::dense::{Dense, Weighting};
 use crate::shader::Constant;
 use crate::tensor::DType;

@@ -18,9 +18,11 @@ use crate::gpu::Gpu;
 use crate::ops::dense::Dense;
 use crate::ops::dense::cooperative::{self, CooperativeTile};
 use crate::ops::dense::cooperative_decode::{self, CooperativeDecodeTile};
+use crate::ops::dense::portable::{DecodeTile, PrefillTile};
+use crate::ops::dense::serial::SerialTile;
 use crate::ops::dense::serial::{self, SerialPrefillTile};
 use crate::ops::dense::subgroup::{self, Subgroup};
-use crate::ops::dense::variant::{DecodeTile, PrefillTile, SerialTile, unroll as unrolled};
+use crate::ops::dense::variant::unroll as unrolled;
 use crate::tier::{Abilities, Tier};
 
 /// What the choice of a tile depends on.
