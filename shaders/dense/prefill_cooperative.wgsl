@@ -229,7 +229,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
                 }
             }
             workgroupBarrier();
-            #unroll if MATRICES_WRITTEN_OUT
+            #unroll
             for (var x = 0u; x < SLICES; x++) {
                 #unroll if MATRICES_WRITTEN_OUT
                 for (var d = 0u; d < Q_BLOCKS; d++) {
@@ -300,10 +300,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
             }
             #unroll if MATRICES_WRITTEN_OUT
             for (var d = 0u; d < HEAD_BLOCKS; d++) {
-                #unroll if MATRICES_WRITTEN_OUT
+                #unroll
                 for (var y = 0u; y < SLICES; y++) {
                     let keys = coopLoad<MatrixB>(&factors[(stage + y * K_SLICE + n * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
-                    #unroll if MATRICES_WRITTEN_OUT
+                    #unroll
                     for (var x = 0u; x < SLICES - y; x++) {
                         #unroll if MATRICES_WRITTEN_OUT
                         for (var r = 0u; r < ROW_BLOCKS; r++) {
@@ -346,7 +346,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
                     for (var c = 0u; c < ROW_VECS; c++) {
                         let p = p0 + (row_lane * ROW_VECS + c) * 4u;
                         var t4 = row_four(s_from, c) * unit;
-                        #unroll if MATRICES_WRITTEN_OUT
+                        #unroll
                         for (var x = 0u; x < 4u; x++) {
                             t4[x] = masked_score(t4[x], whole, b, h, i, key_at(list, p + x), rows[n]);
                         }
@@ -403,7 +403,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
         #unroll if MATRICES_WRITTEN_OUT
         for (var n = 0u; n < KEY_BLOCKS; n++) {
             var p: array<MatrixA, SLICES * ROW_BLOCKS>;
-            #unroll if MATRICES_WRITTEN_OUT
+            #unroll
             for (var x = 0u; x < SLICES; x++) {
                 #unroll if MATRICES_WRITTEN_OUT
                 for (var r = 0u; r < ROW_BLOCKS; r++) {
