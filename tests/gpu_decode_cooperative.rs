@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::matrices::{check, drawn, matrices, scalars_work, tolerance};
-use common::{Inputs, Random, draw, gpu, property};
+use common::matrices::{check, drawn, matrices, scalars_work, share, tolerance};
+use common::{Inputs, Random, draw, gpu};
 use wgpu_attention::compare;
 use wgpu_attention::dense::cooperative_decode::CooperativeDecodeTile;
 use wgpu_attention::dense::reference;
@@ -52,7 +52,7 @@ fn forced(tile: CooperativeDecodeTile, splits: Option<u32>) -> Tuning {
 
 #[test]
 fn random_problems() {
-    property::share_on_matrices(|gpu, name, r| {
+    share(|gpu, name, r| {
         let p = draw::options(r);
         let dim = |r: &mut Random| r.pick(&[4, 8, 16, 20, 24, 33, 48]);
         let head_dim = dim(r);

@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::matrices::{check, drawn, matrices, of_rounded, scalars_work, tolerance};
-use common::{Inputs, Random, draw, golden, gpu, property};
+use common::matrices::{check, drawn, matrices, of_rounded, scalars_work, share, tolerance};
+use common::{Inputs, Random, draw, golden, gpu};
 use wgpu_attention::case::{Case, Op};
 use wgpu_attention::compare::{self, Tolerance};
 use wgpu_attention::dense::cooperative::CooperativeTile;
@@ -140,7 +140,7 @@ fn options(r: &mut Random) -> Dense {
 
 #[test]
 fn random_problems() {
-    property::share_on_matrices(|gpu, name, r| {
+    share(|gpu, name, r| {
         let options = options(r);
         let shape = tile(gpu, r.pick(&SHAPES), r.one_in(2) || !scalars_work(gpu));
         let shape = match options.dtype {

@@ -5,8 +5,7 @@ mod common;
 use common::{Inputs, Random, check_on, gpu, gpu_with, rounded};
 use wgpu_attention::dense::portable::{DecodeTile, PrefillTile};
 use wgpu_attention::dense::reference::{Hooks, Position};
-use wgpu_attention::dense::serial::SerialPrefillTile;
-use wgpu_attention::dense::serial::SerialTile;
+use wgpu_attention::dense::serial::{SerialPrefillTile, SerialTile};
 use wgpu_attention::dense::tile::{KernelChoice, Tuning};
 use wgpu_attention::{
     Bias, Broadcast, Custom, CustomData, CustomElement, DType, Dense, Error, Gpu, Selection, Weighting,

@@ -2,8 +2,7 @@
 
 use wgpu_attention::dense::portable::{DecodeTile, PrefillTile};
 use wgpu_attention::dense::reference::{Hooks, Position};
-use wgpu_attention::dense::serial::SerialPrefillTile;
-use wgpu_attention::dense::serial::SerialTile;
+use wgpu_attention::dense::serial::{SerialPrefillTile, SerialTile};
 use wgpu_attention::dense::subgroup::Subgroup;
 use wgpu_attention::dense::tile::{KernelChoice, Tuning};
 use wgpu_attention::{

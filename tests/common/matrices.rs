@@ -5,7 +5,7 @@ use wgpu_attention::dense::reference;
 use wgpu_attention::dense::tile::Tuning;
 use wgpu_attention::{DType, Dense, DenseInputs, DenseOutput, Error, Gpu, Tier};
 
-use super::{Inputs, Random, draw};
+use super::{Inputs, Random, draw, gpu, property};
 
 /// The device with what its matrices and subgroups are; `None` where it has no matrices, and is seen to refuse the tier.
 pub fn matrices(gpu: &Gpu) -> Option<(u32, (u32, u32))> {
@@ -18,6 +18,17 @@ pub fn matrices(gpu: &Gpu) -> Option<(u32, (u32, u32))> {
     };
     println!("{}: matrices of {edge}", super::describe(gpu));
     Some((edge, abilities.subgroups.expect("matrices come with subgroups")))
+}
+
+/// A share of the random problems (`property::share`): a smaller one where matrices are emulated, because each option set compiles
+/// a kernel there for some 20 s.
+pub fn share(set: impl Fn(&Gpu, &str, &mut Random) -> Vec<Result<(), String>>) {
+    let Some(gpu) = gpu() else { return };
+    if matrices(&gpu).is_none() {
+        return;
+    }
+    let emulated = gpu.info().device_type == wgpu::DeviceType::Cpu;
+    property::share(0, if emulated { 15 } else { 6 }, set);
 }
 
 /// Whether matrices load from arrays of scalars as they should. The planner makes use of that on Metal only; an NVIDIA driver

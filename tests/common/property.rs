@@ -43,17 +43,6 @@ pub fn share(number: u64, of: u64, set: impl Fn(&Gpu, &str, &mut Random) -> Vec<
     assert!(failures.is_empty(), "{} of {done} failed:\n{shown}", failures.len());
 }
 
-/// A share of the problems on cooperative matrices: a smaller one where those are emulated, because each option set compiles a
-/// kernel there for some 20 s.
-pub fn share_on_matrices(set: impl Fn(&Gpu, &str, &mut Random) -> Vec<Result<(), String>>) {
-    let Some(gpu) = gpu() else { return };
-    if gpu.abilities().matrices.is_none() {
-        return;
-    }
-    let emulated = gpu.info().device_type == wgpu::DeviceType::Cpu;
-    share(0, if emulated { 15 } else { 6 }, set);
-}
-
 /// A failing problem as a file, with how to see it fail again.
 pub fn write(name: &str, case: &Case) -> String {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.safetensors"));
