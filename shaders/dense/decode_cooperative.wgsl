@@ -133,6 +133,15 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
     let share = share_of(tiles, split);
     let own_places = part * STRIP_KEYS;
 
+    // The first keys and values, on their way while queries are staged.
+    var k_held: array<Held, K_LOADS>;
+    var v_held: array<Held, V_LOADS>;
+    if (CARRIED) {
+        let p0 = place_of(list, tile_at(tiles, share.first), KEYS) + own_places;
+        k_held = load_k(k_from, list, p0, last_key, stager);
+        v_held = load_v(v_from, list, p0, last_key, stager);
+    }
+
     // Queries. A negative scale turns their signs, so that the largest product is the largest score.
     let sign = select(1.0, -1.0, params.q_scale < 0.0);
     for (var w = thread; w < ROWS * HEAD_WORDS; w += THREADS) {
@@ -174,13 +183,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
     }
     strip_start(thread);
 
-    var k_held: array<Held, K_LOADS>;
-    var v_held: array<Held, V_LOADS>;
-    if (CARRIED) {
-        let p0 = place_of(list, tile_at(tiles, share.first), KEYS) + own_places;
-        k_held = load_k(k_from, list, p0, last_key, stager);
-        v_held = load_v(v_from, list, p0, last_key, stager);
-    }
     // Queries have been read.
     workgroupBarrier();
     for (var n = share.first; n < share.end; n++) {

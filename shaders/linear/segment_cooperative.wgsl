@@ -72,7 +72,8 @@ const P_AT = STAGES * STAGE;
 const Q_BLOCKS = HEAD_BLOCKS / Q_PARTS;
 const Q_WORDS = Q_BLOCKS * EDGE_WORDS;
 const Q_PITCH = Q_WORDS + 2u;
-const FACTORS = max(P_AT + ROWS * P_PITCH, STRIPS * EDGE * Q_PITCH);
+// There is no room behind the last row of P.
+const FACTORS = max(P_AT + ROWS * P_PITCH - (P_PITCH - KEYS / 4u), STRIPS * EDGE * Q_PITCH);
 const SUMS = ROWS * S_PITCH;
 
 // Words of a part of φ(q), and of EDGE rows of S, that an invocation loads.

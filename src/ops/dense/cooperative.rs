@@ -100,11 +100,11 @@ impl CooperativeTile {
         self.slices * self.strips * self.edge * (head_dim.div_ceil(self.edge) / parts * self.edge + 8)
     }
 
-    /// Elements of workgroup memory that keys, values and weights take.
+    /// Elements of workgroup memory that keys, values and weights take, without room behind the last row of weights.
     fn tile_factors(&self, head_dim: u32, value_dim: u32, weight_pitch: u32) -> u32 {
         let pitch = |d: u32| d.next_multiple_of(self.edge) + 8;
         let stages = self.stages * self.keys * (pitch(head_dim) + pitch(value_dim));
-        self.slices * (stages + self.rows() * weight_pitch)
+        self.slices * (stages + self.rows() * weight_pitch) - (weight_pitch - self.keys)
     }
 
     /// Elements from one row of weights to the next in prefill.
@@ -250,9 +250,8 @@ pub(crate) struct Candidate(pub u32, pub u32, pub u32, pub u32, pub bool);
 
 /// For matrices of 16 and Dv above 64 and up to 128, best first, by measurements on an NVIDIA H200
 /// (`benches/tune_cooperative.rs`). Its Vulkan driver lets workgroups have some 50 KiB of workgroup memory together on a
-/// processor, so that of the first, which takes all of 48 at D = 128, one runs at a time, of 248 registers an invocation, and of
-/// the second two. It serves where a list of keys, whose verdict takes 16 bytes, leaves no room for the first. The last fits
-/// 16 KiB at D = 128.
+/// processor, so that of the first, which takes all of 48 at D = 128 with a list's verdict, one runs at a time, of 248 registers
+/// an invocation, and of the second two. The last fits 16 KiB at D = 128.
 const WIDE: &[Candidate] = &[
     Candidate(8, 2, 16, 2, true),
     Candidate(4, 2, 16, 1, true),
@@ -366,4 +365,50 @@ pub(crate) fn tiles(list: &[Candidate], slices: u32, device: &DeviceClass) -> Ve
 /// What a verdict on a list takes of workgroup memory.
 fn list_bytes(problem: &Dense) -> u32 {
     if problem.selection.is_some() { 16 } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::dense::Selection;
+
+    #[test]
+    fn the_largest_tile_leaves_room_for_a_verdict_on_a_list() {
+        let device = DeviceClass {
+            workgroup_memory: 48 << 10,
+            invocations: 1024,
+            software: false,
+            processors: 132,
+            abilities: Abilities {
+                subgroups: Some((32, 32)),
+                subgroup_barriers: true,
+                matrices: Some(16),
+                ..Abilities::NONE
+            },
+            tier: None,
+            scalar_matrices: false,
+        };
+        let whole = Dense {
+            queries: 4096,
+            keys: 4096,
+            head_dim: 128,
+            dtype: DType::F16,
+            ..Dense::default()
+        };
+        let listed = Dense {
+            selection: Some(Selection {
+                query_block: 256,
+                block_size: 16,
+                capacity: 64,
+                per_kv_head: false,
+            }),
+            ..whole.clone()
+        };
+        let first = candidates(&whole, &device).remove(0);
+        assert_eq!(candidates(&listed, &device).first(), Some(&first));
+        assert_eq!(
+            first.workgroup_bytes(128, 128) + list_bytes(&listed),
+            device.workgroup_memory
+        );
+    }
 }
