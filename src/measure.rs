@@ -145,7 +145,7 @@ impl Effort {
 /// it can rotate inputs.
 ///
 /// Runs that are not counted come first: for half a second, until the GPU's clocks have risen, or one that takes longer; on a
-/// software GPU two, or one that takes half a second.
+/// software GPU two, or one that takes half a second. A GPU is kept at work between runs, see [`Clock::busy`].
 ///
 /// # Errors
 /// Those of `record`, and [`crate::Error::Device`] if the device is lost.
@@ -154,7 +154,7 @@ pub fn time(
     effort: &Effort,
     mut record: impl FnMut(&mut wgpu::ComputePass<'_>, usize) -> Result<()>,
 ) -> Result<Times> {
-    let clock = Clock::new(gpu)?;
+    let clock = Clock::busy(gpu)?;
     let mut seconds = Vec::new();
     effort.repeat(warm_up_on(gpu, 0.0), host_clock(), |run, counts| {
         let elapsed = clock.run(|pass| record(pass, run))?;
@@ -247,7 +247,7 @@ pub fn time_to(
     precision: &Precision,
     mut record: impl FnMut(&mut wgpu::ComputePass<'_>, usize) -> Result<()>,
 ) -> Result<Times> {
-    let clock = Clock::new(gpu)?;
+    let clock = Clock::busy(gpu)?;
     let mut timed = |run: usize| clock.run(|pass| record(pass, run));
     let mut run = warm_up(warm_up_on(gpu, SOFTWARE_WARM_UP), &mut timed, host_clock())?;
     let seconds = runs_to(precision, || {
@@ -301,7 +301,7 @@ pub fn time_pairs(
     mut first: impl FnMut(&mut wgpu::ComputePass<'_>) -> Result<()>,
     mut second: impl FnMut(&mut wgpu::ComputePass<'_>) -> Result<()>,
 ) -> Result<Pairs> {
-    let clock = Clock::new(gpu)?;
+    let clock = Clock::busy(gpu)?;
     let mut seconds = Vec::new();
     effort.repeat(warm_up_on(gpu, 0.0), host_clock(), |_, counts| {
         let pair = [clock.run(&mut first)?, clock.run(&mut second)?];

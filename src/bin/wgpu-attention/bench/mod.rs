@@ -44,8 +44,9 @@ use suites::{Entry, Suite};
 /// Times are medians by the GPU's own clock (the host's on software GPUs), with the interval that holds the true median
 /// with 95 % confidence, from order statistics. Runs go on for half a second (20 ms on software GPUs) before any is counted,
 /// because a GPU's clocks fall while the processor works; then until the interval is within 2 % of the median on either
-/// side, or the row's --budget is spent. Where their level changes on the way, the earlier half is thrown away. Sets of
-/// inputs take turns, so that none is found in a cache.
+/// side, or the row's --budget is spent. Where their level changes on the way, the earlier half is thrown away. Clocks fall
+/// between short runs too, so that a GPU is at work on multiply-adds for a millisecond or two before each run. Sets of inputs
+/// take turns, so that none is found in a cache.
 ///
 /// Without --op it measures its suites: each problem in each tier that the GPU has kernels of, with --quick in the tier
 /// that the planner picks.
