@@ -20,6 +20,9 @@ pub struct Clock {
 /// Seconds of multiply-adds before each run of [`Clock::busy`], at least.
 const FILL: f64 = 1e-3;
 
+/// How long a device is at them before their number is settled, so that its clocks have risen.
+const RISING: Duration = Duration::from_millis(100);
+
 impl Clock {
     /// The clock of a device.
     ///
@@ -61,11 +64,7 @@ impl Clock {
     /// [`crate::Error::Device`] if the device is lost or out of memory.
     pub fn busy(gpu: &Gpu) -> Result<Self> {
         let clock = Self::new(gpu)?;
-        let filler = if clock.on_device() {
-            Some(filler(&clock, Duration::from_millis(100))?)
-        } else {
-            None
-        };
+        let filler = if clock.on_device() { Some(filler(&clock)?) } else { None };
         Ok(Clock { filler, ..clock })
     }
 
@@ -114,15 +113,13 @@ impl Clock {
     fn fill(&self, filler: &ProbeRun) -> Result<()> {
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         filler.record(&mut encoder.begin_compute_pass(&Default::default()));
-        let submit = |_: &wgpu::Device| self.gpu.queue().submit([encoder.finish()]);
-        self.gpu.caught(submit).map_err(|e| lost("submitting", e))?;
-        Ok(())
+        host::submit(&self.gpu, encoder)
     }
 }
 
-/// Multiply-adds that take the device [`FILL`] seconds or more, by the clock, after it was at them for so long: its own clocks
-/// rise meanwhile.
-fn filler(clock: &Clock, rising: Duration) -> Result<ProbeRun> {
+/// Multiply-adds that take the device [`FILL`] seconds or more, by the clock, after [`RISING`]; as many as one dispatch has where
+/// those take less.
+fn filler(clock: &Clock) -> Result<ProbeRun> {
     let most = clock.gpu.limits().max_compute_workgroups_per_dimension / 2;
     let start = Instant::now();
     let mut workgroups = 64;
@@ -135,7 +132,7 @@ fn filler(clock: &Clock, rising: Duration) -> Result<ProbeRun> {
         if seconds < FILL && workgroups <= most {
             workgroups *= 2;
             filler = ProbeRun::fma(&clock.gpu, workgroups)?;
-        } else if start.elapsed() >= rising {
+        } else if start.elapsed() >= RISING {
             return Ok(filler);
         }
     }

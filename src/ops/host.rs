@@ -100,6 +100,13 @@ pub(crate) fn poisoned(gpu: &Gpu, label: &str, bytes: u64) -> Result<wgpu::Buffe
     upload(gpu, label, &vec![0xff; bytes.next_multiple_of(4) as usize])
 }
 
+/// Submits what was recorded.
+pub(crate) fn submit(gpu: &Gpu, encoder: wgpu::CommandEncoder) -> Result<()> {
+    gpu.caught(|_| gpu.queue().submit([encoder.finish()]))
+        .map_err(|e| lost("submitting", e))?;
+    Ok(())
+}
+
 /// Submits what was recorded, after copying the named buffers out, and waits for their contents.
 pub(crate) async fn submit_and_read(
     gpu: &Gpu,
@@ -120,8 +127,7 @@ pub(crate) async fn submit_and_read(
         encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, size);
         staged.push((name, staging));
     }
-    gpu.caught(|_| gpu.queue().submit([encoder.finish()]))
-        .map_err(|e| lost("submitting", e))?;
+    submit(gpu, encoder)?;
     let mut contents = Vec::with_capacity(staged.len());
     for (name, staging) in &staged {
         let reading = format!("reading `{name}` back");
