@@ -431,9 +431,8 @@ mod tests {
 
     #[test]
     fn files_come_back_as_they_were_and_others_are_refused() {
-        let folder = std::env::temp_dir().join(format!("wgpu-attention-tuned-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let path = folder.join("tuned.json");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tuned.json");
         let tuned = Tuned {
             format: FORMAT.into(),
             adapter: "a".into(),
@@ -454,7 +453,7 @@ mod tests {
         };
         other.save(&path).unwrap();
         assert!(Tuned::load(&path).unwrap_err().to_string().contains(FORMAT));
-        std::fs::remove_dir_all(&folder).unwrap();
+        folder.close().unwrap();
         assert!(Tuned::load(&path).is_err());
     }
 }

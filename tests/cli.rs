@@ -97,7 +97,8 @@ fn an_unknown_op_is_refused_by_name() {
     let from = b"\"op\":\"topk\"";
     let at = bytes.windows(from.len()).position(|found| found == from).unwrap();
     bytes[at..][..from.len()].copy_from_slice(b"\"op\":\"sink\"");
-    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("unknown_op.safetensors");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("unknown_op.safetensors");
     std::fs::write(&path, bytes).unwrap();
     let path = path.to_str().unwrap();
     assert_refused(&["run", path], &[path, "unknown op `sink`; known: dense, linear, topk"]);

@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 
 use safetensors::SafeTensors;
 use serde_json::Value;
+use tempfile::{TempDir, tempdir};
 use wgpu_attention::case::{Case, Op};
 use wgpu_attention::tuned::Tuned;
 use wgpu_attention::{Gpu, GpuOptions};
@@ -49,14 +50,6 @@ fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases").join(name)
 }
 
-/// An empty directory for one test.
-fn directory(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("gpu_cli").join(name);
-    let _ = fs::remove_dir_all(&path);
-    fs::create_dir_all(&path).unwrap();
-    path
-}
-
 /// The words of the line about a case.
 #[track_caller]
 fn line<'a>(stdout: &'a str, name: &str) -> Vec<&'a str> {
@@ -67,8 +60,9 @@ fn line<'a>(stdout: &'a str, name: &str) -> Vec<&'a str> {
 
 /// A right case, one whose answer is wrong in one element, a damaged one, one of another op that is right, and one of an op
 /// that does not exist.
-fn mixed_cases(name: &str) -> PathBuf {
-    let to = directory(name);
+fn mixed_cases() -> TempDir {
+    let directory = tempdir().unwrap();
+    let to = directory.path();
     let good = shipped("dense/softmax_mqa_cross.safetensors");
     fs::copy(&good, to.join("good.safetensors")).unwrap();
     let mut case = Case::load(&good).unwrap();
@@ -83,7 +77,7 @@ fn mixed_cases(name: &str) -> PathBuf {
     fs::copy(shipped("topk/token_one.safetensors"), to.join("other.safetensors")).unwrap();
     let unknown = renamed(bytes, b"\"op\":\"dense\"", b"\"op\":\"spare\"");
     fs::write(to.join("unknown.safetensors"), unknown).unwrap();
-    to
+    directory
 }
 
 /// A file with one word of its header changed for another of the same length.
@@ -98,8 +92,8 @@ fn verify_tells_right_wrong_damaged_and_unknown_cases_apart() {
     if !gpu_found("verify_tells_right_wrong_damaged_and_unknown_cases_apart") {
         return;
     }
-    let cases = mixed_cases("mixed");
-    let text = stdout(cli(&["verify", cases.to_str().unwrap()]), 1);
+    let cases = mixed_cases();
+    let text = stdout(cli(&["verify", cases.path().to_str().unwrap()]), 1);
     assert_eq!(line(&text, "good")[1], "ok");
     let wrong = line(&text, "deeper/wrong");
     assert_eq!(wrong[1], "FAILED");
@@ -125,8 +119,8 @@ fn verify_as_json() {
     if !gpu_found("verify_as_json") {
         return;
     }
-    let cases = mixed_cases("mixed_json");
-    let text = stdout(cli(&["verify", "--json", cases.to_str().unwrap()]), 1);
+    let cases = mixed_cases();
+    let text = stdout(cli(&["verify", "--json", cases.path().to_str().unwrap()]), 1);
     let json: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(
         (&json["passed"], &json["failed"], &json["unsupported"]),
@@ -164,8 +158,8 @@ fn verify_passes_on_right_cases_and_fails_on_none() {
     let text = stdout(cli(&["verify", "--minimal", case.to_str().unwrap()]), 0);
     assert_eq!(text.lines().last(), Some("1 passed, 0 failed, 0 unsupported"));
 
-    let empty = directory("empty");
-    let output = cli(&["verify", empty.to_str().unwrap()]);
+    let empty = tempdir().unwrap();
+    let output = cli(&["verify", empty.path().to_str().unwrap()]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("error: no case files"));
     let text = stdout(output, 1);
     assert_eq!(text.lines().last(), Some("0 passed, 0 failed, 0 unsupported"));
@@ -177,7 +171,8 @@ fn run_writes_outputs_that_read_back() {
         return;
     }
     let file = shipped("dense/softmax_gqa_ragged.safetensors");
-    let to = directory("run").join("outputs.safetensors");
+    let directory = tempdir().unwrap();
+    let to = directory.path().join("outputs.safetensors");
     let text = stdout(cli(&["run", file.to_str().unwrap(), "--out", to.to_str().unwrap()]), 0);
     for part in ["adapter", "kernel", "time", "errors", "ok"] {
         assert!(text.contains(part), "no {part}: {text}");
@@ -209,7 +204,8 @@ fn run_writes_a_final_state_and_its_normaliser_apart() {
         return;
     }
     let file = shipped("linear/normalized_elu1.safetensors");
-    let to = directory("run_linear").join("outputs.safetensors");
+    let directory = tempdir().unwrap();
+    let to = directory.path().join("outputs.safetensors");
     let text = stdout(cli(&["run", file.to_str().unwrap(), "--out", to.to_str().unwrap()]), 0);
     assert!(text.contains("final_state: rms"), "{text}");
 
@@ -234,7 +230,8 @@ fn run_says_when_a_result_is_wrong() {
     if !gpu_found("run_says_when_a_result_is_wrong") {
         return;
     }
-    let wrong = mixed_cases("run_wrong").join("deeper/wrong.safetensors");
+    let cases = mixed_cases();
+    let wrong = cases.path().join("deeper/wrong.safetensors");
     let text = stdout(cli(&["run", wrong.to_str().unwrap()]), 1);
     assert!(text.contains("FAILED"), "{text}");
     let text = stdout(cli(&["run", "--json", wrong.to_str().unwrap()]), 1);
@@ -248,7 +245,8 @@ fn run_says_when_the_outputs_cannot_be_written() {
         return;
     }
     let file = shipped("dense/softmax_d40.safetensors");
-    let to = directory("unwritable").join("no/such/outputs.safetensors");
+    let directory = tempdir().unwrap();
+    let to = directory.path().join("no/such/outputs.safetensors");
     let output = cli(&["run", file.to_str().unwrap(), "--out", to.to_str().unwrap()]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("outputs.safetensors"));
     stdout(output, 2);
@@ -310,7 +308,7 @@ fn bench_measures_every_op() {
     if !gpu_found("bench_measures_every_op") {
         return;
     }
-    let to = directory("bench");
+    let to = tempdir().unwrap();
     let own: [&[&str]; 3] = [
         &[
             "--op",
@@ -334,7 +332,7 @@ fn bench_measures_every_op() {
         ],
     ];
     for (own, suite_rows) in own.into_iter().zip([2, 2, 1]) {
-        let (json, html) = (to.join("bench.json"), to.join("bench.html"));
+        let (json, html) = (to.path().join("bench.json"), to.path().join("bench.html"));
         let files = [
             "--json",
             json.to_str().unwrap(),
@@ -365,7 +363,8 @@ fn bench_of_a_suite_goes_through_every_tier_and_compares() {
     if !gpu_found("bench_of_a_suite_goes_through_every_tier_and_compares") {
         return;
     }
-    let to = directory("bench_suite").join("a.json");
+    let directory = tempdir().unwrap();
+    let to = directory.path().join("a.json");
     let suite = [
         "bench",
         "--suite",
@@ -421,7 +420,8 @@ fn tune_writes_what_plans_can_be_given() {
     if !gpu_found("tune_writes_what_plans_can_be_given") {
         return;
     }
-    let to = directory("tune").join("tuned.json");
+    let directory = tempdir().unwrap();
+    let to = directory.path().join("tuned.json");
     let file = to.to_str().unwrap();
     let quick = [
         "tune",

@@ -15,11 +15,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use safetensors::SafeTensors;
+use tempfile::tempdir;
 use wgpu_attention::Gpu;
 
 use common::Random;
 use model::{Batch, Encoder, Mechanism, Packing, Tokens, cosine, largest_difference};
-use tiny::{Directory, Tiny};
+use tiny::Tiny;
 
 /// Cosine to the golden embeddings, at least.
 const GOLDEN: f64 = 0.99999;
@@ -140,9 +141,9 @@ fn a_tiny_model_gives_what_float64_gives() {
     let Some(gpu) = common::gpu() else { return };
     let mut random = Random::new(1);
     let tiny = Tiny::new(&mut random);
-    let directory = Directory::new("tiny-model");
-    tiny.write(&directory.0);
-    let encoder = Encoder::read(&gpu, &directory.0).unwrap();
+    let directory = tempdir().unwrap();
+    tiny.write(directory.path());
+    let encoder = Encoder::read(&gpu, directory.path()).unwrap();
     for lengths in [&[1][..], &[7], &[2, 63, 1, 64, 30, 65, 3], &[5; 64]] {
         let mut text = |n: u32| {
             (0..n)
@@ -164,14 +165,14 @@ fn a_tiny_model_gives_what_float64_gives() {
 /// On the device as it is, with every access checked, and with nothing but what every WebGPU device has.
 #[test]
 fn tiny_batches_padded_and_packed_agree_by_each_mechanism() {
-    let directory = Directory::new("tiny-batches");
-    Tiny::new(&mut Random::new(2)).write(&directory.0);
+    let directory = tempdir().unwrap();
+    Tiny::new(&mut Random::new(2)).write(directory.path());
     let text = |n: &u32| (0..*n).map(|t| (t * 7 + n) % tiny::VOCABULARY as u32).collect();
     let ids: Vec<Vec<u32>> = [3, 40, 1, 17, 40].iter().map(text).collect();
     for [checked, minimal] in [[false, false], [true, false], [false, true]] {
         let gpu = common::gpu_with(|options| (options.checked, options.minimal) = (checked, minimal));
         let Some(gpu) = gpu else { return };
-        let encoder = Encoder::read(&gpu, &directory.0).unwrap();
+        let encoder = Encoder::read(&gpu, directory.path()).unwrap();
         let dense = embed(&encoder, &ids, Packing::Packed, Mechanism::Dense).0;
         for by in [
             Mechanism::Dense,
@@ -201,9 +202,9 @@ fn batches_that_a_device_cannot_hold_are_refused() {
     let Some(gpu) = common::gpu_with(|options| options.limits = Some(limits)) else {
         return;
     };
-    let directory = Directory::new("limits");
-    Tiny::new(&mut Random::new(5)).write(&directory.0);
-    let encoder = Encoder::read(&gpu, &directory.0).unwrap();
+    let directory = tempdir().unwrap();
+    Tiny::new(&mut Random::new(5)).write(directory.path());
+    let encoder = Encoder::read(&gpu, directory.path()).unwrap();
     let plan = |texts: usize| {
         let batch = Batch::new(&vec![vec![4; 50]; texts], Packing::Packed).unwrap();
         encoder.plan(&batch, Mechanism::Dense)
@@ -261,8 +262,8 @@ fn refused(gpu: &Gpu, directory: &Path) -> String {
 #[test]
 fn wrong_models_are_refused() {
     let Some(gpu) = common::gpu() else { return };
-    let directory = Directory::new("wrong-models");
-    let path = &directory.0;
+    let directory = tempdir().unwrap();
+    let path = directory.path();
     assert!(refused(&gpu, path).contains("config.json: "));
 
     let mut tiny = Tiny::new(&mut Random::new(3));
@@ -321,10 +322,10 @@ fn wrong_models_are_refused() {
 #[test]
 fn texts_are_never_cut_off() {
     let Some(gpu) = common::gpu() else { return };
-    let directory = Directory::new("texts");
-    Tiny::new(&mut Random::new(4)).write(&directory.0);
-    let encoder = Encoder::read(&gpu, &directory.0).unwrap();
-    let tokens = Tokens::read(&directory.0, encoder.config()).unwrap();
+    let directory = tempdir().unwrap();
+    Tiny::new(&mut Random::new(4)).write(directory.path());
+    let encoder = Encoder::read(&gpu, directory.path()).unwrap();
+    let tokens = Tokens::read(directory.path(), encoder.config()).unwrap();
     assert_eq!(tokens.ids("").unwrap(), [2, 3]);
     assert_eq!(tokens.ids("a b a a a").unwrap(), [2, 4, 1, 4, 4, 4, 3]);
     assert_eq!(tokens.ids(&"a ".repeat(88)).unwrap().len(), 90);
@@ -335,8 +336,10 @@ fn texts_are_never_cut_off() {
         error,
         "the tokenizer gives token 30, but the model has 30: they do not belong together"
     );
-    std::fs::remove_file(directory.0.join("tokenizer.json")).unwrap();
-    let error = Tokens::read(&directory.0, encoder.config()).unwrap_err().to_string();
+    std::fs::remove_file(directory.path().join("tokenizer.json")).unwrap();
+    let error = Tokens::read(directory.path(), encoder.config())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("tokenizer.json: "), "{error}");
 }
 

@@ -168,9 +168,8 @@ fn a_case_reads_back_to_the_bit() {
 #[test]
 fn a_case_goes_through_a_file() {
     let case = rich();
-    let path = std::env::temp_dir()
-        .join(format!("wgpu-attention-{}", std::process::id()))
-        .join("rich.safetensors");
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("cases/rich.safetensors");
     let error = case.save(&path).unwrap_err().to_string();
     assert!(
         error.starts_with(&format!("case file {}: cannot be written: ", path.display())),

@@ -1,7 +1,7 @@
 //! A model of few and random numbers in a directory of its own, and what an encoder must make of it, in float64.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::json;
@@ -232,21 +232,4 @@ fn erf_is_the_error_function() {
         assert!((erf(-x) + expected).abs() < 1e-10, "−{x}");
     }
     assert!((erf(5.9) - 1.0).abs() < 1e-14);
-}
-
-/// A directory of this test's own, removed with it.
-pub struct Directory(pub PathBuf);
-
-impl Directory {
-    pub fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("wgpu-attention-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Directory(path)
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
