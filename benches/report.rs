@@ -119,10 +119,12 @@ fn main() -> ExitCode {
     println!("{}\n", common::device_line(&gpu));
     let ceilings = Ceilings::measure(&gpu).expect("ceilings");
     println!(
-        "Measured ceilings: f32 multiply-add {}, copy {} (read + written), plain read {}.\n",
+        "Measured ceilings: f32 multiply-add {}, copy {} (read + written), plain read {}; a launch {:.1} µs, each further one {:.1} µs.\n",
         flops(ceilings.f32_flops),
         bytes(ceilings.copy_bytes),
-        bytes(ceilings.read_bytes)
+        bytes(ceilings.read_bytes),
+        ceilings.launch_seconds * 1e6,
+        ceilings.dependent_launch_seconds * 1e6
     );
     let mut report = Report {
         gpu,

@@ -28,7 +28,7 @@ mod sample;
 pub mod topk;
 
 pub use failure::Failure;
-pub use prepared::{Prepared, rotation_bytes};
+pub use prepared::{Prepared, rotating_sets, rotation_bytes};
 pub use problem::Problem;
 
 use crate::gpu::Gpu;

@@ -23,7 +23,7 @@ pub use probe::{Probe, ProbeRun};
 use statistics::drifted;
 pub use statistics::{Interval, median, median_interval};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 
 /// Seconds of repeated runs.
@@ -328,7 +328,14 @@ pub struct Ceilings {
     pub copy_bytes: f64,
     /// Bytes of a plain read, per second.
     pub read_bytes: f64,
+    /// Seconds of a compute pass with one dispatch of one workgroup that copies a few bytes.
+    pub launch_seconds: f64,
+    /// Seconds that each further one takes which waits for the one before it to have written.
+    pub dependent_launch_seconds: f64,
 }
+
+/// Launches that wait for each other, behind a first, in the measurement of one.
+const LAUNCHES: u32 = 64;
 
 impl Ceilings {
     /// Measures the device; a few seconds.
@@ -341,7 +348,11 @@ impl Ceilings {
         let bytes = if software { 64 << 20 } else { 1 << 30 };
         let workgroups = if software { 64 } else { 16384 };
         let abilities = gpu.abilities();
-        let rate = |run: ProbeRun| Ok(run.work() / run.time(gpu)?.median());
+        let rate = |run: ProbeRun| Ok(run.work() / run.time(gpu, 1)?.median());
+        let memory = |probe: fn(&Gpu, u64) -> Result<ProbeRun>| rate(largest(|bytes| probe(gpu, bytes), bytes)?);
+        let launch = ProbeRun::copy(gpu, 0)?;
+        let launches = |count| launch.time(gpu, count).map(|times| times.median());
+        let launch_seconds = launches(1)?;
         let half = abilities.half.then(|| rate(ProbeRun::fma_half(gpu, workgroups)?));
         let matrices = abilities
             .matrices
@@ -350,9 +361,22 @@ impl Ceilings {
             f32_flops: rate(ProbeRun::fma(gpu, workgroups)?)?,
             f16_flops: half.transpose()?,
             cooperative_flops: matrices.transpose()?,
-            copy_bytes: rate(ProbeRun::copy(gpu, bytes)?)?,
-            read_bytes: rate(ProbeRun::read(gpu, bytes)?)?,
+            copy_bytes: memory(ProbeRun::copy)?,
+            read_bytes: memory(ProbeRun::read)?,
+            launch_seconds,
+            dependent_launch_seconds: (launches(1 + LAUNCHES)? - launch_seconds) / f64::from(LAUNCHES),
         })
+    }
+}
+
+/// Bytes that are less than some caches hold: smaller a measurement of memory must not be.
+const FEWEST_BYTES: u64 = 256 << 20;
+
+/// What is made of so many bytes, or of half as many where the device has no memory for them, and so on.
+fn largest<T>(make: impl Fn(u64) -> Result<T>, bytes: u64) -> Result<T> {
+    match make(bytes) {
+        Err(Error::Device { .. }) if bytes > FEWEST_BYTES => largest(make, bytes / 2),
+        made => made,
     }
 }
 
@@ -499,6 +523,25 @@ mod tests {
         // Of larger noise, the halves of some differ by chance.
         let rare = [0.05, 0.1, 0.3].map(cut);
         assert!(rare.iter().all(|&n| n < 40), "{rare:?} of 1000");
+    }
+
+    #[test]
+    fn a_device_short_of_memory_is_measured_with_less() {
+        let with = |memory: u64| {
+            largest(
+                |bytes| match bytes <= memory {
+                    true => Ok(bytes),
+                    false => Err(Error::Device {
+                        message: "out of memory".into(),
+                    }),
+                },
+                1 << 30,
+            )
+        };
+        assert_eq!(with(u64::MAX).unwrap(), 1 << 30);
+        assert_eq!(with((1 << 30) - 1).unwrap(), 1 << 29);
+        assert_eq!(with(1 << 28).unwrap(), FEWEST_BYTES);
+        assert!(with((1 << 28) - 1).is_err());
     }
 
     #[test]

@@ -348,7 +348,14 @@ fn bench_measures_every_op() {
         let json: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
         assert_eq!(json["format"], "wgpu-attention-bench/1");
         assert!(json["device"]["name"].is_string() && json["date"].as_str().unwrap().ends_with('Z'));
-        for ceiling in ["copy_bytes_per_second", "read_bytes_per_second", "f32_flops_per_second"] {
+        assert!(text.contains("\nlaunches  "), "{text}");
+        for ceiling in [
+            "copy_bytes_per_second",
+            "read_bytes_per_second",
+            "f32_flops_per_second",
+            "launch_seconds",
+            "dependent_launch_seconds",
+        ] {
             assert!(json["ceilings"][ceiling].as_f64().unwrap() > 0.0, "{ceiling}");
         }
         let rows = json["results"].as_array().unwrap();

@@ -197,7 +197,7 @@ pub(super) fn check_rows(gpu: &Gpu, plan: &DensePlan, buffers: &Buffers) -> Resu
             v: &v,
             ..Default::default()
         };
-        expected.extend(dense(&alone, &inputs, &Hooks::default())?.o);
+        expected.push(dense(&alone, &inputs, &Hooks::default())?.o);
     }
     let actual = sample.run(|pass| plan.encode_in(pass, &buffers.tensors()))?;
     sample::judge(&actual, &expected, p.dtype)
@@ -208,31 +208,54 @@ pub fn flops(p: &Dense) -> f64 {
     2.0 * pairs(p) * (p.head_dim + p.value_dim()) as f64 * p.heads as f64 * p.batch as f64
 }
 
-/// The (query, key) pairs of a head that masks by position leave visible.
+/// The first key that causality and windows let a query see, and the one behind the last.
+fn span(p: &Dense, query: u32) -> (i64, i64) {
+    let keys = i64::from(p.keys);
+    let at = i64::from(query) + keys - i64::from(p.queries);
+    let end = if p.causal { at + 1 } else { keys };
+    let end = p.window_right.map_or(end, |r| end.min(at + 1 + i64::from(r))).min(keys);
+    let first = p.window_left.map_or(0, |l| (at - i64::from(l)).max(0));
+    (first, end.max(first))
+}
+
+/// The number of keys that causality and windows let a query see.
+pub(super) fn visible(p: &Dense, query: u32) -> f64 {
+    let (first, end) = span(p, query);
+    (end - first) as f64
+}
+
+/// The (query, key) pairs of a head that causality and windows leave visible.
 pub fn pairs(p: &Dense) -> f64 {
-    let (nq, nk) = (p.queries as i64, p.keys as i64);
-    let pairs: i64 = (0..nq)
-        .map(|i| {
-            let a = i + nk - nq;
-            let high = if p.causal { a } else { nk - 1 };
-            let high = p.window_right.map_or(high, |r| high.min(a + i64::from(r))).min(nk - 1);
-            let low = p.window_left.map_or(0, |l| (a - i64::from(l)).max(0));
-            (high - low + 1).max(0)
-        })
-        .sum();
-    pairs as f64
+    (0..p.queries).map(|query| visible(p, query)).sum()
 }
 
-/// Bytes of q, k, v and o, each once.
+/// Keys of a head from the first that some query sees to the last.
+pub(super) fn keys_seen(p: &Dense) -> f64 {
+    (span(p, p.queries - 1).1 - span(p, 0).0).max(0) as f64
+}
+
+/// Bytes of q, o, and the rows of k and v that some query sees, each once.
 pub fn bytes(p: &Dense) -> f64 {
-    let [q, k, v, o] = elements(p);
-    ((q + k + v) * p.dtype.size() + o * p.output_dtype().size()) as f64
+    let [q, ..] = elements(p);
+    (q * p.dtype.size()) as f64 + kv_bytes(p) + written_bytes(p)
 }
 
-/// Bytes of K and V.
+/// Bytes of o.
+pub fn written_bytes(p: &Dense) -> f64 {
+    let [.., o] = elements(p);
+    (o * p.output_dtype().size()) as f64
+}
+
+/// Bytes of the rows of K and V that some query sees.
 pub fn kv_bytes(p: &Dense) -> f64 {
     let [_, k, v, _] = elements(p);
-    ((k + v) * p.dtype.size()) as f64
+    ((k + v) * p.dtype.size()) as f64 * keys_seen(p) / f64::from(p.keys)
+}
+
+/// Bytes of q, k, v and o as they are stored.
+pub(super) fn stored_bytes(p: &Dense) -> f64 {
+    let [q, k, v, o] = elements(p);
+    ((q + k + v) * p.dtype.size() + o * p.output_dtype().size()) as f64
 }
 
 #[cfg(test)]
@@ -261,8 +284,26 @@ mod tests {
         assert_eq!(pairs(&causal), f64::from(3 + 4 + 5));
         let window = Dense {
             window_left: Some(1),
-            ..causal
+            ..causal.clone()
         };
         assert_eq!(pairs(&window), 6.0);
+        // The first query is the third of five: it sees keys 1 and 2, the last 3 and 4.
+        assert_eq!(kv_bytes(&window), f64::from(2 * 4 * 2 * 2 * 8 * 4));
+        assert_eq!(bytes(&window), f64::from(2 * 192 * 4) + kv_bytes(&window));
+        assert_eq!(stored_bytes(&window), bytes(&full));
+        let step = Dense {
+            queries: 1,
+            keys: 65536,
+            window_left: Some(255),
+            ..causal.clone()
+        };
+        assert_eq!(kv_bytes(&step), f64::from(2 * 256 * 2 * 2 * 8 * 4));
+        // With more queries than keys the first see nothing.
+        let more_queries = Dense {
+            queries: 7,
+            keys: 4,
+            ..causal
+        };
+        assert_eq!((pairs(&more_queries), keys_seen(&more_queries)), (10.0, 4.0));
     }
 }

@@ -24,8 +24,9 @@ pub fn stored(values: &[f32], dtype: DType) -> Vec<f32> {
     stored
 }
 
-/// Elements of a block of random numbers.
-const BLOCK: u64 = 1 << 20;
+/// Elements of a block of random numbers: twice a prime, lest heads, which have powers of two of elements, be the same. Then a
+/// row of another head would pass for the right one. Even, because buffers are written by words.
+const BLOCK: u64 = 2 * 524_287;
 
 /// Bytes that wgpu may hold back for a buffer: what is written waits in memory until something is submitted.
 const MOST_HELD: u64 = 128 << 20;
@@ -43,16 +44,17 @@ pub fn filled(gpu: &Gpu, elements: u64, block: &[f32], dtype: DType) -> Result<w
             mapped_at_creation: false,
         })
     })?;
-    // Short blocks many at once.
-    let block = block.repeat((BLOCK as usize / block.len()).max(1));
+    // Short blocks many at once, as far as they are needed.
+    let wanted = elements.min(BLOCK) as usize;
+    let block = block.repeat((wanted / block.len()).max(1));
     let bytes = to_bytes(&block, dtype);
     let (mut at, mut held) = (0, 0);
     while at < buffer.size() {
         let n = (buffer.size() - at).min(bytes.len() as u64);
-        gpu.queue().write_buffer(&buffer, at, &bytes[..n as usize]);
+        gpu.guarded(|_| gpu.queue().write_buffer(&buffer, at, &bytes[..n as usize]))?;
         (at, held) = (at + n, held + n);
         if held >= MOST_HELD {
-            gpu.queue().submit([]);
+            gpu.guarded(|_| gpu.queue().submit([]))?;
             let waited = gpu.device().poll(wgpu::PollType::wait_indefinitely());
             waited.map_err(|e| lost("filling a buffer", e))?;
             held = 0;
@@ -108,6 +110,17 @@ mod tests {
             [block[BLOCK as usize - 2], block[BLOCK as usize - 1], block[0], block[1]]
         );
         assert!(across.iter().all(|x| x.abs() <= 1.0) && across[0] != across[2]);
+    }
+
+    #[test]
+    fn heads_of_a_large_tensor_differ() {
+        for head in [1 << 20, 1 << 21, 1 << 24, (1 << 20) * 96] {
+            let tensor = Repeated::new(3, 64 * head, DType::F32);
+            let starts: Vec<_> = (0..64).map(|h| tensor.slice(h * head, 4)).collect();
+            for (h, start) in starts.iter().enumerate() {
+                assert!(!starts[..h].contains(start), "head {h} of {head} elements");
+            }
+        }
     }
 
     #[test]

@@ -267,7 +267,7 @@ pub(super) fn check_rows(gpu: &Gpu, plan: &LinearPlan, buffers: &Buffers) -> Res
         let last = part.first + part.tokens - part.rows;
         let row = (u64::from(part.batch) * u64::from(p.heads) + u64::from(part.head)) * u64::from(p.tokens);
         sample.add((row + u64::from(last)) * dv, u64::from(part.rows) * dv);
-        expected.extend(expected_rows(p, &part)?);
+        expected.push(expected_rows(p, &part)?);
     }
     let actual = sample.run(|pass| plan.encode_in(pass, &buffers.tensors()))?;
     sample::judge(&actual, &expected, p.dtype)
@@ -350,6 +350,17 @@ pub fn bytes(p: &Linear) -> f64 {
     let row = (d + kv * (d + dv)) * size + dv * p.output_dtype().size() as f64 + decay;
     let states = f64::from(u8::from(p.initial_state) + u8::from(p.final_state)) * p.state_len() as f64 * 4.0;
     row * tokens(p) + states
+}
+
+/// Bytes of o and of the final states.
+pub fn written_bytes(p: &Linear) -> f64 {
+    let o = f64::from(p.value_dim()) * p.output_dtype().size() as f64 * tokens(p);
+    o + if p.final_state { p.state_len() as f64 * 4.0 } else { 0.0 }
+}
+
+/// Bytes of memory that [`bytes`] are moved to and from: a state in place is one.
+pub(super) fn stored_bytes(p: &Linear) -> f64 {
+    bytes(p) - if p.in_place { p.state_len() as f64 * 4.0 } else { 0.0 }
 }
 
 #[cfg(test)]

@@ -15,19 +15,22 @@ use crate::tensor::DType;
 use crate::tier::Tier;
 
 /// Bytes that the inputs and outputs of consecutive runs amount to before one comes again, so that none is found in a
-/// cache: more than any cache of the device.
+/// cache: twice the largest cache of a GPU that we know of, 256 MB; on a software GPU, 32 MiB.
 pub fn rotation_bytes(gpu: &Gpu) -> u64 {
-    if is_software(gpu) { 32 << 20 } else { 256 << 20 }
+    if is_software(gpu) { 32 << 20 } else { 512 << 20 }
 }
 
-/// Sets of inputs at most.
-const MOST_SETS: u64 = 64;
+/// Sets of inputs at most, and their bytes, unless two sets have more.
+const MOST_SETS: f64 = 2048.0;
+const MOST_BYTES: f64 = 4e9;
 
 /// A problem ready to be timed.
 #[derive(Debug)]
 pub struct Prepared {
     work: Work,
     error: Comparison,
+    /// Bytes that one set's run moves.
+    touched: f64,
 }
 
 #[derive(Debug)]
@@ -41,13 +44,13 @@ enum Work {
 impl Prepared {
     /// Plans a problem, with the kernels of the tier that the device has forced on it, if one is
     /// ([`Gpu::with_tier`]); checks the kernels on a small problem of the same variants; uploads sets of inputs that
-    /// amount to `rotation` bytes, two at least where there is memory for them, 64 at most; and checks some rows of
-    /// the problem itself.
+    /// amount to `rotation` bytes, as far as there is memory for them ([`Prepared::rotated_bytes`]), two at least if there is
+    /// for two; and checks some rows of the problem itself.
     ///
     /// # Errors
     /// [`Failure::Refused`] with the planner's or the device's error, [`Failure::Wrong`] if a kernel is.
     pub fn new(gpu: &Gpu, problem: &Problem, rotation: u64) -> Result<Self, Failure> {
-        let wanted = (rotation as f64 / problem.bytes()).ceil().clamp(2.0, MOST_SETS as f64) as usize;
+        let wanted = sets_for(problem, rotation);
         let (work, error) = match problem {
             Problem::Dense(p) => {
                 let plan = dense::checked_plan(gpu, p, &Tuning::default())?;
@@ -80,7 +83,11 @@ impl Prepared {
                 (Work::TopK(Box::new(plan), sets), error)
             }
         };
-        Ok(Prepared { work, error })
+        Ok(Prepared {
+            work,
+            error,
+            touched: problem.touched_bytes(),
+        })
     }
 
     /// Records a run; its number picks the set of inputs.
@@ -111,6 +118,11 @@ impl Prepared {
         }
     }
 
+    /// Bytes that runs move before a set of inputs comes again.
+    pub fn rotated_bytes(&self) -> u64 {
+        (self.sets() as f64 * self.touched) as u64
+    }
+
     /// The tier of the kernels.
     pub fn tier(&self) -> Tier {
         match &self.work {
@@ -133,6 +145,21 @@ impl Prepared {
     pub fn error(&self) -> &Comparison {
         &self.error
     }
+}
+
+/// Sets of a problem's inputs and outputs that runs can take in turn so that nothing is found in a cache, as far as there is
+/// memory for them.
+///
+/// # Errors
+/// Those of the first set, and those of others that are not a lack of memory.
+pub fn rotating_sets<T>(gpu: &Gpu, problem: &Problem, new: impl Fn() -> Result<T>) -> Result<Vec<T>> {
+    sets(sets_for(problem, rotation_bytes(gpu)), new)
+}
+
+/// How many sets amount to so many bytes that are read or written; two at least, and no more than memory is likely to hold.
+fn sets_for(problem: &Problem, rotation: u64) -> usize {
+    let most = (MOST_BYTES / problem.stored_bytes()).min(MOST_SETS);
+    (rotation as f64 / problem.touched_bytes()).ceil().min(most).max(2.0) as usize
 }
 
 /// So many sets, or as many as there is memory for.

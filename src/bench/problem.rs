@@ -136,4 +136,30 @@ impl Problem {
             Problem::TopK(p) => topk::bytes(p),
         }
     }
+
+    /// Those of them that are written.
+    pub fn written_bytes(&self) -> f64 {
+        match self {
+            Problem::Dense(p) => dense::written_bytes(p),
+            Problem::Linear(p) => linear::written_bytes(p),
+            Problem::TopK(p) => dense::written_bytes(&p.attention),
+        }
+    }
+
+    /// Bytes of memory that they are moved to and from, each once.
+    pub(super) fn touched_bytes(&self) -> f64 {
+        match self {
+            Problem::Linear(p) => linear::stored_bytes(p),
+            _ => self.bytes(),
+        }
+    }
+
+    /// Bytes of inputs and outputs.
+    pub(super) fn stored_bytes(&self) -> f64 {
+        match self {
+            Problem::Dense(p) => dense::stored_bytes(p),
+            Problem::Linear(p) => linear::stored_bytes(p),
+            Problem::TopK(p) => dense::stored_bytes(&p.attention),
+        }
+    }
 }

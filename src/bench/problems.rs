@@ -10,7 +10,7 @@ use crate::tensor::DType;
 /// Sequence lengths of prefill.
 pub const PREFILL_LENGTHS: [u32; 7] = [512, 1024, 2048, 4096, 8192, 16384, 32768];
 /// Lengths of the cache in decode.
-pub const DECODE_LENGTHS: [u32; 8] = [512, 1024, 2048, 4096, 8192, 16384, 65536, 131072];
+pub const DECODE_LENGTHS: [u32; 9] = [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072];
 /// Sequence lengths of linear attention.
 pub const LINEAR_LENGTHS: [u32; 4] = [1024, 4096, 16384, 65536];
 /// Lengths of top-k attention.
@@ -71,7 +71,7 @@ pub fn decode(software: bool) -> Vec<Dense> {
     }
     let fits = |p: &Dense| match software {
         true => p.keys <= SOFTWARE_DECODE && p.batch == 1,
-        false => super::dense::bytes(p) <= MOST_BYTES,
+        false => super::dense::stored_bytes(p) <= MOST_BYTES,
     };
     all.retain(fits);
     all
@@ -243,11 +243,12 @@ pub fn linear_name(p: &Linear) -> String {
     format!("D{d}/{mask}{decay}/{}/N{tokens}/B{}H{heads}", p.dtype, p.batch)
 }
 
-/// As [`dense_name`], and what is kept.
+/// As [`dense_name`], and what is kept; blocks by their means, unless it says otherwise.
 pub fn top_k_name(p: &TopK) -> String {
-    let kept = match p.block_size {
-        1 => format!("top {}", p.top_k),
-        size => format!("top {} of {size}", p.top_k),
+    let kept = match (p.block_size, p.scoring) {
+        (1, _) => format!("top {}", p.top_k),
+        (size, Scoring::Bound) => format!("top {} of {size} by bounds", p.top_k),
+        (size, _) => format!("top {} of {size}", p.top_k),
     };
     format!("{}/{kept}", dense_name(&p.attention))
 }

@@ -1,7 +1,7 @@
 //! Top-k attention: its steps as runs of their own, checks, and what a problem costs.
 
 use crate::bench::Failure;
-use crate::bench::dense::{Buffers, Inputs, pairs, tensors};
+use crate::bench::dense::{self, Buffers, Inputs, pairs, tensors};
 use crate::bench::inputs::{filled, random};
 use crate::bench::problems;
 use crate::bench::sample::{self, Sample};
@@ -342,8 +342,21 @@ pub fn flops(p: &TopK) -> f64 {
         Scoring::Mean | Scoring::Bound => f64::from(p.block_size),
     };
     let score = 2.0 * products * f64::from(a.head_dim) * pairs / entries;
-    let attend = 2.0 * f64::from(a.head_dim + a.value_dim()) * pairs.min(f64::from(a.queries) * kept(p));
+    let attend = 2.0 * f64::from(a.head_dim + a.value_dim()) * kept_pairs(p);
     heads * (score + attend)
+}
+
+/// The (query, key) pairs of a head that are attended to, at most. A query sees its own block, where that is kept, up to its own
+/// place.
+fn kept_pairs(p: &TopK) -> f64 {
+    let a = &p.attention;
+    let of = |query: u32| {
+        let (visible, size) = (dense::visible(a, query), f64::from(p.block_size));
+        let own_block = p.diagonal && a.causal && a.window_left.is_none() && visible > 0.0;
+        let hidden = if own_block { (size - visible % size) % size } else { 0.0 };
+        visible.min(kept(p) - hidden)
+    };
+    (0..a.queries).map(of).sum()
 }
 
 /// Bytes of q, k and o, each once, and of those rows of v that are kept, all at most.
@@ -356,7 +369,7 @@ pub fn bytes(p: &TopK) -> f64 {
     let values = (lists * kept(p)).min(f64::from(a.keys));
     let size = a.dtype.size() as f64;
     let q = rows(a.heads, f64::from(a.queries), a.head_dim) * size;
-    let k = rows(kv, f64::from(a.keys), a.head_dim) * size;
+    let k = rows(kv, dense::keys_seen(a), a.head_dim) * size;
     let v = rows(kv, values, a.value_dim()) * size;
     let o = rows(a.heads, f64::from(a.queries), a.value_dim()) * a.output_dtype().size() as f64;
     q + k + v + o
@@ -365,4 +378,27 @@ pub fn bytes(p: &TopK) -> f64 {
 /// Keys of a full list, at most all.
 pub fn kept(p: &TopK) -> f64 {
     (f64::from(p.top_k) * f64::from(p.block_size)).min(f64::from(p.attention.keys))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_sees_its_own_block_up_to_its_own_place() {
+        let p = problems::blocks(false, 1024, 64);
+        // Seven whole blocks, and of its own 32.5 keys in the mean; all that there are, as long as they are fewer.
+        let late = (1024.0 - 512.0) * (7.0 * 64.0 + 32.5);
+        assert_eq!(kept_pairs(&p), 512.0 * 513.0 / 2.0 + late);
+        let anywhere = TopK {
+            diagonal: false,
+            ..p.clone()
+        };
+        assert_eq!(kept_pairs(&anywhere), 512.0 * 513.0 / 2.0 + 512.0 * 512.0);
+        // The product with each block's mean, and two over the keys kept.
+        let means = pairs(&p.attention) / 64.0;
+        assert_eq!(flops(&p), 32.0 * 128.0 * (means + 2.0 * kept_pairs(&p)));
+        let step = problems::tokens(false, 1000, 128, 8, 10);
+        assert_eq!(kept_pairs(&step), 10.0);
+    }
 }

@@ -1,9 +1,10 @@
 //! How long a submission takes.
 
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use super::probe::ProbeRun;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{Gpu, lost};
 use crate::ops::host;
 
@@ -13,15 +14,27 @@ use crate::ops::host;
 pub struct Clock {
     gpu: Gpu,
     queries: Option<(wgpu::QuerySet, wgpu::Buffer)>,
-    /// What the device does right before each run.
-    filler: Option<ProbeRun>,
+    filler: Option<Mutex<Filler>>,
 }
 
-/// Seconds of multiply-adds before each run of [`Clock::busy`], at least.
+/// What the device does right before each run.
+#[derive(Debug)]
+struct Filler {
+    work: ProbeRun,
+    workgroups: u32,
+}
+
+/// Seconds of multiply-adds before each run of [`Clock::busy`], at least. Where they took less, the next run gets twice as many.
 const FILL: f64 = 1e-3;
 
-/// How long a device is at them before their number is settled, so that its clocks have risen.
-const RISING: Duration = Duration::from_millis(100);
+/// Workgroups of multiply-adds before the first run.
+const FIRST_FILL: u32 = 64;
+
+/// Timestamps: of a run, and of what goes before it.
+const TIMESTAMPS: u32 = 4;
+
+/// How often a run is made whose timestamps do not go forward, as where they wrap around.
+const TRIES: usize = 3;
 
 impl Clock {
     /// The clock of a device.
@@ -36,11 +49,11 @@ impl Clock {
             let set = device.create_query_set(&wgpu::QuerySetDescriptor {
                 label: Some("wgpu-attention timestamps"),
                 ty: wgpu::QueryType::Timestamp,
-                count: 2,
+                count: TIMESTAMPS,
             });
             let buffer = device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("wgpu-attention timestamps"),
-                size: 16,
+                size: u64::from(TIMESTAMPS) * 8,
                 usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
                 mapped_at_creation: false,
             });
@@ -64,7 +77,13 @@ impl Clock {
     /// [`crate::Error::Device`] if the device is lost or out of memory.
     pub fn busy(gpu: &Gpu) -> Result<Self> {
         let clock = Self::new(gpu)?;
-        let filler = if clock.on_device() { Some(filler(&clock)?) } else { None };
+        let filler = match clock.on_device() {
+            true => Some(Mutex::new(Filler {
+                work: ProbeRun::fma(gpu, FIRST_FILL)?,
+                workgroups: FIRST_FILL,
+            })),
+            false => None,
+        };
         Ok(Clock { filler, ..clock })
     }
 
@@ -73,67 +92,108 @@ impl Clock {
         self.queries.is_some()
     }
 
-    /// Seconds that what `record` puts into a compute pass takes, submitted by itself.
+    /// Seconds that what `record` puts into a compute pass takes, submitted by itself. It may be recorded and run a few times, where
+    /// the device's timestamps do not go forward.
     ///
     /// # Errors
-    /// Those of `record`, and [`crate::Error::Device`] if the device is lost.
-    pub fn run(&self, record: impl FnOnce(&mut wgpu::ComputePass<'_>) -> Result<()>) -> Result<f64> {
-        let gpu = &self.gpu;
-        let mut encoder = gpu.device().create_command_encoder(&Default::default());
-        let timestamp_writes = self.queries.as_ref().map(|(set, _)| wgpu::ComputePassTimestampWrites {
-            query_set: set,
-            beginning_of_pass_write_index: Some(0),
-            end_of_pass_write_index: Some(1),
-        });
-        {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                label: Some("wgpu-attention timed"),
-                timestamp_writes,
-            });
-            record(&mut pass)?;
-        }
+    /// Those of `record`, and [`Error::Device`] if the device is lost, or its clock too coarse for the run.
+    pub fn run(&self, mut record: impl FnMut(&mut wgpu::ComputePass<'_>) -> Result<()>) -> Result<f64> {
         let Some((set, buffer)) = &self.queries else {
-            let commands = encoder.finish();
-            let start = Instant::now();
-            gpu.queue().submit([commands]);
-            gpu.device()
-                .poll(wgpu::PollType::wait_indefinitely())
-                .map_err(|e| lost("waiting for a timed run", e))?;
-            return Ok(start.elapsed().as_secs_f64());
+            return self.run_by_host(record);
         };
-        encoder.resolve_query_set(set, 0..2, buffer, 0);
-        if let Some(filler) = &self.filler {
-            self.fill(filler)?;
+        for _ in 0..TRIES {
+            let seconds = self.run_by_device(set, buffer, &mut record)?;
+            if seconds > 0.0 {
+                return Ok(seconds);
+            }
         }
-        let read = pollster::block_on(host::submit_and_read(gpu, encoder, &[("timestamps", buffer)]))?;
-        let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&read[0]);
-        Ok(ticks[1].wrapping_sub(ticks[0]) as f64 * f64::from(gpu.queue().get_timestamp_period()) * 1e-9)
+        Err(Error::Device {
+            message: format!(
+                "in {TRIES} runs the timestamps behind were not later than those before: the device's clock is too coarse"
+            ),
+        })
     }
 
-    fn fill(&self, filler: &ProbeRun) -> Result<()> {
-        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
-        filler.record(&mut encoder.begin_compute_pass(&Default::default()));
-        host::submit(&self.gpu, encoder)
+    fn run_by_host(&self, record: impl FnOnce(&mut wgpu::ComputePass<'_>) -> Result<()>) -> Result<f64> {
+        let device = self.gpu.device();
+        let mut encoder = device.create_command_encoder(&Default::default());
+        record(&mut encoder.begin_compute_pass(&Default::default()))?;
+        let commands = encoder.finish();
+        let start = Instant::now();
+        self.gpu.queue().submit([commands]);
+        device
+            .poll(wgpu::PollType::wait_indefinitely())
+            .map_err(|e| lost("waiting for a timed run", e))?;
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    /// Nothing or less, where timestamps do not go forward.
+    fn run_by_device(
+        &self,
+        set: &wgpu::QuerySet,
+        buffer: &wgpu::Buffer,
+        record: impl FnOnce(&mut wgpu::ComputePass<'_>) -> Result<()>,
+    ) -> Result<f64> {
+        let gpu = &self.gpu;
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&timed("wgpu-attention timed", set, 0));
+            record(&mut pass)?;
+        }
+        let mut filler = self
+            .filler
+            .as_ref()
+            .map(|f| f.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(filler) = &filler {
+            self.fill(set, filler)?;
+        }
+        let count = if filler.is_some() { TIMESTAMPS } else { 2 };
+        encoder.resolve_query_set(set, 0..count, buffer, 0);
+        let read = pollster::block_on(host::submit_and_read(gpu, encoder, &[("timestamps", buffer)]))?;
+        let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&read[0]);
+        let period = f64::from(gpu.queue().get_timestamp_period()) * 1e-9;
+        let seconds = |first: usize| ticks[first + 1].wrapping_sub(ticks[first]) as i64 as f64 * period;
+        if let Some(filler) = &mut filler {
+            self.resize(filler, seconds(2))?;
+        }
+        Ok(seconds(0))
+    }
+
+    fn fill(&self, set: &wgpu::QuerySet, filler: &Filler) -> Result<()> {
+        let device = self.gpu.device();
+        let mut encoder = device.create_command_encoder(&Default::default());
+        filler
+            .work
+            .record(&mut encoder.begin_compute_pass(&timed("wgpu-attention filler", set, 2)));
+        host::submit(&self.gpu, encoder)?;
+        if self.gpu.info().backend == wgpu::Backend::Metal {
+            // Command buffers that share nothing may overlap there. Clocks do not fall in the time that this takes.
+            device
+                .poll(wgpu::PollType::wait_indefinitely())
+                .map_err(|e| lost("waiting for a GPU at work", e))?;
+        }
+        Ok(())
+    }
+
+    /// Twice as much to do where it took too little, as after clocks have risen; as much as one dispatch has at most.
+    fn resize(&self, filler: &mut Filler, seconds: f64) -> Result<()> {
+        let most = self.gpu.limits().max_compute_workgroups_per_dimension / 2;
+        if seconds < FILL && filler.workgroups <= most {
+            filler.workgroups *= 2;
+            filler.work = ProbeRun::fma(&self.gpu, filler.workgroups)?;
+        }
+        Ok(())
     }
 }
 
-/// Multiply-adds that take the device [`FILL`] seconds or more, by the clock, after [`RISING`]; as many as one dispatch has where
-/// those take less.
-fn filler(clock: &Clock) -> Result<ProbeRun> {
-    let most = clock.gpu.limits().max_compute_workgroups_per_dimension / 2;
-    let start = Instant::now();
-    let mut workgroups = 64;
-    let mut filler = ProbeRun::fma(&clock.gpu, workgroups)?;
-    loop {
-        let seconds = clock.run(|pass| {
-            filler.record(pass);
-            Ok(())
-        })?;
-        if seconds < FILL && workgroups <= most {
-            workgroups *= 2;
-            filler = ProbeRun::fma(&clock.gpu, workgroups)?;
-        } else if start.elapsed() >= RISING {
-            return Ok(filler);
-        }
+/// A pass between two timestamps.
+fn timed<'a>(label: &'a str, set: &'a wgpu::QuerySet, first: u32) -> wgpu::ComputePassDescriptor<'a> {
+    wgpu::ComputePassDescriptor {
+        label: Some(label),
+        timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+            query_set: set,
+            beginning_of_pass_write_index: Some(first),
+            end_of_pass_write_index: Some(first + 1),
+        }),
     }
 }

@@ -182,7 +182,8 @@ impl ProbeRun {
         Self::new(gpu, probe, [&input, &output], workgroups, work)
     }
 
-    /// A copy of as many bytes, less what does not fill a workgroup or fit one binding and one dispatch.
+    /// A copy of as many bytes, less what does not fill a workgroup or fit one binding and one dispatch; what one workgroup copies
+    /// at least.
     ///
     /// # Errors
     /// As [`ProbeRun::fma`].
@@ -192,7 +193,8 @@ impl ProbeRun {
         Self::new(gpu, Probe::Copy, [&input, &output], workgroups, 2.0 * bytes as f64)
     }
 
-    /// A plain read of as many bytes, less what does not fill a workgroup or fit one binding and one dispatch.
+    /// A plain read of as many bytes, less what does not fill a workgroup or fit one binding and one dispatch; what one workgroup
+    /// reads at least.
     ///
     /// # Errors
     /// As [`ProbeRun::fma`].
@@ -245,9 +247,12 @@ impl ProbeRun {
         pass.dispatch_workgroups(self.workgroups, 1, 1);
     }
 
-    pub(super) fn time(&self, gpu: &Gpu) -> Result<Times> {
+    /// Times so many runs in one pass, each of which waits for the one before, since it writes the same.
+    pub(super) fn time(&self, gpu: &Gpu, runs: u32) -> Result<Times> {
         time(gpu, &Effort::default(), |pass, _| {
-            self.record(pass);
+            for _ in 0..runs {
+                self.record(pass);
+            }
             Ok(())
         })
     }

@@ -42,6 +42,9 @@ struct Row {
     bound: Option<&'static str>,
     fraction_of_bound: Option<f64>,
     error: Option<Value>,
+    /// Each side runs on one set of buffers, again and again: what fits a cache is found there.
+    input_sets: usize,
+    rotated_bytes: u64,
     ratio_to_wgpu_attention: Option<Median>,
     failure: Option<String>,
 }
@@ -252,6 +255,8 @@ fn row(named: &Named, implementation: &str, result: Result<Measured, String>) ->
         bound: None,
         fraction_of_bound: None,
         error: measured.as_ref().map(|m| json!({"rms": m.rms})),
+        input_sets: 1,
+        rotated_bytes: problems::bytes(p) as u64,
         ratio_to_wgpu_attention: measured.and_then(|m| m.ratio),
         failure,
     }

@@ -13,6 +13,13 @@ use crate::duration;
 /// Colours of series that the style has; one more is for what a legend says of all colours.
 const COLOURS: usize = 8;
 
+/// Patterns of lines that the style has: two for each round of colours, the second for a storage type that is not the first.
+const PATTERNS: usize = 4;
+
+fn pattern(label: usize, dtype: usize) -> usize {
+    (label / COLOURS * 2 + dtype.min(1)) % PATTERNS
+}
+
 /// The suites that have a number, in their order.
 pub fn suites(runs: &[Run]) -> Vec<&str> {
     let mut all = vec![];
@@ -54,7 +61,11 @@ pub fn roofline(run: &Run, ceilings: &Ceilings) -> String {
     .filter_map(|(name, flops)| Some(Roof { name, flops: flops? }))
     .collect();
     let suites = suites(std::slice::from_ref(run));
-    let (Some(copy), false, false) = (ceilings.copy_bytes_per_second, roofs.is_empty(), suites.is_empty()) else {
+    let memory = ceilings.copy_bytes_per_second.map(|copy| {
+        let read = ceilings.read_bytes_per_second.filter(|read| *read > copy);
+        read.map_or(("copy", copy), |read| ("read", read))
+    });
+    let (Some(memory), false, false) = (memory, roofs.is_empty(), suites.is_empty()) else {
         return String::new();
     };
     let measured = || run.results.iter().filter(|row| row.seconds.is_some());
@@ -70,7 +81,7 @@ pub fn roofline(run: &Run, ceilings: &Ceilings) -> String {
             series.push(Series {
                 colour: colour % COLOURS,
                 mark,
-                dashed: false,
+                dashes: 0,
                 points: own.filter_map(under_roof).collect(),
             });
         }
@@ -78,7 +89,7 @@ pub fn roofline(run: &Run, ceilings: &Ceilings) -> String {
     for (tier, mark) in tiers.iter().zip(Mark::ALL).filter(|_| tiers.len() > 1) {
         legend.mark(COLOURS, mark, tier.unwrap_or("no tier"));
     }
-    let plot = plot::roofline(copy, &roofs, &series);
+    let plot = plot::roofline(memory, &roofs, &series);
     format!("<h2>Roofline</h2>{}<div class=\"wide\">{plot}</div>", legend.html())
 }
 
@@ -161,10 +172,10 @@ impl<'a> Panels<'a> {
     fn legend(&self) -> String {
         let mut legend = Legend::default();
         for (n, label) in self.labels.iter().enumerate() {
-            legend.line(n % COLOURS, Mark::Circle, false, label);
+            legend.line(n % COLOURS, Mark::Circle, pattern(n, 0), label);
         }
         for (n, dtype) in self.dtypes.iter().enumerate().filter(|_| self.dtypes.len() > 1) {
-            legend.line(COLOURS, Mark::ALL[n % Mark::ALL.len()], n > 0, dtype);
+            legend.line(COLOURS, Mark::ALL[n % Mark::ALL.len()], pattern(0, n), dtype);
         }
         legend.html()
     }
@@ -222,7 +233,7 @@ impl<'a> Panels<'a> {
             Series {
                 colour: line.label % COLOURS,
                 mark: Mark::ALL[line.dtype % Mark::ALL.len()],
-                dashed: line.dtype > 0,
+                dashes: pattern(line.label, line.dtype),
                 points,
             }
         };
@@ -273,8 +284,8 @@ struct Legend(String);
 
 impl Legend {
     /// A mark on its line.
-    fn line(&mut self, colour: usize, mark: Mark, dashed: bool, text: &str) {
-        let dashed = if dashed { " dashed" } else { "" };
+    fn line(&mut self, colour: usize, mark: Mark, pattern: usize, text: &str) {
+        let dashed = plot::dashes(pattern);
         let line = format!("<line x1=\"1\" y1=\"6\" x2=\"29\" y2=\"6\" class=\"line s{colour}{dashed}\"/>");
         self.swatch(&line, colour, mark, text);
     }

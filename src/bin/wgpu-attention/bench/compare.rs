@@ -9,7 +9,7 @@ use wgpu_attention::measure::median;
 use super::format::{ProblemSize, Row, Run, Seconds};
 use crate::{Failure, duration};
 
-/// One problem as one implementation, tier and clock has it, in every run.
+/// One problem as one implementation, tier and clock has it, with inputs that take turns or do not, in every run.
 #[derive(Clone, Debug)]
 pub struct Line<'a> {
     pub suite: &'a str,
@@ -17,8 +17,12 @@ pub struct Line<'a> {
     pub implementation: &'a str,
     pub tier: Option<&'a str>,
     pub clock: Option<&'a str>,
+    /// One set of inputs ran again and again, so that what fits a cache was found there.
+    pub one_set: bool,
     /// By run; `None` where it has no such number.
     pub seconds: Vec<Option<Seconds>>,
+    /// By run, where it says why it has none: `"WRONG"` or `"failed"`.
+    pub failures: Vec<Option<&'static str>>,
     /// To the first run, by run.
     pub ratios: Vec<Option<f64>>,
     /// The first run has no such number; the ratios are to the fastest that it has of the problem.
@@ -30,26 +34,35 @@ pub fn lines(runs: &[Run]) -> Vec<Line<'_>> {
     let mut lines: Vec<Line<'_>> = vec![];
     let mut places: HashMap<_, usize> = HashMap::new();
     for (n, run) in runs.iter().enumerate() {
+        // A problem may come in several suites, as dense attention beside top-k does.
+        let mut times_met: HashMap<_, usize> = HashMap::new();
         for row in &run.results {
-            let place = *places.entry(key(row)).or_insert_with(|| {
+            let met = times_met.entry(key(row)).or_insert(0);
+            *met += 1;
+            let place = *places.entry((key(row), *met)).or_insert_with(|| {
                 lines.push(Line {
                     suite: &row.suite,
                     name: &row.name,
                     implementation: &row.implementation,
                     tier: row.tier.as_deref(),
                     clock: row.clock.as_deref(),
+                    one_set: has_one_set(row),
                     seconds: vec![None; runs.len()],
+                    failures: vec![None; runs.len()],
                     ratios: vec![None; runs.len()],
                     to_other: false,
                 });
                 lines.len() - 1
             });
-            let seconds = &mut lines[place].seconds[n];
-            *seconds = seconds.or(row.seconds);
+            lines[place].seconds[n] = row.seconds;
+            lines[place].failures[n] = row.failure.as_deref().map(|why| match why.starts_with("WRONG") {
+                true => "WRONG",
+                false => "failed",
+            });
         }
     }
     let fastest = fastest(&runs[0]);
-    for (key, place) in places {
+    for ((key, _), place) in places {
         let line = &mut lines[place];
         line.to_other = line.seconds[0].is_none();
         let Some(base) = line.seconds[0]
@@ -60,7 +73,8 @@ pub fn lines(runs: &[Run]) -> Vec<Line<'_>> {
         };
         line.ratios = line.seconds.iter().map(|s| s.map(|s| s.median / base)).collect();
     }
-    lines.retain(|line| line.seconds.iter().any(Option::is_some));
+    let is_wrong = |line: &Line<'_>| line.failures.contains(&Some("WRONG"));
+    lines.retain(|line| is_wrong(line) || line.seconds.iter().any(Option::is_some));
     // Those of a problem together, wherever they came from, problems in the order they first came.
     let mut order: HashMap<(&str, &str), usize> = HashMap::new();
     for line in &lines {
@@ -71,7 +85,18 @@ pub fn lines(runs: &[Run]) -> Vec<Line<'_>> {
     lines
 }
 
-type Key<'a> = (&'a str, &'a ProblemSize, &'a str, Option<&'a str>, Option<&'a str>);
+type Key<'a> = (
+    &'a str,
+    &'a ProblemSize,
+    &'a str,
+    Option<&'a str>,
+    Option<&'a str>,
+    bool,
+);
+
+fn has_one_set(row: &Row) -> bool {
+    row.input_sets == Some(1)
+}
 
 /// A problem is the same if its name is and its sizes are.
 fn key(row: &Row) -> Key<'_> {
@@ -81,6 +106,7 @@ fn key(row: &Row) -> Key<'_> {
         &row.implementation,
         row.tier.as_deref(),
         row.clock.as_deref(),
+        has_one_set(row),
     )
 }
 
@@ -139,7 +165,8 @@ pub fn who(line: &Line<'_>) -> String {
         Some("host") => ", host clock",
         _ => "",
     };
-    format!("{}{tier}{clock}", line.implementation)
+    let sets = if line.one_set { ", one set of inputs" } else { "" };
+    format!("{}{tier}{clock}{sets}", line.implementation)
 }
 
 /// The table, and below it the ratios as one number for each run.
@@ -163,7 +190,8 @@ pub fn print(runs: &[Run], out: &mut dyn Write) -> Result<(), Failure> {
         }
         write!(out, "{:names$}  {:whos$}", line.name, who(line))?;
         for (n, seconds) in line.seconds.iter().enumerate() {
-            write!(out, "  {:>9}", seconds.map_or("–".into(), |s| duration(s.median)))?;
+            let none = || line.failures[n].unwrap_or("–").into();
+            write!(out, "  {:>9}", seconds.map_or_else(none, |s| duration(s.median)))?;
             if n > 0 {
                 let mark = if line.to_other { "*" } else { " " };
                 write!(
@@ -180,6 +208,12 @@ pub fn print(runs: &[Run], out: &mut dyn Write) -> Result<(), Failure> {
 
 fn summarise(runs: &[Run], lines: &[Line<'_>], out: &mut dyn Write) -> Result<(), Failure> {
     writeln!(out)?;
+    for n in 0..runs.len() {
+        let wrong = lines.iter().filter(|l| l.failures[n] == Some("WRONG")).count();
+        if wrong > 0 {
+            writeln!(out, "{}: {wrong} rows are WRONG", letter(n))?;
+        }
+    }
     for n in 1..runs.len() {
         let (a, b) = (letter(0), letter(n));
         match Summary::of(lines.iter().filter(|l| !l.to_other).filter_map(|l| l.ratios[n])) {
@@ -317,6 +351,45 @@ mod tests {
     }
 
     #[test]
+    fn a_row_that_became_wrong_is_told() {
+        let a = run("ours", &[("x", "ours", None, Some(1.0)), ("y", "ours", None, None)]);
+        let mut b = run("ours", &[("x", "ours", None, None), ("y", "ours", None, None)]);
+        b.results[0].failure = Some("WRONG o: rms 1.0".into());
+        b.results[1].failure = Some("left out".into());
+        let text = text(&[a, b]);
+        assert!(
+            text.contains("     WRONG") && text.contains("B: 1 rows are WRONG"),
+            "{text}"
+        );
+        assert!(!text.contains("A: 1 rows") && !text.contains("failed"), "{text}");
+    }
+
+    #[test]
+    fn warm_and_cold_caches_are_not_compared() {
+        let a = run("ours", &[("x", "ours", None, Some(2.0))]);
+        let mut b = run("peers", &[("x", "ours", None, Some(1.0))]);
+        b.results[0].input_sets = Some(1);
+        let text = text(&[a, b]);
+        assert!(text.contains("B / A: no row that both have"), "{text}");
+        assert!(text.contains("ours, one set of inputs"), "{text}");
+    }
+
+    #[test]
+    fn a_problem_that_comes_twice_has_two_lines() {
+        let a = run(
+            "ours",
+            &[("x", "ours", None, Some(1.0)), ("x", "ours", None, Some(2.0))],
+        );
+        let b = run(
+            "ours",
+            &[("x", "ours", None, Some(3.0)), ("x", "ours", None, Some(4.0))],
+        );
+        let runs = [a, b];
+        let ratios: Vec<_> = lines(&runs).iter().map(|l| l.ratios[1]).collect();
+        assert_eq!(ratios, [Some(3.0), Some(2.0)]);
+    }
+
+    #[test]
     fn a_problem_of_other_sizes_is_another() {
         let a = run("ours", &[("x", "ours", None, Some(1.0))]);
         let mut b = a.clone();
@@ -332,6 +405,13 @@ mod tests {
         assert_eq!(
             Run::parse(other).unwrap_err(),
             "format `other/2`; this program reads `wgpu-attention-bench/1`"
+        );
+        let nothing = serde_json::to_string(&run("ours", &[("x", "ours", None, Some(1.0))])).unwrap();
+        let nothing = nothing.replace("\"median\":1.0", "\"median\":0.0");
+        let error = Run::parse(&nothing).unwrap_err();
+        assert!(
+            error.starts_with("row `x`: `seconds` needs a `median` above 0"),
+            "{error}"
         );
     }
 }

@@ -57,6 +57,10 @@ pub struct Ceilings {
     pub f32_flops_per_second: Option<f64>,
     pub f16_flops_per_second: Option<f64>,
     pub cooperative_flops_per_second: Option<f64>,
+    /// A pass with one dispatch that does next to nothing.
+    pub launch_seconds: Option<f64>,
+    /// Each further one, which waits for the one before.
+    pub dependent_launch_seconds: Option<f64>,
 }
 
 /// How it was measured.
@@ -92,7 +96,7 @@ pub struct Row {
     pub flops: f64,
     #[serde(default)]
     pub bytes: f64,
-    /// The ceiling that it comes to first: `"cooperative"`, `"f16"`, `"f32"` or `"copy"`.
+    /// The ceiling that it comes to first: `"cooperative"`, `"f16"`, `"f32"`, `"copy"` or `"read"`.
     #[serde(default)]
     pub bound: Option<String>,
     #[serde(default)]
@@ -102,6 +106,9 @@ pub struct Row {
     /// Sets of inputs that took turns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_sets: Option<usize>,
+    /// Bytes that runs moved before a set came again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotated_bytes: Option<u64>,
     /// Why there is no number.
     #[serde(default)]
     pub failure: Option<String>,
@@ -158,7 +165,14 @@ impl Run {
         if run.format != FORMAT {
             return Err(format!("format `{}`; this program reads `{FORMAT}`", run.format));
         }
-        Ok(run)
+        let is_time = |s: &Seconds| s.median > 0.0 && s.low >= 0.0 && s.high >= s.low;
+        match run.results.iter().find(|row| row.seconds.is_some_and(|s| !is_time(&s))) {
+            Some(row) => Err(format!(
+                "row `{}`: `seconds` needs a `median` above 0, and a `high` not below `low`",
+                row.name
+            )),
+            None => Ok(run),
+        }
     }
 
     /// Program, version and device, in a line.
@@ -193,6 +207,8 @@ impl From<&measure::Ceilings> for Ceilings {
             f32_flops_per_second: Some(c.f32_flops),
             f16_flops_per_second: c.f16_flops,
             cooperative_flops_per_second: c.cooperative_flops,
+            launch_seconds: Some(c.launch_seconds),
+            dependent_launch_seconds: Some(c.dependent_launch_seconds),
         }
     }
 }
@@ -222,7 +238,7 @@ impl Row {
     pub fn rate(&self) -> Option<f64> {
         let seconds = self.seconds?.median;
         Some(
-            if self.is_bound_by_copy() {
+            if self.is_bound_by_memory() {
                 self.bytes
             } else {
                 self.flops
@@ -230,7 +246,12 @@ impl Row {
         )
     }
 
-    pub fn is_bound_by_copy(&self) -> bool {
-        self.bound.as_deref() == Some("copy")
+    pub fn is_bound_by_memory(&self) -> bool {
+        matches!(self.bound.as_deref(), Some("copy" | "read"))
+    }
+
+    /// What a cache may have held, if less than so many bytes took turns.
+    pub fn within_a_cache(&self, rotation_bytes: u64) -> Option<u64> {
+        self.rotated_bytes.filter(|bytes| *bytes < rotation_bytes)
     }
 }

@@ -12,6 +12,7 @@ mod text;
 
 use std::fs;
 use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -36,7 +37,8 @@ use suites::{Entry, Suite};
 /// The GPU's own ceilings come first, measured by kernels that do nothing else: copy bandwidth, f32 and f16 multiply-adds,
 /// and multiply-adds of cooperative matrices. A problem's bound is the ceiling that it comes to first: its operations at
 /// the rate of its kernel's arithmetic (f32, or cooperative matrices), or its inputs and outputs, each moved once, at that
-/// of a copy. Percent are of the bound's time to the time measured.
+/// of a copy, or of plain reading where that is faster and hardly anything is written. Percent are of the bound's time to the
+/// time measured. f32 and bf16 on matrices take three products for each, so a third of that ceiling is their most.
 ///
 /// Before a kernel is timed it is checked against the float64 reference, on a small problem of the same variant and on some
 /// rows of the problem itself; a wrong one gets no number, and the exit status is 1.
@@ -44,7 +46,7 @@ use suites::{Entry, Suite};
 /// Times are medians by the GPU's own clock (the host's on software GPUs), with the interval that holds the true median
 /// with 95 % confidence, from order statistics. Runs go on for half a second (20 ms on software GPUs) before any is counted,
 /// because a GPU's clocks fall while the processor works; then until the interval is within 2 % of the median on either
-/// side, or the row's --budget is spent. Where their level changes on the way, the earlier half is thrown away. Clocks fall
+/// side, the row's --budget is spent, or there were 1000. Where their level changes on the way, the earlier half is thrown away. Clocks fall
 /// between short runs too, so that a GPU is at work on multiply-adds for a millisecond or two before each run. Sets of inputs
 /// take turns, so that none is found in a cache.
 ///
@@ -115,22 +117,39 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<ExitCode, Failure>
     let to_stdout = args.json.as_deref() == Some(Path::new("-"));
     let mut nowhere = io::sink();
     let table: &mut dyn Write = if to_stdout { &mut nowhere } else { out };
-    let (run, wrong) = measure(args, &gpus, &entries, table)?;
+    let Measured { run, wrong, failed } = measure(args, &gpus, &entries, table)?;
     let measured = run.results.iter().any(|row| row.seconds.is_some());
-    if let Some(path) = &args.json {
-        let json = serde_json::to_string_pretty(&run).map_err(|e| Failure::Message(format!("JSON: {e}")))?;
-        match to_stdout {
-            true => writeln!(out, "{json}")?,
-            false => write_file(path, &(json + "\n"))?,
-        }
+    if to_stdout {
+        write!(out, "{}", json(&run)?)?;
     }
+    write_json(args, &run)?;
     if let Some(path) = &args.html {
         write_file(path, &page::report(&run))?;
+    }
+    if let Some(failure) = failed {
+        return Err(Failure::Message(format!("the device failed: {failure}")));
     }
     if wrong == 0 && !measured {
         return Err(Failure::Message("no problem could be measured".into()));
     }
     Ok(status(wrong == 0))
+}
+
+fn json(run: &Run) -> Result<String, Failure> {
+    let json = serde_json::to_string_pretty(run).map_err(|e| Failure::Message(format!("JSON: {e}")))?;
+    Ok(json + "\n")
+}
+
+/// The file of `--json`: whole, or the one before, never half of one.
+fn write_json(args: &BenchArgs, run: &Run) -> Result<(), Failure> {
+    let Some(path) = args.json.as_deref().filter(|path| *path != Path::new("-")) else {
+        return Ok(());
+    };
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
+    write_file(&new, &json(run)?)?;
+    fs::rename(&new, path).map_err(|e| Failure::Message(format!("{}: {e}", path.display())))
 }
 
 /// The device, once for every tier to measure in.
@@ -173,8 +192,18 @@ fn entries(args: &BenchArgs, software: bool) -> Result<Vec<Entry>, Failure> {
     Ok(all)
 }
 
-/// Measures all of it, a line each as soon as it is there; gives the results and how many were wrong.
-fn measure(args: &BenchArgs, gpus: &[Gpu], entries: &[Entry], out: &mut dyn Write) -> Result<(Run, usize), Failure> {
+/// What came of a benchmark.
+struct Measured {
+    run: Run,
+    /// Rows whose kernel is wrong.
+    wrong: usize,
+    /// What the device said when it failed; no row comes after that.
+    failed: Option<String>,
+}
+
+/// Measures all of it, a line each as soon as it is there, up to where the device fails. The file is kept current, so that a run
+/// that is ended early leaves what it has.
+fn measure(args: &BenchArgs, gpus: &[Gpu], entries: &[Entry], out: &mut dyn Write) -> Result<Measured, Failure> {
     let gpu = &gpus[0];
     let settings = Settings {
         confidence: CONFIDENCE,
@@ -199,10 +228,10 @@ fn measure(args: &BenchArgs, gpus: &[Gpu], entries: &[Entry], out: &mut dyn Writ
         results: vec![],
     };
     text::head(&run, out)?;
-    let mut table = text::Table::new(entries, out);
+    let mut table = text::Table::new(entries, settings.rotation_bytes, out);
     let mut runner = Runner::new(settings, ceilings, args.own.op.is_some());
     let total = entries.len() * gpus.len();
-    let mut wrong = 0;
+    let (mut wrong, mut failed) = (0, None);
     for (n, (entry, gpu)) in entries
         .iter()
         .flat_map(|e| gpus.iter().map(move |g| (e, g)))
@@ -215,21 +244,40 @@ fn measure(args: &BenchArgs, gpus: &[Gpu], entries: &[Entry], out: &mut dyn Writ
             entry.name,
             device::forced(gpu)
         ));
-        let verdict = runner.measure(gpu, entry);
+        // wgpu panics where a device is lost.
+        let verdict = catch_unwind(AssertUnwindSafe(|| runner.measure(gpu, entry)));
         progress.clear();
+        let verdict =
+            verdict.unwrap_or_else(|panic| Verdict::Failed(runner::failed_row(gpu, entry, &message(&*panic))));
         let row = match verdict {
             Verdict::Measured(row) => row,
             Verdict::Wrong(row) => {
                 wrong += 1;
                 row
             }
+            Verdict::Failed(row) => {
+                failed = row.failure.clone();
+                row
+            }
             Verdict::LeftOut => continue,
         };
         table.row(&row)?;
         run.results.push(row);
+        write_json(args, &run)?;
+        if failed.is_some() {
+            break;
+        }
     }
     table.end(&run.results)?;
-    Ok((run, wrong))
+    Ok(Measured { run, wrong, failed })
+}
+
+/// What a panic says.
+fn message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or(panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic")
+        .into()
 }
 
 fn write_file(path: &Path, text: &str) -> Result<(), Failure> {

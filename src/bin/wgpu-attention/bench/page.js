@@ -6,8 +6,11 @@ for (const table of document.querySelectorAll("table.sortable")) {
         heads.forEach(other => other.removeAttribute("aria-sort"));
         head.setAttribute("aria-sort", down ? "descending" : "ascending");
         const by = row => row.children[column].dataset.by;
-        const order = (a, b) => isNaN(by(a)) || isNaN(by(b)) ? by(a).localeCompare(by(b)) : by(a) - by(b);
-        const rows = [...table.tBodies[0].rows].sort((a, b) => down ? order(b, a) : order(a, b));
+        // What is not there comes last either way.
+        const numbers = head.classList.contains("number");
+        const order = (a, b) => numbers ? by(a) - by(b) : by(a).localeCompare(by(b));
+        const missing = (a, b) => (by(a) === "") - (by(b) === "");
+        const rows = [...table.tBodies[0].rows].sort((a, b) => missing(a, b) || (down ? order(b, a) : order(a, b)));
         table.tBodies[0].append(...rows);
     }));
 }

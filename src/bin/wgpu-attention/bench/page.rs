@@ -6,7 +6,7 @@ use super::charts;
 use super::compare::{self, Summary, letter};
 use super::format::{Ceilings, Row, Run, Seconds};
 use super::plot::escape;
-use super::text::{bytes_rate, flops_rate, half_width, interval, rate};
+use super::text::{bytes_rate, flops_rate, half_width, interval, of_inputs, rate};
 use crate::duration;
 
 const STYLE: &str = include_str!("page.css");
@@ -73,7 +73,7 @@ fn settings(run: &Run) -> String {
     format!(
         "<p>Times are medians; intervals hold the true median with {:.0} % confidence, by order statistics. Runs went on until \
          the interval was within ±{:.0} % of the median, or {} were spent. Sets of inputs and outputs of {} MiB together \
-         took turns, so that none was found in a cache. Each kernel was checked against the float64 reference first. \
+         took turns, so that none was found in a cache; rows with fewer say so. Each kernel was checked against the float64 reference first. \
          Percent are of the time that the problem takes at the ceiling that bounds it, to the time measured.</p>",
         s.confidence * 100.0,
         s.half_width * 100.0,
@@ -92,8 +92,13 @@ fn ceilings_table(c: &Ceilings) -> String {
             "cooperative matrices, f16 factors, f32 sums",
             c.cooperative_flops_per_second.map(flops_rate),
         ),
+        ("a launch that does next to nothing", c.launch_seconds.map(duration)),
+        (
+            "each further launch, which waits for the one before",
+            c.dependent_launch_seconds.map(duration),
+        ),
     ];
-    let mut html = String::from("<h2>Ceilings of the device, measured</h2><table class=\"small\"><tbody>");
+    let mut html = String::from("<h2>Ceilings and launches of the device, measured</h2><table class=\"small\"><tbody>");
     for (name, rate) in rows {
         let _ = write!(
             html,
@@ -154,12 +159,15 @@ fn results(run: &Run) -> String {
         ("RMS error", true),
         ("note", false),
     ];
-    format!("<h2>Results</h2>{}", table(&heads, run.results.iter().map(cells)))
+    let rotation = run.settings.map_or(0, |s| s.rotation_bytes);
+    let rows = run.results.iter().map(|row| cells(row, rotation));
+    format!("<h2>Results</h2>{}", table(&heads, rows))
 }
 
 /// A row of the results.
-fn cells(row: &Row) -> Vec<(String, String)> {
+fn cells(row: &Row, rotation_bytes: u64) -> Vec<(String, String)> {
     let s = row.seconds;
+    let warm = row.within_a_cache(rotation_bytes).map(of_inputs);
     let of = |value: fn(&Seconds) -> f64, shown: fn(&Seconds) -> String| {
         number(s.as_ref().map(value), s.as_ref().map_or(String::new(), shown))
     };
@@ -177,7 +185,7 @@ fn cells(row: &Row) -> Vec<(String, String)> {
         percent(row.fraction_of_bound),
         text(row.bound.as_deref().unwrap_or("")),
         number(error, format!("{:.1e}", error.unwrap_or(0.0))),
-        text(row.failure.as_deref().unwrap_or("")),
+        text(row.failure.as_deref().or(warm.as_deref()).unwrap_or("")),
     ]
 }
 
@@ -191,7 +199,8 @@ fn side_by_side(runs: &[Run], lines: &[compare::Line<'_>]) -> String {
     let rows = lines.iter().map(|line| {
         let mut cells = vec![text(line.suite), text(line.name), text(&compare::who(line))];
         for (n, seconds) in line.seconds.iter().enumerate() {
-            cells.push(seconds.map_or(text("–"), |s| number(Some(s.median), duration(s.median))));
+            let none = || (String::new(), line.failures[n].unwrap_or("–").into());
+            cells.push(seconds.map_or_else(none, |s| number(Some(s.median), duration(s.median))));
             if n > 0 {
                 let mark = if line.to_other { "*" } else { "" };
                 let shown = line.ratios[n].map_or(String::new(), |r| format!("{r:.3}{mark}"));

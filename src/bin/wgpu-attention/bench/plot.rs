@@ -51,8 +51,18 @@ pub struct Point {
 pub struct Series {
     pub colour: usize,
     pub mark: Mark,
-    pub dashed: bool,
+    /// The pattern of its line, one of the style's; 0 is a whole line.
+    pub dashes: usize,
     pub points: Vec<Point>,
+}
+
+/// The class of a line's pattern.
+pub fn dashes(pattern: usize) -> String {
+    if pattern == 0 {
+        String::new()
+    } else {
+        format!(" dash{pattern}")
+    }
 }
 
 /// What an axis counts, which decides about its scale and its labels.
@@ -109,7 +119,7 @@ impl Axis {
                 let step = [5.0, 10.0, 20.0, 50.0, 100.0]
                     .into_iter()
                     .find(|s| high / s <= 6.0)
-                    .unwrap_or(200.0);
+                    .unwrap_or((high / 600.0).ceil() * 100.0);
                 (0..).map(|n| f64::from(n) * step).take_while(|t| *t <= high).collect()
             }
             Axis::Length => {
@@ -242,7 +252,7 @@ pub fn lines(title: &str, y_axis: Axis, series: &[Series]) -> String {
             .iter()
             .map(|p| format!("{:.1},{:.1}", x.at(p.x), y.at(p.y)))
             .collect();
-        let dashed = if s.dashed { " dashed" } else { "" };
+        let dashed = dashes(s.dashes);
         let _ = write!(
             svg,
             "<polyline points=\"{}\" class=\"line s{}{dashed}\"/>",
@@ -319,11 +329,12 @@ pub struct Roof {
     pub flops: f64,
 }
 
-/// Every kernel under the roofs: what arithmetic allows, and what copying does at so many operations a byte.
-pub fn roofline(copy_bytes: f64, roofs: &[Roof], series: &[Series]) -> String {
+/// Every kernel under the roofs: what arithmetic allows, and what memory does at so many operations a byte, by the name of its
+/// ceiling and its bytes a second.
+pub fn roofline((memory, bytes): (&str, f64), roofs: &[Roof], series: &[Series]) -> String {
     let frame = Frame::new(820.0, 420.0);
     let points = || series.iter().flat_map(|s| &s.points);
-    let ridges = roofs.iter().map(|r| r.flops / copy_bytes);
+    let ridges = roofs.iter().map(|r| r.flops / bytes);
     let x = Scale::new(
         Axis::Intensity,
         points().map(|p| p.x).chain(ridges.flat_map(|r| [r / 2.0, r * 4.0])),
@@ -337,29 +348,29 @@ pub fn roofline(copy_bytes: f64, roofs: &[Roof], series: &[Series]) -> String {
     let mut svg = frame.open("Operations a second against operations a byte", &x, &y);
     let highest = roofs.iter().map(|r| r.flops).fold(0.0, f64::max);
     // The slope ends at the highest roof, and begins where it enters the frame.
-    let (from, to) = ((y.range.0 / copy_bytes).max(x.range.0), highest / copy_bytes);
+    let (from, to) = ((y.range.0 / bytes).max(x.range.0), highest / bytes);
     let _ = write!(
         svg,
         "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" class=\"roof\"/>",
         x.at(from),
-        y.at(from * copy_bytes),
+        y.at(from * bytes),
         x.at(to),
-        y.at(to * copy_bytes)
+        y.at(to * bytes)
     );
     let at = (from * to).sqrt();
     let _ = write!(
         svg,
-        "<text x=\"{:.1}\" y=\"{:.1}\" class=\"tick end\">copy {}</text>",
+        "<text x=\"{:.1}\" y=\"{:.1}\" class=\"tick end\">{memory} {}</text>",
         x.at(at) - 8.0,
-        y.at(at * copy_bytes),
-        super::text::bytes_rate(copy_bytes)
+        y.at(at * bytes),
+        super::text::bytes_rate(bytes)
     );
     for roof in roofs {
         let height = y.at(roof.flops);
         let _ = write!(
             svg,
             "<line x1=\"{:.1}\" y1=\"{height:.1}\" x2=\"{:.1}\" y2=\"{height:.1}\" class=\"roof\"/><text x=\"{:.1}\" y=\"{:.1}\" class=\"tick end\">{} {}</text>",
-            x.at(roof.flops / copy_bytes),
+            x.at(roof.flops / bytes),
             frame.right,
             frame.right - 4.0,
             height - 4.0,
@@ -399,7 +410,7 @@ mod tests {
             time.iter().map(|t| Axis::Time.label(*t)).collect::<Vec<_>>(),
             ["5 µs", "10 µs", "20 µs"]
         );
-        for axis in [Axis::Time, Axis::Rate, Axis::Intensity, Axis::Length] {
+        for axis in [Axis::Time, Axis::Rate, Axis::Intensity, Axis::Length, Axis::Percent] {
             assert!(axis.ticks((1e-6, 1e14)).len() <= 10, "{axis:?}");
         }
         assert_eq!(Axis::Length.label(131072.0), "128k");

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use wgpu_attention::bench::{self, Prepared, Problem};
-use wgpu_attention::measure::{Ceilings, Precision, time_to};
+use wgpu_attention::measure::{Ceilings, Precision, ProbeRun, time_to};
 use wgpu_attention::{Error, Gpu, Tier};
 
 use super::format::{ProblemSize, Row, RowError, Seconds, Settings};
@@ -21,7 +21,7 @@ pub struct Runner {
     ceilings: Ceilings,
     /// Rows without a kernel are kept, to say so.
     states_unsupported: bool,
-    /// The share of the bound's time that the last row of a kind reached.
+    /// The share that the last row of a kind reached of what [`Runner::guessed_bound`] says of it.
     reached: HashMap<Kind, f64>,
 }
 
@@ -42,6 +42,8 @@ pub enum Verdict {
     Measured(Row),
     /// A row whose kernel is wrong.
     Wrong(Row),
+    /// A row at which the device failed for good.
+    Failed(Row),
     /// The tier has no kernel for it.
     LeftOut,
 }
@@ -53,23 +55,53 @@ pub struct Bound {
     pub seconds: f64,
 }
 
+/// What a problem costs at least.
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    flops: f64,
+    /// Read and written.
+    bytes: f64,
+    written: f64,
+}
+
+impl Cost {
+    fn of(problem: &Problem) -> Self {
+        Cost {
+            flops: problem.flops(),
+            bytes: problem.bytes(),
+            written: problem.written_bytes(),
+        }
+    }
+}
+
+/// The share of its bytes that a problem writes at most, to be held against plain reading where that is faster than copying.
+const HARDLY_WRITES: f64 = 0.1;
+
 impl Bound {
-    /// Of so many operations and bytes, by kernels of a tier: those with cooperative matrices compute on them, the others
-    /// in f32 whatever the storage.
-    pub fn new(flops: f64, bytes: f64, tier: Tier, ceilings: &Ceilings) -> Self {
+    /// By kernels of a tier: those with cooperative matrices compute on them, the others in f32 whatever the storage.
+    fn new(cost: Cost, tier: Tier, ceilings: &Ceilings) -> Self {
         let (name, rate) = match (tier, ceilings.cooperative_flops) {
             (Tier::Cooperative, Some(rate)) => ("cooperative", rate),
             _ => ("f32", ceilings.f32_flops),
         };
         let compute = Bound {
             name,
-            seconds: flops / rate,
+            seconds: cost.flops / rate,
         };
-        let copy = Bound {
-            name: "copy",
-            seconds: bytes / ceilings.copy_bytes,
+        let reads = cost.written < HARDLY_WRITES * cost.bytes && ceilings.read_bytes > ceilings.copy_bytes;
+        let (name, rate) = match reads {
+            true => ("read", ceilings.read_bytes),
+            false => ("copy", ceilings.copy_bytes),
         };
-        if compute.seconds >= copy.seconds { compute } else { copy }
+        let memory = Bound {
+            name,
+            seconds: cost.bytes / rate,
+        };
+        if compute.seconds >= memory.seconds {
+            compute
+        } else {
+            memory
+        }
     }
 }
 
@@ -103,14 +135,17 @@ impl Runner {
                 row.failure = Some(failure.to_string());
                 return match failure {
                     bench::Failure::Wrong(_) => Verdict::Wrong(row),
-                    bench::Failure::Refused(_) => Verdict::Measured(row),
+                    bench::Failure::Refused(error) => refused(gpu, &error, row),
                 };
             }
         };
-        if let Err(error) = self.time(gpu, entry, &prepared, &mut row) {
-            row.failure = Some(error.to_string());
+        match self.time(gpu, entry, &prepared, &mut row) {
+            Ok(()) => Verdict::Measured(row),
+            Err(error) => {
+                row.failure = Some(error.to_string());
+                refused(gpu, &error, row)
+            }
         }
-        Verdict::Measured(row)
     }
 
     fn time(&mut self, gpu: &Gpu, entry: &Entry, prepared: &Prepared, row: &mut Row) -> Result<(), Error> {
@@ -122,9 +157,10 @@ impl Runner {
         };
         let times = time_to(gpu, &precision, |pass, run| prepared.record(pass, run))?;
         let interval = times.interval(self.settings.confidence);
-        let bound = Bound::new(row.flops, row.bytes, prepared.tier(), &self.ceilings);
+        let bound = Bound::new(Cost::of(&entry.problem), prepared.tier(), &self.ceilings);
         let fraction = bound.seconds / times.median();
-        self.reached.insert(kind(gpu, entry), fraction);
+        let guessed = self.guessed_bound(gpu, entry).seconds / times.median();
+        self.reached.insert(kind(gpu, entry), guessed);
         row.seconds = Some(Seconds {
             median: times.median(),
             low: interval.low,
@@ -141,16 +177,53 @@ impl Runner {
             rms: prepared.error().rms,
         });
         row.input_sets = Some(prepared.sets());
+        row.rotated_bytes = Some(prepared.rotated_bytes());
         Ok(())
     }
 
     /// Seconds that a run is going to take, if too many for the budget, as rows like it took.
     fn too_long(&self, gpu: &Gpu, entry: &Entry) -> Option<f64> {
-        let p = &entry.problem;
-        let tier = gpu.forced_tier().unwrap_or(Tier::Portable);
-        let bound = Bound::new(p.flops(), p.bytes(), tier, &self.ceilings);
+        let bound = self.guessed_bound(gpu, entry);
         let seconds = bound.seconds / self.reached.get(&kind(gpu, entry)).unwrap_or(&GUESS);
         (seconds * FEWEST_RUNS > self.settings.budget_seconds).then_some(seconds)
+    }
+
+    /// The bound before it is known which tier the planner picks: the fastest on a GPU, so that nothing is left out that may be
+    /// short.
+    fn guessed_bound(&self, gpu: &Gpu, entry: &Entry) -> Bound {
+        let fastest = match bench::is_software(gpu) {
+            true => Tier::Portable,
+            false => Tier::Cooperative,
+        };
+        let tier = gpu.forced_tier().unwrap_or(fastest);
+        Bound::new(Cost::of(&entry.problem), tier, &self.ceilings)
+    }
+}
+
+/// What to make of a problem's error: of one of the device, whether it goes on working.
+fn refused(gpu: &Gpu, error: &Error, row: Row) -> Verdict {
+    match error {
+        Error::Device { .. } if !works(gpu) => Verdict::Failed(row),
+        _ => Verdict::Measured(row),
+    }
+}
+
+/// Whether a device that gave an error, such as that there is no memory, still computes.
+fn works(gpu: &Gpu) -> bool {
+    let compute = || {
+        let probe = ProbeRun::fma(gpu, 1)?;
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        probe.record(&mut encoder.begin_compute_pass(&Default::default()));
+        gpu.submit_and_read_blocking(encoder, probe.output())
+    };
+    compute().is_ok()
+}
+
+/// The row of a problem at which the device failed, with what it said.
+pub fn failed_row(gpu: &Gpu, entry: &Entry, message: &str) -> Row {
+    Row {
+        failure: Some(message.into()),
+        ..row(gpu, entry)
     }
 }
 
@@ -183,6 +256,7 @@ fn row(gpu: &Gpu, entry: &Entry) -> Row {
         fraction_of_bound: None,
         error: None,
         input_sets: None,
+        rotated_bytes: None,
         failure: None,
     }
 }
@@ -196,12 +270,22 @@ mod tests {
         f16_flops: Some(200.0),
         cooperative_flops: Some(1000.0),
         copy_bytes: 10.0,
-        read_bytes: 12.0,
+        read_bytes: 20.0,
+        launch_seconds: 1e-6,
+        dependent_launch_seconds: 1e-6,
     };
 
     #[test]
     fn the_bound_is_the_ceiling_that_takes_longer() {
-        let bound = |tier, bytes| Bound::new(1000.0, bytes, tier, &CEILINGS);
+        let of = |tier, bytes, written| {
+            let cost = Cost {
+                flops: 1000.0,
+                bytes,
+                written,
+            };
+            Bound::new(cost, tier, &CEILINGS)
+        };
+        let bound = |tier, bytes| of(tier, bytes, bytes / 4.0);
         assert_eq!(
             bound(Tier::Portable, 50.0),
             Bound {
@@ -230,5 +314,22 @@ mod tests {
                 seconds: 5.0
             }
         );
+        assert_eq!(
+            of(Tier::Portable, 500.0, 5.0),
+            Bound {
+                name: "read",
+                seconds: 25.0
+            }
+        );
+        let slow_reads = Ceilings {
+            read_bytes: 9.0,
+            ..CEILINGS
+        };
+        let cost = Cost {
+            flops: 0.0,
+            bytes: 500.0,
+            written: 5.0,
+        };
+        assert_eq!(Bound::new(cost, Tier::Portable, &slow_reads).name, "copy");
     }
 }

@@ -14,6 +14,13 @@ pub fn head(run: &Run, out: &mut dyn Write) -> Result<(), Failure> {
     writeln!(out, "{} {}, {}", run.program.name, run.program.version, run.date)?;
     if let Some(ceilings) = &run.ceilings {
         writeln!(out, "ceilings  {}", ceilings_line(ceilings))?;
+        if let (Some(first), Some(further)) = (ceilings.launch_seconds, ceilings.dependent_launch_seconds) {
+            let (first, further) = (duration(first), duration(further));
+            writeln!(
+                out,
+                "launches  {first} for one, {further} for each that waits for the one before"
+            )?;
+        }
     }
     if let Some(s) = &run.settings {
         writeln!(
@@ -45,14 +52,16 @@ fn ceilings_line(c: &Ceilings) -> String {
 /// Prints rows under a heading for each suite.
 pub struct Table<'a> {
     out: &'a mut dyn Write,
+    rotation_bytes: u64,
     width: usize,
     suite: String,
 }
 
 impl<'a> Table<'a> {
-    pub fn new(entries: &[Entry], out: &'a mut dyn Write) -> Self {
+    pub fn new(entries: &[Entry], rotation_bytes: u64, out: &'a mut dyn Write) -> Self {
         Table {
             out,
+            rotation_bytes,
             width: entries
                 .iter()
                 .map(|e| e.name.chars().count())
@@ -87,7 +96,7 @@ impl<'a> Table<'a> {
                 duration(seconds.median),
                 interval(seconds),
                 rate(row),
-                of_ceiling(row)
+                of_ceiling(row, self.rotation_bytes)
             )?,
             (None, failure) => {
                 let why = failure.as_deref().unwrap_or("no number");
@@ -107,6 +116,14 @@ impl<'a> Table<'a> {
         let wrong = count(&|row| row.failure.as_deref().is_some_and(|f| f.starts_with("WRONG")));
         let measured = count(&|row| row.seconds.is_some());
         let wide = count(&|row| row.seconds.is_some_and(|s| half_width(&s) > super::HALF_WIDTH));
+        let warm = count(&|row| row.within_a_cache(self.rotation_bytes).is_some());
+        if warm > 0 {
+            writeln!(
+                self.out,
+                "\nMiB of inputs: {warm} rows had fewer than {} MiB take turns, which a cache may hold",
+                self.rotation_bytes >> 20
+            )?;
+        }
         writeln!(
             self.out,
             "\n{measured} measured ({wide} less sure than ±{:.0} %), {wrong} wrong, {} without a number",
@@ -137,14 +154,29 @@ pub fn interval(s: &Seconds) -> String {
 }
 
 pub fn rate(row: &Row) -> String {
-    let unit = if row.is_bound_by_copy() { bytes_rate } else { flops_rate };
+    let unit = if row.is_bound_by_memory() {
+        bytes_rate
+    } else {
+        flops_rate
+    };
     row.rate().map_or(String::new(), unit)
 }
 
-fn of_ceiling(row: &Row) -> String {
+fn of_ceiling(row: &Row, rotation_bytes: u64) -> String {
+    let warm = row
+        .within_a_cache(rotation_bytes)
+        .map_or(String::new(), |bytes| format!(", {}", of_inputs(bytes)));
     match (row.fraction_of_bound, &row.bound) {
-        (Some(fraction), Some(bound)) => format!("{:.1} % of {bound}", fraction * 100.0),
+        (Some(fraction), Some(bound)) => format!("{:.1} % of {bound}{warm}", fraction * 100.0),
         _ => String::new(),
+    }
+}
+
+/// What is said of a row whose inputs a cache may have held.
+pub fn of_inputs(bytes: u64) -> String {
+    match bytes >> 20 {
+        0 => format!("{} KiB of inputs", bytes >> 10),
+        mib => format!("{mib} MiB of inputs"),
     }
 }
 
