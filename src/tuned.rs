@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::ops::dense::tile::{KernelChoice, Tuning};
-use crate::ops::dense::{Dense, cooperative};
+use crate::ops::dense::{self, Dense};
 use crate::ops::linear::tile::{Form, LinearTuning};
 use crate::ops::linear::{self, Decay, Linear};
 
@@ -55,6 +55,9 @@ pub struct TunedDense {
     pub value_dim: u32,
     /// Query heads of a KV head.
     pub group: u32,
+    /// Query heads of all batch entries; 0 in files of before they were kept.
+    #[serde(default)]
+    pub heads: u64,
     /// Storage type, by its name.
     pub dtype: String,
     /// The kernel and its tile.
@@ -64,6 +67,10 @@ pub struct TunedDense {
     /// Seconds that the planner's own choice took.
     pub planner_seconds: f64,
 }
+
+/// How far a dense problem may be from the one measured, in powers of two of keys, queries and heads together: tiles for long
+/// prompts leave a device idle with short ones.
+const FARTHEST: f64 = 2.5;
 
 /// Queries up to which a problem is decode, whose tiles say nothing about prefill.
 const DECODE_QUERIES: u32 = 16;
@@ -77,6 +84,7 @@ impl TunedDense {
             head_dim: problem.head_dim,
             value_dim: problem.value_dim(),
             group: problem.heads / problem.kv_heads(),
+            heads: all_heads(problem.batch, problem.heads),
             dtype: problem.dtype.to_string(),
             kernel,
             seconds,
@@ -84,7 +92,7 @@ impl TunedDense {
         }
     }
 
-    /// How far a problem is from the one measured, in powers of two; `None` where its tile cannot be compared.
+    /// How far a problem is from the one measured, in powers of two; `None` where its tile cannot be compared, or it is too far.
     fn distance(&self, problem: &Dense) -> Option<f64> {
         let decode = |queries: u32| queries <= DECODE_QUERIES;
         let alike = self.head_dim == problem.head_dim
@@ -92,8 +100,18 @@ impl TunedDense {
             && self.dtype == problem.dtype.to_string()
             && decode(self.queries) == decode(problem.queries)
             && (!decode(self.queries) || self.group == problem.heads / problem.kv_heads());
-        alike.then(|| apart(self.keys, problem.keys) + apart(self.queries, problem.queries))
+        let heads = match self.heads {
+            0 => 0.0,
+            known => apart(known as f64, all_heads(problem.batch, problem.heads) as f64),
+        };
+        let distance = apart(self.keys, problem.keys) + apart(self.queries, problem.queries) + heads;
+        (alike && distance <= FARTHEST).then_some(distance)
     }
+}
+
+/// Heads of all batch entries.
+fn all_heads(batch: u32, heads: u32) -> u64 {
+    u64::from(batch) * u64::from(heads)
 }
 
 /// How far two sizes are from each other, in powers of two.
@@ -162,13 +180,13 @@ impl TunedLinear {
             && self.decay == problem.decay
             && self.normalize == problem.normalize.is_some()
             && self.planner.segment().is_some() == planned.segment().is_some();
-        let rows = u64::from(problem.batch) * u64::from(problem.heads);
+        let rows = all_heads(problem.batch, problem.heads);
         alike.then(|| apart(self.tokens, problem.tokens) + apart(self.rows() as f64, rows as f64))
     }
 
     /// Heads of all sequences.
     fn rows(&self) -> u64 {
-        u64::from(self.batch) * u64::from(self.heads)
+        all_heads(self.batch, self.heads)
     }
 }
 
@@ -222,7 +240,7 @@ impl Tuned {
     /// Whether it was measured on this adapter with this driver.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with both, if not: tiles from elsewhere run, but may be slower than the planner's own.
+    /// [`Error::Invalid`] with both, if not: tiles from elsewhere may be slower than the planner's own.
     pub fn check(&self, gpu: &Gpu) -> Result<()> {
         let (adapter, driver) = (&gpu.info().name, driver(gpu));
         if (&self.adapter, &self.driver) == (adapter, &driver) {
@@ -236,24 +254,16 @@ impl Tuned {
     }
 
     /// What a plan of the problem is to be given: the tile of the nearest problem of the same head sizes, storage type and
-    /// kind that was measured; nothing where there is none, or where a tile could not serve (a `selection`, a tier that is
-    /// forced, matrices that the problem does not allow).
+    /// kind that was measured, if it has about as many queries, keys and heads; nothing where there is none, or where a tile
+    /// could not serve (a `selection`, a tier that is forced, matrices that the problem does not allow, limits or features
+    /// that this device was requested without).
     pub fn dense(&self, gpu: &Gpu, problem: &Dense) -> Tuning {
-        let serves = |kernel: &KernelChoice| match kernel {
-            KernelChoice::Cooperative(t) => {
-                gpu.abilities().matrices.is_some() && cooperative::precise_enough(problem, t.slices)
-            }
-            KernelChoice::CooperativeDecode(_) => {
-                gpu.abilities().matrices.is_some() && cooperative::precise_enough(problem, 1)
-            }
-            _ => true,
-        };
         if problem.selection.is_some() || gpu.forced_tier().is_some() {
             return Tuning::default();
         }
-        let candidates = self.dense.iter().filter(|t| serves(&t.kernel));
+        let candidates = self.dense.iter().filter_map(|t| Some((t.distance(problem)?, t.kernel)));
         let nearest = candidates
-            .filter_map(|t| Some((t.distance(problem)?, t.kernel)))
+            .filter(|(_, kernel)| dense::plan::runs(problem, kernel, gpu))
             .min_by(|a, b| a.0.total_cmp(&b.0));
         Tuning {
             kernel: nearest.map(|(_, kernel)| kernel),
@@ -415,7 +425,17 @@ mod tests {
         };
         assert_eq!(nearest(&p(1, 3000)), Some(1000));
         assert_eq!(nearest(&p(1, 5000)), Some(16000));
-        assert_eq!(nearest(&p(300, 1000)), Some(3000));
+        assert_eq!(nearest(&p(300, 2000)), Some(3000));
+        // Too far from any.
+        assert_eq!(nearest(&p(100, 1000)), None);
+        assert_eq!(nearest(&p(1, 100_000)), None);
+        let heads = |heads| Dense { heads, ..p(1, 1000) };
+        assert_eq!((nearest(&heads(4)), nearest(&heads(32))), (Some(1000), None));
+        let before = TunedDense {
+            heads: 0,
+            ..entry(1, 1000, 1)
+        };
+        assert_eq!(before.distance(&heads(32)), Some(0.0));
         let other = Dense {
             dtype: DType::F16,
             ..p(1, 1000)

@@ -3,10 +3,11 @@
 mod common;
 
 use wgpu_attention::bench::linear::{check, small};
-use wgpu_attention::dense::tile::DeviceClass;
+use wgpu_attention::dense::portable::PrefillTile;
+use wgpu_attention::dense::tile::{DeviceClass, KernelChoice};
 use wgpu_attention::linear::tile::{Form, alternatives};
-use wgpu_attention::tuned::{Tuned, TunedLinear};
-use wgpu_attention::{Decay, Gpu, Linear, Tier};
+use wgpu_attention::tuned::{Tuned, TunedDense, TunedLinear};
+use wgpu_attention::{Decay, Dense, Gpu, Linear, Tier, dense};
 
 /// One head, which every device but one of a single processor cuts into segments; and more than any has workgroups for.
 fn problems() -> [Linear; 2] {
@@ -121,4 +122,44 @@ fn a_form_that_cannot_be_serves_nothing() {
             "{form:?}"
         );
     }
+}
+
+/// A tile that was measured on a device with more memory for workgroups than this one was requested with.
+#[test]
+fn a_dense_tile_that_does_not_fit_serves_nothing() {
+    let Some(gpu) = common::gpu() else { return };
+    let problem = Dense {
+        queries: 300,
+        keys: 300,
+        ..Dense::default()
+    };
+    let device = DeviceClass::of_gpu(&gpu);
+    let fitting = dense::tile::alternatives(&problem, &device);
+    let first = *fitting.first().expect("a tile");
+    let too_large = KernelChoice::Prefill(PrefillTile {
+        row_groups: 16,
+        lanes: 16,
+        row_regs: 16,
+        key_regs: 16,
+        chunk: 8,
+        value_chunk: 256,
+        prefetch: false,
+        unroll: 1,
+        alternate: false,
+    });
+    let unsound = KernelChoice::Prefill(PrefillTile {
+        row_groups: 0,
+        ..match too_large {
+            KernelChoice::Prefill(tile) => tile,
+            _ => unreachable!(),
+        }
+    });
+    let tuned = |kernel| {
+        let mut tuned = Tuned::new(&gpu);
+        tuned.dense.push(TunedDense::new(&problem, kernel, 1.0, 2.0));
+        tuned.dense(&gpu, &problem).kernel
+    };
+    assert_eq!(tuned(first), Some(first));
+    assert_eq!(tuned(too_large), None);
+    assert_eq!(tuned(unsound), None);
 }

@@ -202,6 +202,14 @@ pub(crate) fn options_of(p: &Dense) -> Attend<()> {
     }
 }
 
+/// Whether a kernel that was chosen elsewhere runs a problem on a device.
+#[cfg(feature = "tuned")]
+pub(crate) fn runs(p: &Dense, choice: &KernelChoice, gpu: &Gpu) -> bool {
+    let fits = |()| check_device(p, variant_of(p, *choice, false).spec(), gpu);
+    let checked = check::check(p).and_then(|()| check_choice(p, choice, gpu));
+    checked.and_then(fits).is_ok()
+}
+
 /// Whether a tile that a caller gives makes sense and has few enough invocations.
 fn check_choice(p: &Dense, choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
     let sound = match choice {

@@ -327,12 +327,27 @@ pub(crate) fn rows_share_a_list(problem: &Dense, choice: &KernelChoice) -> bool 
     shared == u32::MAX || shared.is_multiple_of(rows)
 }
 
-/// Keys that a row visits at most.
+/// Keys that all queries together visit at most, or each of them where they have lists.
 pub(crate) fn keys_visited(problem: &Dense) -> u32 {
-    match problem.selection {
-        None => problem.keys,
-        Some(s) => s.capacity.saturating_mul(s.block_size.min(problem.keys)),
+    keys_of_queries(problem, problem.queries)
+}
+
+/// Keys that so many neighbouring queries visit at most, or each of them where they have lists.
+fn keys_of_queries(problem: &Dense, queries: u32) -> u32 {
+    if let Some(s) = problem.selection {
+        return s.capacity.saturating_mul(s.block_size.min(problem.keys));
     }
+    let right = match (problem.causal, problem.window_right) {
+        (true, _) => Some(0),
+        (false, right) => right,
+    };
+    // Queries of several documents visit all that those span.
+    let (Some(left), Some(right), None) = (problem.window_left, right, problem.documents) else {
+        return problem.keys;
+    };
+    let always = problem.sink_tokens.max(problem.prefix);
+    let all = [left, right, always, queries].into_iter().fold(0, u32::saturating_add);
+    all.min(problem.keys)
 }
 
 /// Whether a prefill tile runs on a device.
@@ -521,13 +536,30 @@ pub fn serial_splits(problem: &Dense, tile: &SerialTile, device: &DeviceClass) -
     let wanted = u64::from(device.resident_workgroups() * tile.threads).div_ceil(row_tiles) as u32;
     let keys = keys_visited(problem);
     // A share's keys are one loop.
-    let least = u64::from(keys).div_ceil(device.loop_iterations() - 1) as u32;
+    let walked = keys_walked(problem, &KernelChoice::DecodeSerial(*tile));
+    let least = u64::from(walked).div_ceil(device.loop_iterations() - 1) as u32;
     wanted.min(keys.div_ceil(16)).max(least).max(1)
+}
+
+/// Keys of the tiles that a workgroup walks at most, with all its shares.
+fn keys_walked(problem: &Dense, choice: &KernelChoice) -> u32 {
+    let Extent {
+        rows,
+        keys,
+        interleaved,
+        ..
+    } = choice.extent();
+    let visited = keys_of_queries(problem, if interleaved { problem.queries } else { rows });
+    match problem.selection {
+        Some(_) => visited,
+        // The window begins and ends inside a tile, and sinks or the prefix end inside one.
+        None => visited.saturating_add(3 * keys).min(problem.keys),
+    }
 }
 
 /// Iterations of all loops of an invocation, at most, for a problem whose keys are cut into `splits`.
 pub(crate) fn loop_iterations(problem: &Dense, choice: &KernelChoice, splits: u32) -> u64 {
-    let keys = u64::from(keys_visited(problem).div_ceil(splits));
+    let keys = u64::from(keys_walked(problem, choice).div_ceil(splits));
     let quads = problem.head_dim.div_ceil(4);
     match choice {
         KernelChoice::Prefill(t) | KernelChoice::SubgroupPrefill(Subgroup { tile: t, .. }) => {
@@ -637,6 +669,56 @@ mod tests {
                 "{keys} keys, {splits} splits"
             );
         }
+    }
+
+    #[test]
+    fn a_window_bounds_the_keys_that_are_visited() {
+        let all = Dense {
+            keys: 131_072,
+            causal: true,
+            ..Dense::default()
+        };
+        assert_eq!(keys_visited(&all), 131_072);
+        let window = Dense {
+            window_left: Some(255),
+            ..all.clone()
+        };
+        assert_eq!(keys_visited(&window), 256);
+        let sinks = Dense {
+            sink_tokens: 4,
+            queries: 3,
+            ..window.clone()
+        };
+        assert_eq!(keys_visited(&sinks), 262);
+        let ahead = |right| Dense {
+            causal: false,
+            window_right: right,
+            ..window.clone()
+        };
+        assert_eq!(keys_visited(&ahead(Some(10))), 266);
+        assert_eq!(keys_visited(&ahead(None)), 131_072);
+        let documents = Dense {
+            documents: Some(2),
+            ..window.clone()
+        };
+        assert_eq!(keys_visited(&documents), 131_072);
+        // Of what is visited, a workgroup gets two tiles at least.
+        let gpu = DeviceClass {
+            software: false,
+            ..SOFTWARE_GPU
+        };
+        let KernelChoice::Decode(tile) = choose(&window, &gpu).unwrap() else {
+            panic!("not the decode kernel")
+        };
+        assert!(splits(&window, &tile, &gpu) <= 256u32.div_ceil(tile.keys()).div_ceil(2));
+        // A long prompt with a short window is short work for a row.
+        let prompt = Dense {
+            queries: 1 << 20,
+            keys: 1 << 20,
+            ..window
+        };
+        let iterations = loop_iterations(&prompt, &choose(&prompt, &SOFTWARE_GPU).unwrap(), 1);
+        assert!(SOFTWARE_GPU.check_loops("attention", iterations).is_ok());
     }
 
     #[test]
