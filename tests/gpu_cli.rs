@@ -474,4 +474,39 @@ fn tune_writes_what_plans_can_be_given() {
     let refused = cli(&[&quick[..], &["--op", "topk"]].concat());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("dense, linear"));
     stdout(refused, 2);
+    for (wrong, says) in [
+        (["--d", "0"], "1..=256"),
+        (["--n", "0"], "1..="),
+        (["--kv-heads", "0"], "1..="),
+        (["--seconds", "0"], "greater than 0"),
+    ] {
+        let refused = cli(&[&["tune"][..], &wrong].concat());
+        assert!(
+            String::from_utf8_lossy(&refused.stderr).contains(says),
+            "{wrong:?}: {refused:?}"
+        );
+        stdout(refused, 2);
+    }
+    // No tile for a problem that cannot be, and yet the file is written.
+    let uneven = [
+        "tune",
+        "--op",
+        "dense",
+        "--d",
+        "32",
+        "--heads",
+        "3",
+        "--kv-heads",
+        "2",
+        "--out",
+        file,
+    ];
+    let refused = cli(&uneven);
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("4 problems could not be measured"),
+        "{refused:?}"
+    );
+    let text = stdout(refused, 2);
+    assert!(text.contains("the planner's choice: `kv_heads`"), "{text}");
+    assert!(text.ends_with(&format!("wrote 0 tiles to {file}\n")), "{text}");
 }

@@ -10,16 +10,24 @@ use wgpu_attention::{Gpu, GpuOptions, gpu};
 use crate::Failure;
 use crate::bench::Device;
 
-/// Options of every command that uses a GPU.
+/// Which adapters are meant.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "GPU")]
-pub struct GpuArgs {
+pub struct AdapterArgs {
     /// Use an adapter with this in its name, upper or lower case.
     #[arg(long, value_name = "SUBSTRING")]
     adapter: Option<String>,
     /// Use this back end.
     #[arg(long, value_enum)]
     backend: Option<Backend>,
+}
+
+/// Options of every command that uses a GPU.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "GPU")]
+pub struct GpuArgs {
+    #[command(flatten)]
+    adapter: AdapterArgs,
     /// Use the kernels of this tier: portable, subgroup, cooperative, or (`verify` and `bench`) each that the GPU has, one after
     /// the other [default: the best for each problem]
     #[arg(long, num_args = 0..=1, default_missing_value = "each")]
@@ -57,7 +65,7 @@ impl FromStr for TierChoice {
     }
 }
 
-impl GpuArgs {
+impl AdapterArgs {
     /// The environment's wishes, overridden by those of the command line.
     pub fn options(&self) -> Result<GpuOptions, Failure> {
         let mut options = GpuOptions::from_env()?;
@@ -72,6 +80,13 @@ impl GpuArgs {
         if let Some(adapter) = &self.adapter {
             options.adapter = Some(adapter.clone());
         }
+        Ok(options)
+    }
+}
+
+impl GpuArgs {
+    fn options(&self) -> Result<GpuOptions, Failure> {
+        let mut options = self.adapter.options()?;
         options.minimal = self.minimal;
         if let Some(TierChoice::One(tier)) = self.tier {
             options.tier = Some(tier);

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use wgpu::Features;
 use wgpu_attention::{Tier, gpu};
 
-use crate::device::{self, GpuArgs};
+use crate::device::{self, AdapterArgs};
 use crate::{Failure, status};
 
 /// Show the GPUs here: back end, driver, features and limits that matter, and the tiers of kernels they can run.
@@ -22,7 +22,7 @@ pub struct InfoArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    gpu: GpuArgs,
+    adapter: AdapterArgs,
 }
 
 /// Features that decide what kernels a device can run, or how well it can be measured.
@@ -75,7 +75,7 @@ fn limits(limits: &wgpu::Limits) -> [(&'static str, &'static str, u64, bool); 6]
 }
 
 pub fn info(args: &InfoArgs, out: &mut dyn Write) -> Result<ExitCode, Failure> {
-    let adapters = pollster::block_on(gpu::adapters(&args.gpu.options()?))?;
+    let adapters = pollster::block_on(gpu::adapters(&args.adapter.options()?))?;
     if args.json {
         let adapters: Vec<_> = adapters.iter().map(to_json).collect();
         writeln!(out, "{:#}", json!({ "adapters": adapters }))?;

@@ -14,7 +14,7 @@ use wgpu_attention::measure::{Effort, time, time_pairs};
 use wgpu_attention::tuned::{Tuned, TunedDense, TunedLinear};
 use wgpu_attention::{DType, Decay, Dense, DensePlan, Gpu, Linear, LinearPlan, wgpu};
 
-use crate::bench::DecayName;
+use crate::bench::{DecayName, flags};
 use crate::device::{self, GpuArgs};
 use crate::progress::Progress;
 use crate::{Failure, duration, status};
@@ -35,19 +35,19 @@ pub struct TuneArgs {
     #[arg(long, default_value = "tuned.json")]
     out: PathBuf,
     /// Head sizes.
-    #[arg(long, value_delimiter = ',', default_value = "64,128")]
+    #[arg(long, value_delimiter = ',', value_parser = flags::dim(), default_value = "64,128")]
     d: Vec<u32>,
     /// Lengths of prompts [default: 4096; on a software GPU 512, of linear attention 2048].
-    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = flags::length())]
     n: Vec<u32>,
     /// Lengths of caches, for dense decode [default: 32768; on a software GPU 4096].
-    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = flags::length())]
     keys: Vec<u32>,
     /// Query heads [default: 32, of linear attention 16 and 128; on a software GPU 2].
-    #[arg(long)]
+    #[arg(long, value_parser = flags::count())]
     heads: Option<u32>,
-    /// Heads of keys and values.
-    #[arg(long)]
+    /// Heads of keys and values, a divisor of --heads [default: as many].
+    #[arg(long, value_parser = flags::count())]
     kv_heads: Option<u32>,
     /// Storage types.
     #[arg(long, value_delimiter = ',', value_enum, default_value = "f32,f16")]
@@ -56,7 +56,7 @@ pub struct TuneArgs {
     #[arg(long, value_delimiter = ',', value_enum, default_value = "head")]
     decay: Vec<DecayName>,
     /// Seconds of timed runs for each candidate.
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, value_parser = flags::seconds, default_value_t = 0.1)]
     seconds: f64,
     #[command(flatten)]
     gpu: GpuArgs,

@@ -15,7 +15,6 @@
 
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::ops::dense::Dense;
 use crate::ops::dense::cooperative::{self, CooperativeTile};
 use crate::ops::dense::cooperative_decode::{self, CooperativeDecodeTile};
 use crate::ops::dense::portable::{DecodeTile, PrefillTile};
@@ -23,6 +22,7 @@ use crate::ops::dense::serial::SerialTile;
 use crate::ops::dense::serial::{self, SerialPrefillTile};
 use crate::ops::dense::subgroup::{self, Subgroup};
 use crate::ops::dense::variant::unroll as unrolled;
+use crate::ops::dense::{Dense, check};
 use crate::tier::{Abilities, Tier};
 
 /// What the choice of a tile depends on.
@@ -200,7 +200,11 @@ const DECODE_QUERIES: u32 = 16;
 
 /// The kernel for a problem on a device. With lists of keys that too few queries share for a tile, every row is a decode
 /// step.
+///
+/// # Errors
+/// [`Error::Invalid`] if the problem is, [`Error::Limit`] where even the smallest tile does not fit.
 pub fn choose(problem: &Dense, device: &DeviceClass) -> Result<KernelChoice> {
+    check::check(problem)?;
     if let Some(tile) = cooperative_tile(problem, device) {
         return Ok(KernelChoice::Cooperative(tile));
     }
@@ -226,9 +230,13 @@ pub fn choose(problem: &Dense, device: &DeviceClass) -> Result<KernelChoice> {
 }
 
 /// Kernels and tiles worth trying on a device beside the planner's choice, for measurements: every tile in its lists that
-/// fits, in each tier that the device has, and for few queries the planner's with other numbers of invocations and keys.
+/// fits, in each tier that the device has, and for few queries the planner's with other numbers of invocations and keys. None
+/// for an invalid problem.
 pub fn alternatives(problem: &Dense, device: &DeviceClass) -> Vec<KernelChoice> {
     let mut all = vec![];
+    if check::check(problem).is_err() {
+        return all;
+    }
     if problem.queries > DECODE_QUERIES {
         if device.allows(Tier::Cooperative) {
             all.extend(

@@ -4,9 +4,9 @@ use crate::error::Result;
 use crate::ops::dense::cooperative::CooperativeTile as SegmentTile;
 use crate::ops::dense::tile::{DeviceClass, no_tile};
 use crate::ops::linear::cooperative::{self, CooperativeTile};
-use crate::ops::linear::segments;
 use crate::ops::linear::variant::{ChunkTile, StepTile};
 use crate::ops::linear::{Decay, Linear};
+use crate::ops::linear::{rules, segments};
 
 /// How a problem is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,8 +160,9 @@ const CHANNEL: &[Candidate] = &[
 /// The form that serves a problem on a device.
 ///
 /// # Errors
-/// [`crate::Error::Limit`] where even the smallest tile does not fit.
+/// [`crate::Error::Invalid`] if the problem is, [`crate::Error::Limit`] where even the smallest tile does not fit.
 pub fn choose(p: &Linear, device: &DeviceClass) -> Result<Form> {
+    rules::check(p)?;
     choose_for(p, device, rows(p))
 }
 
@@ -425,9 +426,9 @@ const MOST_REGISTERS: u32 = 128;
 /// Forms worth trying on a device beside the planner's choice, for measurements: every tile in its lists that fits, with no
 /// more columns than the problem has, rounded up to 64, and on cooperative matrices where the device has them and the problem
 /// allows them; in one pass, and over segments as long as the planner would make them, half, and twice as long. None for the
-/// few tokens of a step.
+/// few tokens of a step, or an invalid problem.
 pub fn alternatives(p: &Linear, device: &DeviceClass) -> Vec<Form> {
-    if steps(p) {
+    if rules::check(p).is_err() || steps(p) {
         return vec![];
     }
     let mut all = vec![];

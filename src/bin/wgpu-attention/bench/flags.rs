@@ -97,15 +97,15 @@ enum Mask {
     Window(u32),
 }
 
-fn length() -> clap::builder::RangedI64ValueParser<u32> {
+pub fn length() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..=1 << 28)
 }
 
-fn dim() -> clap::builder::RangedI64ValueParser<u32> {
+pub fn dim() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..=256)
 }
 
-fn count() -> clap::builder::RangedI64ValueParser<u32> {
+pub fn count() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..=65535)
 }
 

@@ -2,7 +2,7 @@
 
 mod charts;
 mod compare;
-mod flags;
+pub mod flags;
 mod format;
 mod page;
 mod plot;

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::ops::dense::tile::{DeviceClass, looped, no_tile};
 use crate::ops::dense::variant::unroll;
-use crate::ops::topk::{Scoring, TopK};
+use crate::ops::topk::{Scoring, TopK, rules};
 
 /// A kernel that scores, with its tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -156,7 +156,11 @@ const FEW: u32 = 8;
 const SOME: u32 = 32;
 
 /// The kernel for a problem on a device.
+///
+/// # Errors
+/// [`crate::Error::Invalid`] if the problem is, [`crate::Error::Limit`] where even the smallest tile does not fit.
 pub fn choose(p: &TopK, device: &DeviceClass) -> Result<ScoreTile> {
+    rules::check(p)?;
     let shape = Shape::of(p);
     let rows_together = match shape.row_lists {
         true => p.attention.queries.saturating_mul(shape.heads),
