@@ -250,7 +250,7 @@ impl Case {
     /// attends to, and [`TopK::keep`] is set.
     ///
     /// # Errors
-    /// [`Error::Case`], with `name` as the file, for a problem with custom code or a selection of its own, inputs that are not the problem's, and
+    /// [`Error::File`], with `name` as the file, for a problem with custom code or a selection of its own, inputs that are not the problem's, and
     /// lists that are not well formed.
     pub fn topk(
         name: impl Into<String>,
@@ -273,7 +273,7 @@ impl Case {
     /// Reads a case file.
     ///
     /// # Errors
-    /// [`Error::Case`], naming the path, if it cannot be read or is not a case file without fault.
+    /// [`Error::File`], naming the path, if it cannot be read or is not a case file without fault.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let file = path.display().to_string();
@@ -285,7 +285,7 @@ impl Case {
     /// Reads a case from the bytes of a file; `name` becomes its name.
     ///
     /// # Errors
-    /// [`Error::Case`], with `name` as the file.
+    /// [`Error::File`], with `name` as the file.
     pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self> {
         Self::parse(name, name, bytes)
     }
@@ -323,7 +323,7 @@ impl Case {
     /// The bytes of the case's file.
     ///
     /// # Errors
-    /// [`Error::Case`], with [`name`](Self::name) as the file, where the format cannot express the case: custom
+    /// [`Error::File`], with [`name`](Self::name) as the file, where the format cannot express the case: custom
     /// code, a selection, a value that is not one of its storage type; or where it contradicts itself.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         self.write(&self.name)
@@ -353,7 +353,7 @@ impl Case {
 
 /// What is wrong with a file.
 fn fail<T>(file: &str, message: impl Into<String>) -> Result<T> {
-    Err(Error::Case {
+    Err(Error::File {
         file: file.to_string(),
         message: message.into(),
     })

@@ -64,7 +64,7 @@ pub enum Error {
     },
     /// A caller's own WGSL does not parse, does not validate, or has the wrong signature.
     Snippet {
-        /// `"score"` or `"mask"`.
+        /// `"score"` or `"mask"`, of linear attention `"feature"`.
         snippet: &'static str,
         /// Line in the caller's text, counted from 1; 0 where the message is about the whole snippet.
         line: u32,
@@ -92,8 +92,8 @@ pub enum Error {
         /// What the device said.
         message: String,
     },
-    /// A case file is unreadable or contradicts itself.
-    Case {
+    /// A file of this crate's, of cases or measured tiles, cannot be read or written, or contradicts itself.
+    File {
         /// The file.
         file: String,
         /// What is wrong with it.
@@ -137,7 +137,7 @@ impl fmt::Display for Error {
             Error::Unsupported { what, why } => write!(f, "{what} is not supported here: {why}"),
             Error::NoAdapter { message } => write!(f, "no adapter: {message}"),
             Error::Device { message } => write!(f, "device: {message}"),
-            Error::Case { file, message } => write!(f, "case file {file}: {message}"),
+            Error::File { file, message } => write!(f, "file {file}: {message}"),
         }
     }
 }

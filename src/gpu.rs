@@ -33,6 +33,7 @@ pub struct Gpu {
     inner: Arc<Inner>,
     /// The tier that plans must use.
     tier: Option<Tier>,
+    pipeline_cache: Option<wgpu::PipelineCache>,
 }
 
 #[derive(Debug)]
@@ -117,7 +118,7 @@ pub fn backend_named(name: &str) -> Result<wgpu::Backends> {
 
 impl Gpu {
     /// Uses the caller's own device. Any feature the device lacks is done without, and so are cooperative matrices, whose
-    /// shapes only the adapter tells: [`Gpu::of_adapter`] uses them.
+    /// shapes only the adapter tells: [`Gpu::of_adapter`] uses them. What to request is in [`device_descriptor`].
     ///
     /// `checked` as in [`GpuOptions::checked`] is off.
     pub fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
@@ -145,6 +146,7 @@ impl Gpu {
         let info = device.adapter_info();
         Gpu {
             tier: None,
+            pipeline_cache: None,
             inner: Arc::new(Inner {
                 abilities: Abilities::of(device.features(), &info, matrices),
                 info,
@@ -168,21 +170,20 @@ impl Gpu {
     /// [`Error::Unsupported`] if it lacks what `tier` takes.
     pub async fn request(options: &GpuOptions) -> Result<Self> {
         let adapter = find_adapter(options).await?;
-        let (features, limits) = if options.minimal {
-            // Downlevel adapters (OpenGL) have less than the defaults in places that compute never touches.
-            let limits = wgpu::Limits::default().or_worse_values_from(&adapter.limits());
-            (wgpu::Features::empty(), limits)
-        } else {
-            (useful_features(&adapter), adapter.limits())
-        };
-        let (device, queue) = adapter
-            .request_device(&wgpu::DeviceDescriptor {
-                label: Some("wgpu-attention"),
-                required_features: features,
-                experimental_features: experimental(features),
-                required_limits: options.limits.clone().unwrap_or(limits),
+        let mut descriptor = device_descriptor(&adapter);
+        if options.minimal {
+            descriptor = wgpu::DeviceDescriptor {
+                label: descriptor.label,
+                // Downlevel adapters (OpenGL) have less than the defaults in places that compute never touches.
+                required_limits: wgpu::Limits::default().or_worse_values_from(&adapter.limits()),
                 ..Default::default()
-            })
+            };
+        }
+        if let Some(limits) = &options.limits {
+            descriptor.required_limits = limits.clone();
+        }
+        let (device, queue) = adapter
+            .request_device(&descriptor)
             .await
             .map_err(|e| Error::Device { message: e.to_string() })?;
         let matrices = adapter.cooperative_matrix_properties();
@@ -245,6 +246,51 @@ impl Gpu {
             tier: Some(tier),
             ..self.clone()
         })
+    }
+
+    /// The same device, whose pipelines are compiled with a cache of the driver's: what it holds from an earlier run of the
+    /// program need not be compiled again. The cache is the caller's to make ([`wgpu::Device::create_pipeline_cache`], feature
+    /// `PIPELINE_CACHE`, today on Vulkan only), and to save ([`wgpu::PipelineCache::get_data`]).
+    ///
+    /// ```no_run
+    /// # use wgpu_attention::{Gpu, wgpu};
+    /// # fn f(gpu: &Gpu, saved: Option<Vec<u8>>) -> Gpu {
+    /// let descriptor = wgpu::PipelineCacheDescriptor { label: None, data: saved.as_deref(), fallback: true };
+    /// // SAFETY: `saved` is what `get_data` gave, or nothing.
+    /// let cache = unsafe { gpu.device().create_pipeline_cache(&descriptor) };
+    /// gpu.with_pipeline_cache(&cache)
+    /// # }
+    /// ```
+    pub fn with_pipeline_cache(&self, cache: &wgpu::PipelineCache) -> Self {
+        Gpu {
+            pipeline_cache: Some(cache.clone()),
+            ..self.clone()
+        }
+    }
+
+    pub(crate) fn pipeline_cache(&self) -> Option<&wgpu::PipelineCache> {
+        self.pipeline_cache.as_ref()
+    }
+
+    /// Pipelines compiled so far.
+    pub fn pipelines(&self) -> usize {
+        lock(&self.inner.pipelines).len()
+    }
+
+    /// Bytes of device memory that plans use between their own dispatches: two buffers, shared by all plans of this device
+    /// and as large as the largest of them needs, rounded up to a power of two.
+    pub fn workspace_bytes(&self) -> u64 {
+        lock(&self.inner.workspaces)
+            .iter()
+            .flatten()
+            .map(wgpu::Buffer::size)
+            .sum()
+    }
+
+    /// Lets go of that memory. What was recorded keeps what it uses until it has run; the next call that needs some takes it
+    /// anew.
+    pub fn trim(&self) {
+        *lock(&self.inner.workspaces) = [None, None];
     }
 
     /// The tier that plans must use, if one is forced.
@@ -367,6 +413,35 @@ pub(crate) fn lost(doing: impl std::fmt::Display, error: impl std::fmt::Display)
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What to request of an adapter for the fastest kernels: the features among those it has that they or measurements make use of,
+/// and all of its limits, since the defaults leave a workgroup 16 KiB of memory and a buffer's binding 128 MiB. For a program
+/// that requests its own device, and adds what else it needs:
+///
+/// ```no_run
+/// use wgpu_attention::{Gpu, gpu, wgpu};
+///
+/// # async fn f(adapter: &wgpu::Adapter) -> Result<Gpu, wgpu::RequestDeviceError> {
+/// let mut descriptor = gpu::device_descriptor(adapter);
+/// descriptor.required_features |= wgpu::Features::TEXTURE_COMPRESSION_BC;
+/// let (device, queue) = adapter.request_device(&descriptor).await?;
+/// // With the adapter, because only that tells the shapes of its cooperative matrices.
+/// Ok(Gpu::of_adapter(adapter, &device, &queue))
+/// # }
+/// ```
+///
+/// Cooperative matrices are an experimental feature of wgpu, so that the descriptor allows those where the adapter has matrices
+/// that kernels can use.
+pub fn device_descriptor(adapter: &wgpu::Adapter) -> wgpu::DeviceDescriptor<'static> {
+    let features = useful_features(adapter);
+    wgpu::DeviceDescriptor {
+        label: Some("wgpu-attention"),
+        required_features: features,
+        experimental_features: experimental(features),
+        required_limits: adapter.limits(),
+        ..Default::default()
+    }
 }
 
 /// Optional features of an adapter that kernels or measurements make use of.

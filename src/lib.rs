@@ -1,8 +1,8 @@
 //! Attention kernels in WGSL for every GPU that wgpu reaches.
 //!
 //! The kernels are tiled in the manner of FlashAttention: the score matrix is never stored, and memory grows with the
-//! sequence, not with its square. They are plain WGSL with no optional feature, so that they run on any WebGPU-class
-//! device. Each is held against a float64 reference ([`dense::reference`], [`linear::reference`], [`topk::reference`]) that is
+//! sequence, not with its square. Those of the portable [`tier`] are plain WGSL with no optional feature, so that they run on
+//! any WebGPU-class device; those of the others use subgroups, f16 and cooperative matrices where a device has them. Each is held against a float64 reference ([`dense::reference`], [`linear::reference`], [`topk::reference`]) that is
 //! part of the library.
 //!
 //! # A first call
@@ -31,6 +31,7 @@
 //! A program that runs the rest of a model on wgpu keeps everything on the device. [`Gpu::new`] takes its device and
 //! queue; [`DensePlan::encode`] records into its encoder, and submits and waits for nothing.
 //! A plan knows no buffers, so it serves every layer of the same shape. `examples/quickstart.rs` is a whole program.
+//! [`gpu::device_descriptor`] says what to request of an adapter for the fastest kernels, and [`Gpu::of_adapter`] uses it.
 //!
 //! ```no_run
 //! # use wgpu_attention::{wgpu, Dense, DenseTensors, DType, Gpu, Layout, Result, Tensor};
@@ -58,6 +59,30 @@
 //! let mut encoder = device.create_command_encoder(&Default::default());
 //! plan.encode(&mut encoder, &tensors)?;
 //! queue.submit([encoder.finish()]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Decoding with a cache
+//!
+//! Keys and values lie in buffers with room for more than there are yet. Either a plan is made for each step, with
+//! [`Dense::keys`] the number of keys there are and strides that skip the room behind them: planning takes microseconds, and
+//! kernels and shares fit the length. Or one plan serves all steps, with `keys` the room and [`Dense::kv_len`] a tensor that
+//! says how much of it each batch entry uses: nothing is planned again, lengths may differ, and what lies behind them is never
+//! read; kernels and shares are then chosen for the whole room. `examples/decode.rs` has both.
+//!
+//! ```no_run
+//! # use wgpu_attention::{Dense, DType, Gpu, Layout, Result, Strides};
+//! # fn f(gpu: &Gpu, length: u32) -> Result<()> {
+//! let (kv_heads, room, dim) = (8, 4096, 128);
+//! // [kv_heads, room, dim]
+//! let cache = Layout::Strided(Strides { batch: u64::from(kv_heads * room * dim), head: u64::from(room * dim), seq: dim.into() });
+//! let step = Dense { heads: 32, kv_heads: Some(kv_heads), head_dim: dim, dtype: DType::F16, causal: true,
+//!     k_layout: cache, v_layout: cache, ..Default::default() };
+//! step.compile(gpu, 1..=room)?; // once: no step waits for a compiler
+//!
+//! let plan = Dense { keys: length, ..step.clone() }.plan(gpu)?; // each step, or
+//! let plan = Dense { keys: room, kv_len: true, ..step }.plan(gpu)?; // once
 //! # Ok(())
 //! # }
 //! ```
@@ -191,6 +216,8 @@
 //!   calls run in parts. Scores of blocks know positions only: a mask tensor, a bias or custom code hides keys inside kept
 //!   blocks, and plays no part in which are kept.
 //! - In a bias tensor everything below −5·10²⁹ masks.
+//! - q, k and v have one storage type; caches are not quantised, and their keys lie at even strides (no page tables), but for
+//!   those that a [`Selection`] lists.
 //! - A device with eight storage buffers (the default limit) can not take every combination of tensors and
 //!   [`Custom::data`]; the planner says so.
 //!

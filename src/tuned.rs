@@ -205,10 +205,10 @@ impl Tuned {
     /// From a file.
     ///
     /// # Errors
-    /// [`Error::Case`] if it cannot be read or is something else.
+    /// [`Error::File`] if it cannot be read or is something else.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let wrong = |message: String| Error::Case {
+        let wrong = |message: String| Error::File {
             file: path.display().to_string(),
             message,
         };
@@ -226,10 +226,10 @@ impl Tuned {
     /// Into a file.
     ///
     /// # Errors
-    /// [`Error::Case`] if it cannot be written.
+    /// [`Error::File`] if it cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let wrong = |message: String| Error::Case {
+        let wrong = |message: String| Error::File {
             file: path.display().to_string(),
             message,
         };

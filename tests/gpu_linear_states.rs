@@ -155,7 +155,6 @@ fn in_parallel(gpu: &Gpu, p: &Linear, inputs: &LinearCaseInputs, lengths: &[u32]
         decay: p.decay,
         initial_state: p.initial_state,
         final_state: true,
-        ..Join::default()
     };
     let joined = join.plan(gpu).unwrap().run_blocking(&JoinInputs {
         states: &states,
@@ -238,7 +237,6 @@ fn joins_of_any_number_of_segments() {
                     decay,
                     initial_state,
                     final_state,
-                    ..Join::default()
                 };
                 let each = (join.sequences * join.heads) as usize;
                 let len = 5 * 7 + if normalize { 5 } else { 0 };

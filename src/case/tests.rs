@@ -129,7 +129,7 @@ fn spoilt(spoil: impl FnOnce(&mut Parts)) -> String {
     let mut parts = Parts::of(&rich());
     spoil(&mut parts);
     let error = parts.load().unwrap_err();
-    let Error::Case { file, message } = error else {
+    let Error::File { file, message } = error else {
         panic!("{error}")
     };
     assert_eq!(file, "bad");
@@ -172,7 +172,7 @@ fn a_case_goes_through_a_file() {
     let path = parent.path().join("cases/rich.safetensors");
     let error = case.save(&path).unwrap_err().to_string();
     assert!(
-        error.starts_with(&format!("case file {}: cannot be written: ", path.display())),
+        error.starts_with(&format!("file {}: cannot be written: ", path.display())),
         "{error}"
     );
     let directory = path.parent().unwrap();
@@ -182,7 +182,7 @@ fn a_case_goes_through_a_file() {
     std::fs::remove_dir_all(directory).unwrap();
     let error = Case::load(&path).unwrap_err().to_string();
     assert!(
-        error.starts_with(&format!("case file {}: cannot be read: ", path.display())),
+        error.starts_with(&format!("file {}: cannot be read: ", path.display())),
         "{error}"
     );
 }
@@ -233,12 +233,12 @@ fn bytes_that_are_no_container_are_refused() {
         b"\x02\0\0\0\0\0\0\0{}trailing",
     ] {
         let error = Case::from_bytes("bad", bytes).unwrap_err().to_string();
-        assert!(error.starts_with("case file bad: not a safetensors file: "), "{error}");
+        assert!(error.starts_with("file bad: not a safetensors file: "), "{error}");
     }
     let error = Case::from_bytes("bad", b"\x02\0\0\0\0\0\0\0{}")
         .unwrap_err()
         .to_string();
-    assert_eq!(error, "case file bad: no `format` in its metadata");
+    assert_eq!(error, "file bad: no `format` in its metadata");
     let whole = rich().to_bytes().unwrap();
     for len in [whole.len() / 2, whole.len() - 1] {
         assert!(Case::from_bytes("bad", &whole[..len]).is_err());
@@ -381,20 +381,17 @@ fn what_the_format_cannot_hold_is_not_written() {
         case.to_bytes().unwrap_err().to_string()
     };
     let message = refused(|c| c.problem.custom = Some(Custom::default()));
-    assert_eq!(message, "case file rich: a case file cannot hold custom code");
+    assert_eq!(message, "file rich: a case file cannot hold custom code");
     let message = refused(|c| c.problem.selection = Some(crate::Hierarchical::default().selection()));
-    assert_eq!(message, "case file rich: a case file cannot hold a selection");
+    assert_eq!(message, "file rich: a case file cannot hold a selection");
     let message = refused(|c| c.tensors.q[5] = 0.1);
-    assert_eq!(message, "case file rich: `q`[5] is 0.1, which is no f16 value");
+    assert_eq!(message, "file rich: `q`[5] is 0.1, which is no f16 value");
     let message = refused(|c| c.problem.lse = false);
-    assert_eq!(message, "case file rich: `lse` is false, but an expected lse is given");
+    assert_eq!(message, "file rich: `lse` is false, but an expected lse is given");
     let message = refused(|c| c.problem.dtype = DType::F32);
-    assert_eq!(message, "case file rich: the case's dtype is f16, its problem's f32");
+    assert_eq!(message, "file rich: the case's dtype is f16, its problem's f32");
     let message = refused(|c| c.expected_o.truncate(3));
-    assert_eq!(message, "case file rich: the expected o has 3 elements, not 24");
+    assert_eq!(message, "file rich: the expected o has 3 elements, not 24");
     let message = refused(|c| c.tensors.sinks = None);
-    assert!(
-        message.starts_with("case file rich: input `sinks`: not given"),
-        "{message}"
-    );
+    assert!(message.starts_with("file rich: input `sinks`: not given"), "{message}");
 }

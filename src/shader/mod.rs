@@ -265,7 +265,7 @@ pub(crate) fn compile(gpu: &Gpu, variant: &Variant) -> Result<Pipeline> {
                 zero_initialize_workgroup_memory: false,
                 ..Default::default()
             },
-            cache: None,
+            cache: gpu.pipeline_cache(),
         });
         Pipeline { pipeline, layout }
     })

@@ -469,7 +469,6 @@ fn segments_computed_apart_and_joined_give_the_whole() {
             decay: problem.decay,
             initial_state: problem.initial_state,
             final_state: true,
-            unaligned: false,
         };
         let inputs = JoinInputs {
             states: &states,

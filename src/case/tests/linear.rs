@@ -75,7 +75,7 @@ fn spoilt(spoil: impl FnOnce(&mut Parts)) -> String {
     let mut parts = Parts::of(&rich());
     spoil(&mut parts);
     let error = parts.load().unwrap_err();
-    let Error::Case { file, message } = error else {
+    let Error::File { file, message } = error else {
         panic!("{error}")
     };
     assert_eq!(file, "bad");
@@ -364,6 +364,6 @@ fn what_the_format_cannot_hold_is_not_written() {
         let mut case = rich();
         change(linear_case(&mut case));
         let error = case.to_bytes().unwrap_err().to_string();
-        assert_eq!(error, format!("case file rich: {message}"));
+        assert_eq!(error, format!("file rich: {message}"));
     }
 }

@@ -89,7 +89,7 @@ fn spoilt(spoil: impl FnOnce(&mut Parts)) -> String {
     let mut parts = Parts::of(&rich());
     spoil(&mut parts);
     let error = parts.load().unwrap_err();
-    let Error::Case { file, message } = error else {
+    let Error::File { file, message } = error else {
         panic!("{error}")
     };
     assert_eq!(file, "bad");
@@ -294,18 +294,15 @@ fn what_the_format_cannot_hold_is_not_written() {
         case.to_bytes().unwrap_err().to_string()
     };
     let message = refused(|c| c.problem.attention.custom = Some(Custom::default()));
-    assert_eq!(message, "case file rich: a case file cannot hold custom code");
+    assert_eq!(message, "file rich: a case file cannot hold custom code");
     let message = refused(|c| c.problem.attention.lse = false);
-    assert_eq!(message, "case file rich: `lse` is false, but an expected lse is given");
+    assert_eq!(message, "file rich: `lse` is false, but an expected lse is given");
     let message = refused(|c| c.problem.attention.dtype = DType::F32);
-    assert_eq!(message, "case file rich: the case's dtype is f16, its problem's f32");
+    assert_eq!(message, "file rich: the case's dtype is f16, its problem's f32");
     let message = refused(|c| c.expected_selected.truncate(3));
-    assert_eq!(message, "case file rich: the expected selected has 3 elements, not 60");
+    assert_eq!(message, "file rich: the expected selected has 3 elements, not 60");
     let message = refused(|c| c.pooled = None);
-    assert!(
-        message.starts_with("case file rich: input `pooled`: not given"),
-        "{message}"
-    );
+    assert!(message.starts_with("file rich: input `pooled`: not given"), "{message}");
 
     let (mut problem, tensors) = plain();
     let inputs = TopKInputs {
@@ -320,11 +317,11 @@ fn what_the_format_cannot_hold_is_not_written() {
     };
     assert_eq!(
         write(&problem, &answer),
-        "case file rich: input `selection`: entry 0 of list [0, 0, 0] is 9; needed: below ⌈Nk/block_size⌉ = 4"
+        "file rich: input `selection`: entry 0 of list [0, 0, 0] is 9; needed: below ⌈Nk/block_size⌉ = 4"
     );
     problem.attention.custom = Some(Custom::default());
     assert_eq!(
         write(&problem, &answer),
-        "case file rich: a case file cannot hold custom code"
+        "file rich: a case file cannot hold custom code"
     );
 }

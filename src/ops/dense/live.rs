@@ -25,9 +25,8 @@ pub(crate) struct Live {
 impl Live {
     pub fn new(p: &Dense, gpu: &Gpu, lists: LiveLists) -> Result<Self> {
         gpu.workspace(Workspace::Lists, lists.bytes)?;
-        let variant = Variant::Dense(DenseVariant::Live(lists.variant(p)));
         Ok(Live {
-            pipeline: prepared(p, gpu, &variant)?,
+            pipeline: prepared(p, gpu, &lists.scan(p))?,
             lists,
         })
     }
@@ -119,6 +118,10 @@ impl LiveLists {
     }
 
     /// The scan that fills them.
+    pub fn scan(&self, p: &Dense) -> Variant {
+        Variant::Dense(DenseVariant::Live(self.variant(p)))
+    }
+
     fn variant(&self, p: &Dense) -> LiveVariant {
         let options = options_of(p);
         LiveVariant {

@@ -38,6 +38,7 @@
 //! assert_eq!(sigmoid.sigmoid_bias(), Some(-(1000f32.ln())));
 //! ```
 
+mod ahead;
 pub(crate) mod check;
 pub mod cooperative;
 pub mod cooperative_decode;
@@ -74,7 +75,8 @@ pub enum Weighting {
     /// σ(s + bias), not normalised ("Theory, Analysis, and Best Practices for Sigmoid Self-Attention",
     /// Ramapuram et al., 2024).
     Sigmoid {
-        /// Added to every score; `None` is the paper's −ln Nk.
+        /// Added to every score; `None` is the paper's −ln Nk, Nk being [`Dense::keys`] whatever `kv_len` or documents make of it.
+        /// In decoding, where that is the length of the text or the room of the cache, give what the model was trained with.
         bias: Option<f32>,
     },
 }
@@ -221,7 +223,9 @@ pub struct Dense {
     /// A boolean mask tensor, one byte an element, nonzero = may attend, contiguous `[B|1, H|1, Nq|1, Nk]`.
     pub mask: Option<Broadcast>,
     /// A tensor `kv_len`, i32 `[B]`, is given: keys j ≥ `kv_len[b]` are absent. Values outside 0..=Nk read as the
-    /// nearest of the two.
+    /// nearest of the two. The last query then stands at key `kv_len[b] − 1`, unless `q_offset` says otherwise: right for
+    /// steps of decoding, and for prompts whose queries end where their keys do. In a batch of prompts padded at the end
+    /// queries begin where keys do instead, and `q_offset` is `Some(0)`.
     pub kv_len: bool,
     /// Tensors `cu_seqlens_q`, `cu_seqlens_k`, i32 `[S + 1]`, are given, S being this number (B = 1): packed
     /// documents. Document d owns query rows `cu_seqlens_q[d]..cu_seqlens_q[d+1]` and the keys likewise. Rows outside

@@ -8,7 +8,7 @@ use crate::ops::call::{self, Need, Uniforms};
 use crate::ops::dense::cooperative;
 use crate::ops::dense::cooperative_decode;
 use crate::ops::dense::geometry::{geometry, needs, small_vectors, vector_inputs, vector_output, whole};
-use crate::ops::dense::live::{self, Live};
+use crate::ops::dense::live::{self, Live, LiveLists};
 use crate::ops::dense::subgroup::Subgroup;
 use crate::ops::dense::tile::{self, DeviceClass, KernelChoice, Tuning};
 use crate::ops::dense::variant::{Attend, DenseVariant, Visits, WeightingKind};
@@ -25,7 +25,8 @@ const MAX_SPLITS: u32 = 65535;
 /// A dense problem on a device: kernels chosen and compiled, ready to encode any number of times.
 ///
 /// Independent of the buffers it will be given, `Send + Sync`, and cheap to encode. Plans of the same variant share
-/// their pipelines, so that planning a problem that differs only in sizes compiles nothing.
+/// their pipelines: planning a problem that differs from an earlier one in sizes compiles something only where those decide
+/// about kernel or tile, as numbers of queries and keys do in some places ([`Dense::compile`] does that ahead of time).
 #[derive(Debug)]
 pub struct DensePlan {
     pub(crate) gpu: Gpu,
@@ -57,7 +58,9 @@ impl Dense {
     ///
     /// # Errors
     /// [`Error::Invalid`] names a field that is wrong, [`Error::Snippet`] a line of custom code,
-    /// [`Error::Limit`] a limit of the device that even parts of the problem exceed.
+    /// [`Error::Limit`] a limit of the device that even parts of the problem exceed; [`Error::Unsupported`] where a forced tier
+    /// has no kernel for it, or a software GPU would leave its loops; [`Error::Device`] if a driver's compiler fails, or the
+    /// device is lost or out of memory.
     pub fn plan(&self, gpu: &Gpu) -> Result<DensePlan> {
         self.plan_with(gpu, &Tuning::default())
     }
@@ -67,44 +70,14 @@ impl Dense {
     /// # Errors
     /// As [`Dense::plan`]; [`Error::Limit`] if a given tile does not fit the device.
     pub fn plan_with(&self, gpu: &Gpu, tuning: &Tuning) -> Result<DensePlan> {
-        check::check(self)?;
-        let device = DeviceClass::of_gpu(gpu);
-        let choice = match tuning.kernel {
-            Some(choice) => choice,
-            None => tile::choose(self, &device)?,
-        };
-        check_choice(self, &choice, gpu)?;
-        let splits = match (choice, tuning.splits) {
-            (
-                KernelChoice::Prefill(_)
-                | KernelChoice::PrefillSerial(_)
-                | KernelChoice::SubgroupPrefill(_)
-                | KernelChoice::Cooperative(_),
-                _,
-            ) => 1,
-            (_, Some(splits)) => check_splits(splits)?,
-            (KernelChoice::Decode(t) | KernelChoice::SubgroupDecode(Subgroup { tile: t, .. }), None) => {
-                tile::splits(self, &t, &device).min(most_splits(self, gpu.limits()))
-            }
-            (KernelChoice::CooperativeDecode(t), None) => {
-                cooperative_decode::splits(self, &t).min(most_splits(self, gpu.limits()))
-            }
-            (KernelChoice::DecodeSerial(t), None) => {
-                tile::serial_splits(self, &t, &device).min(most_splits(self, gpu.limits()))
-            }
-        };
-        let iterations = tile::loop_iterations(self, &choice, splits);
-        device.check_loops("attention over so many keys", iterations)?;
-        let attend = variant_of(self, choice, splits > 1);
-        check_device(self, attend.spec(), gpu)?;
-        let geometry = geometry(self);
-        let parts = parts::split(whole(self), &geometry, &bounds(self, choice, splits, gpu))?;
-        let lists = live::choose(self, &choice, &attend, &parts, &device, gpu.limits(), tuning.live)?;
-        let variant = Variant::Dense(match &lists {
-            Some(lists) => attend.visiting(Visits::Live(lists.keys)),
-            None => attend,
-        });
-        call::check_tier(gpu, "this problem", variant.spec().tier())?;
+        let Chosen {
+            choice,
+            splits,
+            geometry,
+            parts,
+            lists,
+            variant,
+        } = choose(self, gpu, tuning)?;
         let pipeline = prepared(self, gpu, &variant)?;
         let live = lists
             .map(|lists| Live::new(self, gpu, lists).map(Box::new))
@@ -136,6 +109,74 @@ impl Dense {
             problem: self.clone(),
         })
     }
+}
+
+/// What the planner decides on, before anything is compiled.
+pub(crate) struct Chosen {
+    choice: KernelChoice,
+    splits: u32,
+    geometry: Vec<Geometry>,
+    parts: Vec<Part>,
+    lists: Option<LiveLists>,
+    variant: Variant,
+}
+
+/// What of it decides about pipelines: that of attention, that of a scan for live tiles, and whether there is a merge.
+pub(crate) type Kind = (Variant, Option<Variant>, bool);
+
+impl Chosen {
+    pub fn kind(&self, p: &Dense) -> Kind {
+        let scan = self.lists.as_ref().map(|lists| lists.scan(p));
+        (self.variant.clone(), scan, self.splits > 1)
+    }
+}
+
+/// Checks a problem and chooses for the device.
+pub(crate) fn choose(p: &Dense, gpu: &Gpu, tuning: &Tuning) -> Result<Chosen> {
+    check::check(p)?;
+    let device = DeviceClass::of_gpu(gpu);
+    let choice = match tuning.kernel {
+        Some(choice) => choice,
+        None => tile::choose(p, &device)?,
+    };
+    check_choice(p, &choice, gpu)?;
+    let splits = match (choice, tuning.splits) {
+        (
+            KernelChoice::Prefill(_)
+            | KernelChoice::PrefillSerial(_)
+            | KernelChoice::SubgroupPrefill(_)
+            | KernelChoice::Cooperative(_),
+            _,
+        ) => 1,
+        (_, Some(splits)) => check_splits(splits)?,
+        (KernelChoice::Decode(t) | KernelChoice::SubgroupDecode(Subgroup { tile: t, .. }), None) => {
+            tile::splits(p, &t, &device).min(most_splits(p, gpu.limits()))
+        }
+        (KernelChoice::CooperativeDecode(t), None) => {
+            cooperative_decode::splits(p, &t).min(most_splits(p, gpu.limits()))
+        }
+        (KernelChoice::DecodeSerial(t), None) => tile::serial_splits(p, &t, &device).min(most_splits(p, gpu.limits())),
+    };
+    let iterations = tile::loop_iterations(p, &choice, splits);
+    device.check_loops("attention over so many keys", iterations)?;
+    let attend = variant_of(p, choice, splits > 1);
+    check_device(p, attend.spec(), gpu)?;
+    let geometry = geometry(p);
+    let parts = parts::split(whole(p), &geometry, &bounds(p, choice, splits, gpu))?;
+    let lists = live::choose(p, &choice, &attend, &parts, &device, gpu.limits(), tuning.live)?;
+    let variant = Variant::Dense(match &lists {
+        Some(lists) => attend.visiting(Visits::Live(lists.keys)),
+        None => attend,
+    });
+    call::check_tier(gpu, "this problem", variant.spec().tier())?;
+    Ok(Chosen {
+        choice,
+        splits,
+        geometry,
+        parts,
+        lists,
+        variant,
+    })
 }
 
 /// The pipeline. Code of the caller's own is part of the cache's key, so that what is found there was checked before.

@@ -42,7 +42,8 @@ pub struct DenseTensors<'a> {
     pub sinks: Option<Tensor<'a>>,
     /// Lists of keys, as [`Selection`](crate::Selection) has them.
     pub selection: Option<Tensor<'a>>,
-    /// The arrays that custom code names, in its order.
+    /// The arrays that custom code names, in its order. Each begins at a multiple of `min_storage_buffer_offset_alignment` bytes
+    /// and goes to the end of its buffer, all of which must fit a binding.
     pub custom_data: &'a [Tensor<'a>],
 }
 

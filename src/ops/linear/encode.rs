@@ -19,7 +19,8 @@ impl LinearPlan {
     /// Records the call into an encoder, as a compute pass of its own. Nothing is submitted, read back or waited for.
     ///
     /// # Errors
-    /// [`crate::Error::Tensor`] names a tensor that does not fit the plan; nothing is recorded then.
+    /// [`crate::Error::Tensor`] names a tensor that does not fit the plan; [`crate::Error::Device`] if the device is
+    /// lost or out of memory. Nothing is recorded then.
     pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, tensors: &LinearTensors<'_>) -> Result<()> {
         self.check_tensors(tensors)?;
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
@@ -29,7 +30,7 @@ impl LinearPlan {
         self.record(&mut pass, tensors)
     }
 
-    /// Records the call into a compute pass of the caller's.
+    /// Records the call into a compute pass of the caller's, whose pipeline and bind group 0 it replaces.
     ///
     /// # Errors
     /// As [`LinearPlan::encode`].

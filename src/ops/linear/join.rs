@@ -121,15 +121,28 @@ impl JoinPlan {
     /// Records the join into an encoder, as a compute pass of its own.
     ///
     /// # Errors
-    /// [`crate::Error::Tensor`] names a tensor that does not fit; nothing is recorded then.
+    /// [`crate::Error::Tensor`] names a tensor that does not fit; [`crate::Error::Device`] if the device is lost or out of
+    /// memory. Nothing is recorded then.
     pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, tensors: &JoinTensors<'_>) -> Result<()> {
         self.check_tensors(tensors)?;
-        let dispatch = self.dispatch(tensors);
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
             label: Some("wgpu-attention join"),
             timestamp_writes: None,
         });
-        call::record(&self.gpu, &self.uniforms, &mut pass, &[dispatch])
+        self.record(&mut pass, tensors)
+    }
+
+    /// Records the join into a compute pass of the caller's, whose pipeline and bind group 0 it replaces.
+    ///
+    /// # Errors
+    /// As [`JoinPlan::encode`].
+    pub fn encode_in(&self, pass: &mut wgpu::ComputePass<'_>, tensors: &JoinTensors<'_>) -> Result<()> {
+        self.check_tensors(tensors)?;
+        self.record(pass, tensors)
+    }
+
+    fn record(&self, pass: &mut wgpu::ComputePass<'_>, tensors: &JoinTensors<'_>) -> Result<()> {
+        call::record(&self.gpu, &self.uniforms, pass, &[self.dispatch(tensors)])
     }
 
     fn check_tensors(&self, t: &JoinTensors<'_>) -> Result<()> {

@@ -301,8 +301,6 @@ pub struct Join {
     pub initial_state: bool,
     /// A tensor `final_state`, `[sequences, H]`, is written.
     pub final_state: bool,
-    /// States may start at any element, instead of multiples of four.
-    pub unaligned: bool,
 }
 
 impl Default for Join {
@@ -318,7 +316,6 @@ impl Default for Join {
             decay: Decay::None,
             initial_state: false,
             final_state: false,
-            unaligned: false,
         }
     }
 }

@@ -24,7 +24,8 @@ pub(super) const SCAN_THREADS: u32 = 64;
 /// A linear problem on a device: kernels chosen and compiled, ready to encode any number of times.
 ///
 /// Independent of the buffers it will be given, `Send + Sync`, and cheap to encode. Plans of the same variants share
-/// their pipelines, so that planning a problem that differs only in sizes compiles nothing.
+/// their pipelines: planning a problem that differs from an earlier one in sizes compiles something only where those decide
+/// about form or tile, as numbers of tokens and heads do in some places.
 #[derive(Debug)]
 pub struct LinearPlan {
     pub(super) gpu: Gpu,
@@ -57,7 +58,9 @@ impl Linear {
     ///
     /// # Errors
     /// [`Error::Invalid`] names a field that is wrong, [`Error::Snippet`] a line of custom code,
-    /// [`Error::Limit`] a limit of the device that even parts of the problem exceed.
+    /// [`Error::Limit`] a limit of the device that even parts of the problem exceed; [`Error::Unsupported`] where a forced tier
+    /// has no kernel for it, or a software GPU would leave its loops; [`Error::Device`] if a driver's compiler fails, or the
+    /// device is lost or out of memory.
     pub fn plan(&self, gpu: &Gpu) -> Result<LinearPlan> {
         self.plan_with(gpu, &LinearTuning::default())
     }

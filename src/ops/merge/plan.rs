@@ -166,16 +166,29 @@ impl MergePlan {
     /// Records the merge into an encoder, as a compute pass of its own.
     ///
     /// # Errors
-    /// [`Error::Tensor`] names a tensor that does not fit; nothing is recorded then.
+    /// [`Error::Tensor`] names a tensor that does not fit; [`Error::Device`] if the device is lost or out of memory. Nothing is
+    /// recorded then.
     pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, tensors: &MergeTensors<'_>) -> Result<()> {
         self.check_tensors(tensors)?;
-        let t = tensors;
-        let dispatch = self.joiner.dispatch(&self.gpu, t.parts_o, t.parts_lse, t.o, t.lse);
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
             label: Some("wgpu-attention merge"),
             timestamp_writes: None,
         });
-        call::record(&self.gpu, &self.uniforms, &mut pass, &[dispatch])
+        self.record(&mut pass, tensors)
+    }
+
+    /// Records the merge into a compute pass of the caller's, whose pipeline and bind group 0 it replaces.
+    ///
+    /// # Errors
+    /// As [`MergePlan::encode`].
+    pub fn encode_in(&self, pass: &mut wgpu::ComputePass<'_>, tensors: &MergeTensors<'_>) -> Result<()> {
+        self.check_tensors(tensors)?;
+        self.record(pass, tensors)
+    }
+
+    fn record(&self, pass: &mut wgpu::ComputePass<'_>, t: &MergeTensors<'_>) -> Result<()> {
+        let dispatch = self.joiner.dispatch(&self.gpu, t.parts_o, t.parts_lse, t.o, t.lse);
+        call::record(&self.gpu, &self.uniforms, pass, &[dispatch])
     }
 
     fn check_tensors(&self, t: &MergeTensors<'_>) -> Result<()> {

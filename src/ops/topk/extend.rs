@@ -151,7 +151,8 @@ impl ExtendPlan {
     /// contiguous, changed in place.
     ///
     /// # Errors
-    /// [`crate::Error::Tensor`] if `lists` does not fit; nothing is recorded then.
+    /// [`crate::Error::Tensor`] if `lists` does not fit; [`crate::Error::Device`] if the device is
+    /// lost or out of memory. Nothing is recorded then.
     pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, lists: Tensor<'_>) -> Result<()> {
         self.check_tensor(&lists)?;
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
@@ -161,7 +162,7 @@ impl ExtendPlan {
         self.record(&mut pass, lists)
     }
 
-    /// Records the extension into a compute pass of the caller's.
+    /// Records the extension into a compute pass of the caller's, whose pipeline and bind group 0 it replaces.
     ///
     /// # Errors
     /// As [`ExtendPlan::encode`].

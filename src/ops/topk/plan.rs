@@ -84,7 +84,8 @@ impl TopK {
     ///
     /// # Errors
     /// [`Error::Invalid`] names a field that is wrong, [`Error::Snippet`] a line of custom code, [`Error::Limit`] a limit
-    /// of the device that even parts of the problem exceed, [`Error::Unsupported`] what a software GPU cannot run.
+    /// of the device that even parts of the problem exceed, [`Error::Unsupported`] what a software GPU cannot run, or a forced
+    /// tier has no kernel for; [`Error::Device`] if a driver's compiler fails, or the device is lost or out of memory.
     pub fn plan(&self, gpu: &Gpu) -> Result<TopKPlan> {
         self.plan_with(gpu, &TopKTuning::default())
     }
@@ -293,7 +294,8 @@ impl TopKPlan {
     /// Records the call into an encoder, as a compute pass of its own. Nothing is submitted, read back or waited for.
     ///
     /// # Errors
-    /// [`Error::Tensor`] names a tensor that does not fit the plan; nothing is recorded then.
+    /// [`Error::Tensor`] names a tensor that does not fit the plan; [`Error::Device`] if the device is
+    /// lost or out of memory. Nothing is recorded then.
     pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, tensors: &TopKTensors<'_>) -> Result<()> {
         self.check_tensors(tensors)?;
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
@@ -303,7 +305,7 @@ impl TopKPlan {
         self.record(&mut pass, tensors)
     }
 
-    /// Records the call into a compute pass of the caller's.
+    /// Records the call into a compute pass of the caller's, whose pipeline and bind group 0 it replaces.
     ///
     /// # Errors
     /// As [`TopKPlan::encode`].

@@ -186,7 +186,8 @@ impl PoolPlan {
     /// Records the pooling into an encoder, as a compute pass of its own.
     ///
     /// # Errors
-    /// [`crate::Error::Tensor`] names a tensor that does not fit; nothing is recorded then.
+    /// [`crate::Error::Tensor`] names a tensor that does not fit; [`crate::Error::Device`] if the device is
+    /// lost or out of memory. Nothing is recorded then.
     pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, tensors: &PoolTensors<'_>) -> Result<()> {
         self.check_tensors(tensors)?;
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
@@ -196,7 +197,7 @@ impl PoolPlan {
         self.record(&mut pass, tensors)
     }
 
-    /// Records the pooling into a compute pass of the caller's.
+    /// Records the pooling into a compute pass of the caller's, whose pipeline and bind group 0 it replaces.
     ///
     /// # Errors
     /// As [`PoolPlan::encode`].

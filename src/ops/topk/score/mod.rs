@@ -181,7 +181,8 @@ impl ScorePlan {
     /// Records the scoring into an encoder, as a compute pass of its own.
     ///
     /// # Errors
-    /// [`crate::Error::Tensor`] names a tensor that does not fit the plan; nothing is recorded then.
+    /// [`crate::Error::Tensor`] names a tensor that does not fit the plan; [`crate::Error::Device`] if the device is
+    /// lost or out of memory. Nothing is recorded then.
     pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, tensors: &ScoreTensors<'_>) -> Result<()> {
         self.check_tensors(tensors)?;
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
@@ -191,7 +192,7 @@ impl ScorePlan {
         self.record(&mut pass, tensors)
     }
 
-    /// Records the scoring into a compute pass of the caller's.
+    /// Records the scoring into a compute pass of the caller's, whose pipeline and bind group 0 it replaces.
     ///
     /// # Errors
     /// As [`ScorePlan::encode`].

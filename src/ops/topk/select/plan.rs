@@ -190,7 +190,8 @@ impl SelectPlan {
     /// Records the selection into an encoder, as a compute pass of its own.
     ///
     /// # Errors
-    /// [`crate::Error::Tensor`] names a tensor that does not fit; nothing is recorded then.
+    /// [`crate::Error::Tensor`] names a tensor that does not fit; [`crate::Error::Device`] if the device is
+    /// lost or out of memory. Nothing is recorded then.
     pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, tensors: &SelectTensors<'_>) -> Result<()> {
         self.check_tensors(tensors)?;
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
@@ -200,7 +201,7 @@ impl SelectPlan {
         self.record(&mut pass, tensors)
     }
 
-    /// Records the selection into a compute pass of the caller's.
+    /// Records the selection into a compute pass of the caller's, whose pipeline and bind group 0 it replaces.
     ///
     /// # Errors
     /// As [`SelectPlan::encode`].
