@@ -248,6 +248,14 @@ impl Gpu {
         })
     }
 
+    /// The same device, whose plans take what the planner picks.
+    pub fn with_any_tier(&self) -> Self {
+        Gpu {
+            tier: None,
+            ..self.clone()
+        }
+    }
+
     /// The same device, whose pipelines are compiled with a cache of the driver's: what it holds from an earlier run of the
     /// program need not be compiled again. The cache is the caller's to make ([`wgpu::Device::create_pipeline_cache`], feature
     /// `PIPELINE_CACHE`, today on Vulkan only), and to save ([`wgpu::PipelineCache::get_data`]).

@@ -389,10 +389,16 @@ fn bench_of_a_suite_goes_through_every_tier_and_compares() {
         (&"linear decode".into(), &"portable".into())
     );
     rows.iter().for_each(assert_measured);
+    let planned = rows.iter().filter(|row| row["planned"] == true).count();
+    assert_eq!(planned, 1, "one of the tiers is the planner's");
 
     fs::write(&to, &text).unwrap();
     let file = to.to_str().unwrap();
     let text = stdout(cli(&["bench", "--compare", file, file]), 0);
+    assert!(
+        text.contains("by the planner's choice: geometric mean 1.000, median 1.000, over 1 problems"),
+        "{text}"
+    );
     assert!(
         text.contains("B / A: geometric mean 1.000, median 1.000, over "),
         "{text}"

@@ -1,10 +1,12 @@
 //! A problem of any op, as the benchmark names and counts it.
 
 use super::{dense, linear, problems, topk};
+use crate::gpu::Gpu;
 use crate::ops::dense::{Dense, Weighting};
 use crate::ops::linear::{Decay, Linear};
 use crate::ops::topk::TopK;
 use crate::tensor::DType;
+use crate::tier::Tier;
 
 /// A problem of any op.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,6 +119,17 @@ impl Problem {
             Problem::Linear(p) => Some(p.decay),
             _ => None,
         }
+    }
+
+    /// The tier that the planner picks on a device, if it has a plan.
+    pub fn planned_tier(&self, gpu: &Gpu) -> Option<Tier> {
+        let gpu = &gpu.with_any_tier();
+        let tier = match self {
+            Problem::Dense(p) => p.plan(gpu).map(|plan| plan.tier()),
+            Problem::Linear(p) => p.plan(gpu).map(|plan| plan.tier()),
+            Problem::TopK(p) => p.plan(gpu).map(|plan| plan.tier()),
+        };
+        tier.ok()
     }
 
     /// Floating-point operations that no kernel can do without: [`dense::flops`], [`linear::flops`], [`topk::flops`].

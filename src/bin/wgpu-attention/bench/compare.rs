@@ -122,6 +122,13 @@ fn fastest(run: &Run) -> HashMap<(&str, &ProblemSize), f64> {
     fastest
 }
 
+/// The time of each problem by the kernels that the planner picks there.
+fn planned(run: &Run) -> HashMap<(&str, &ProblemSize), f64> {
+    let rows = run.results.iter().filter(|row| row.planned == Some(true));
+    rows.filter_map(|row| Some(((row.name.as_str(), &row.problem), row.seconds?.median)))
+        .collect()
+}
+
 /// Ratios of one run to the first, as one number.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Summary {
@@ -223,6 +230,17 @@ fn summarise(runs: &[Run], lines: &[Line<'_>], out: &mut dyn Write) -> Result<()
                 s.geometric_mean, s.median, s.count
             )?,
             None => writeln!(out, "{b} / {a}: no row that both have")?,
+        }
+        let (ours, theirs) = (planned(&runs[0]), planned(&runs[n]));
+        let both = theirs
+            .iter()
+            .filter_map(|(problem, seconds)| Some(seconds / ours.get(problem)?));
+        if let Some(s) = Summary::of(both) {
+            writeln!(
+                out,
+                "{b} / {a}, each by the planner's choice: geometric mean {:.3}, median {:.3}, over {} problems",
+                s.geometric_mean, s.median, s.count
+            )?;
         }
         for who in others(lines) {
             let own = lines.iter().filter(|l| l.to_other && self::who(l) == who);
@@ -362,6 +380,25 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("A: 1 rows") && !text.contains("failed"), "{text}");
+    }
+
+    #[test]
+    fn what_planners_pick_is_compared_across_tiers() {
+        let mut a = run(
+            "ours",
+            &[
+                ("x", "ours", Some("portable"), Some(8.0)),
+                ("x", "ours", Some("cooperative"), Some(1.0)),
+            ],
+        );
+        let mut b = run("ours", &[("x", "ours", Some("portable"), Some(4.0))]);
+        a.results[0].planned = Some(false);
+        a.results[1].planned = Some(true);
+        b.results[0].planned = Some(true);
+        let text = text(&[a, b]);
+        assert!(text.contains("B / A: geometric mean 0.500"), "{text}");
+        let expected = "B / A, each by the planner's choice: geometric mean 4.000, median 4.000, over 1 problems";
+        assert!(text.contains(expected), "{text}");
     }
 
     #[test]

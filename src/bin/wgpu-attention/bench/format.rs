@@ -84,6 +84,9 @@ pub struct Row {
     pub implementation: String,
     #[serde(default)]
     pub tier: Option<String>,
+    /// Whether the tier is the one that the planner picks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub planned: Option<bool>,
     #[serde(default)]
     pub kernel: Option<String>,
     pub problem: ProblemSize,
@@ -253,5 +256,28 @@ impl Row {
     /// What a cache may have held, if less than so many bytes took turns.
     pub fn within_a_cache(&self, rotation_bytes: u64) -> Option<u64> {
         self.rotated_bytes.filter(|bytes| *bytes < rotation_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wgpu_attention::bench::problems::one_query;
+    use wgpu_attention::{DType, Dense};
+
+    /// What README says that other programs must write is enough, and is the problem that has this name here.
+    #[test]
+    fn readmes_file_of_another_program_is_read() {
+        let readme = include_str!("../../../../README.md");
+        let (_, rest) = readme.split_once("```json\n").expect("an example");
+        let (json, _) = rest.split_once("```").expect("its end");
+        let run = Run::parse(json).unwrap();
+        let p = Dense {
+            dtype: DType::F16,
+            ..one_query(false, 4096, 128, 8)
+        };
+        let p = Problem::Dense(p);
+        assert_eq!(run.results[0].name, p.name());
+        assert_eq!(run.results[0].problem, ProblemSize::from(&p));
     }
 }

@@ -169,6 +169,7 @@ impl Runner {
             runs: times.seconds.len(),
         });
         row.tier = Some(prepared.tier().name().into());
+        row.planned = Some(gpu.forced_tier().is_none() || entry.problem.planned_tier(gpu) == Some(prepared.tier()));
         row.kernel = Some(prepared.label());
         row.clock = Some(if times.on_device { "device" } else { "host" }.into());
         row.bound = Some(bound.name.into());
@@ -246,6 +247,7 @@ fn row(gpu: &Gpu, entry: &Entry) -> Row {
         name: entry.name.clone(),
         implementation: env!("CARGO_PKG_NAME").into(),
         tier: gpu.forced_tier().map(|tier| tier.name().into()),
+        planned: None,
         kernel: None,
         problem: ProblemSize::from(&entry.problem),
         seconds: None,
