@@ -33,9 +33,11 @@ fn help_and_version() {
         let help = cli(&[command, "--help"]);
         assert!(help.status.success());
         let text = String::from_utf8(help.stdout).unwrap();
-        for option in ["--adapter", "--backend", "--tier", "--json"] {
+        for option in ["--adapter", "--backend", "--json"] {
             assert!(text.contains(option), "{command} --help has no {option}");
         }
+        // It runs no kernel.
+        assert_eq!(text.contains("--tier"), command != "info", "{command} --help");
         assert!(String::from_utf8(cli(&["--help"]).stdout).unwrap().contains(command));
     }
     let tune = String::from_utf8(cli(&["tune", "--help"]).stdout).unwrap();
