@@ -38,7 +38,9 @@ const OPTIONS: &[(&str, Change)] = &[
     }),
     ("state only", |p| (p.state_only, p.initial_state) = (true, true)),
     ("unaligned", |p| p.unaligned = true),
-    ("unaligned output", |p| p.o_layout = Layout::packed(p.tokens, p.heads * 40 + 1, 40)),
+    ("unaligned output", |p| {
+        p.o_layout = Layout::packed(p.tokens, p.heads * 40 + 1, 40)
+    }),
     ("f16", |p| p.dtype = DType::F16),
     ("bf16", |p| p.dtype = DType::BF16),
     ("output f32", |p| p.output_dtype = Some(DType::F32)),
