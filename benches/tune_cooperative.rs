@@ -7,6 +7,7 @@
 //! f32 or bf16 for split products, beside the planner's kernel without matrices; `TILE` keeps the tiles whose names contain
 //! one of its `|`-separated parts.
 
+use wgpu_attention::bench::{Problem, rotating_sets};
 use wgpu_attention::dense::cooperative::CooperativeTile;
 use wgpu_attention::dense::tile::{KernelChoice, Tuning};
 use wgpu_attention::measure::{Effort, time};
@@ -164,9 +165,12 @@ fn measure(gpu: &Gpu, problem: &Dense, kernel: KernelChoice) -> Result<f64, Stri
         ..Tuning::default()
     };
     let plan = common::checked_plan(gpu, problem, &tuning).map_err(|e| e.to_string())?;
-    let buffers = common::Buffers::zeroless(gpu, problem).map_err(|e| e.to_string())?;
-    let times = time(gpu, &Effort::default(), |pass, _| {
-        plan.encode_in(pass, &buffers.tensors())
+    let sets = rotating_sets(gpu, &Problem::Dense(problem.clone()), || {
+        common::Buffers::zeroless(gpu, problem)
+    });
+    let sets = sets.map_err(|e| e.to_string())?;
+    let times = time(gpu, &Effort::default(), |pass, run| {
+        plan.encode_in(pass, &sets[run % sets.len()].tensors())
     });
     times.map(|t| t.median()).map_err(|e| e.to_string())
 }

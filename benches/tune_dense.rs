@@ -10,6 +10,7 @@
 //! `WGPU_ATTENTION_BACKEND`, `WGPU_ATTENTION_ADAPTER` choose the device; `DTYPE=f16` the storage type; `FULL=1` drops
 //! the causal mask.
 
+use wgpu_attention::bench::{Problem, rotating_sets};
 use wgpu_attention::dense::cooperative_decode::CooperativeDecodeTile;
 use wgpu_attention::dense::portable::{DecodeTile, PrefillTile};
 use wgpu_attention::dense::serial::SerialPrefillTile;
@@ -56,15 +57,69 @@ fn wanted(name: &str) -> bool {
     std::env::var("TILE").map_or(true, |t| t.split('|').any(|part| name.contains(part)))
 }
 
-/// Seconds, or why there are none; a wrong result gets no time.
-fn measure(gpu: &Gpu, problem: &Dense, small: &Dense, tuning: &Tuning) -> Result<f64, String> {
-    common::check(gpu, small, tuning)?;
-    let buffers = common::Buffers::zeroless(gpu, problem).map_err(|e| e.to_string())?;
-    let plan = problem.plan_with(gpu, tuning).map_err(|e| e.to_string())?;
-    let times = time(gpu, &Effort::default(), |pass, _| {
-        plan.encode_in(pass, &buffers.tensors())
-    });
-    times.map(|t| t.median()).map_err(|e| e.to_string())
+/// A problem with its candidates' times.
+struct Run<'a> {
+    gpu: &'a Gpu,
+    problem: Dense,
+    /// Of the same variant, to check candidates on.
+    small: Dense,
+    /// They take turns, so that nothing is found in a cache.
+    sets: Vec<common::Buffers>,
+    results: Vec<(f64, String)>,
+}
+
+impl<'a> Run<'a> {
+    fn new(gpu: &'a Gpu, problem: Dense, small: Dense) -> Self {
+        let sets = rotating_sets(gpu, &Problem::Dense(problem.clone()), || {
+            common::Buffers::zeroless(gpu, &problem)
+        });
+        Run {
+            sets: sets.expect("buffers"),
+            results: vec![],
+            gpu,
+            problem,
+            small,
+        }
+    }
+
+    /// Seconds, or why there are none; a wrong result gets no time.
+    fn measure(&self, tuning: &Tuning) -> Result<f64, String> {
+        common::check(self.gpu, &self.small, tuning)?;
+        let plan = self.problem.plan_with(self.gpu, tuning).map_err(|e| e.to_string())?;
+        let times = time(self.gpu, &Effort::default(), |pass, run| {
+            plan.encode_in(pass, &self.sets[run % self.sets.len()].tensors())
+        });
+        times.map(|t| t.median()).map_err(|e| e.to_string())
+    }
+
+    /// Times the forms of a tile that are wanted.
+    fn try_forms(&mut self, (name, splits): (&str, Option<u32>), forms: Vec<(&'static str, KernelChoice)>) {
+        for (form, kernel) in forms {
+            let name = format!("{name} {form}");
+            if !wanted(&name) {
+                continue;
+            }
+            let tuning = Tuning {
+                kernel: Some(kernel),
+                splits,
+                live: None,
+            };
+            match self.measure(&tuning) {
+                Ok(seconds) => {
+                    eprintln!("{name}: {:.1} us", seconds * 1e6);
+                    self.results.push((seconds, name));
+                }
+                Err(message) => println!("{name}: {message}"),
+            }
+        }
+    }
+
+    /// The fastest, as many as `SHOW` says.
+    fn fastest(&mut self) -> &[(f64, String)] {
+        self.results.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let shown = std::env::var("SHOW").ok().and_then(|s| s.parse().ok()).unwrap_or(12);
+        &self.results[..self.results.len().min(shown)]
+    }
 }
 
 /// A tile as a kernel through workgroup memory, then in subgroups, as far as the device goes.
@@ -95,35 +150,6 @@ fn in_subgroups<T: Copy>(
     forms
 }
 
-/// Times the forms of a tile that are wanted.
-fn try_forms(
-    gpu: &Gpu,
-    problem: &Dense,
-    small: &Dense,
-    (name, splits): (&str, Option<u32>),
-    forms: Vec<(&'static str, KernelChoice)>,
-    results: &mut Vec<(f64, String)>,
-) {
-    for (form, kernel) in forms {
-        let name = format!("{name} {form}");
-        if !wanted(&name) {
-            continue;
-        }
-        let tuning = Tuning {
-            kernel: Some(kernel),
-            splits,
-            live: None,
-        };
-        match measure(gpu, problem, small, &tuning) {
-            Ok(seconds) => {
-                eprintln!("{name}: {:.1} us", seconds * 1e6);
-                results.push((seconds, name));
-            }
-            Err(message) => println!("{name}: {message}"),
-        }
-    }
-}
-
 fn prefill(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
     let (n, d, heads) = (number(1, 1024), number(2, 64), number(3, 8));
     let problem = Dense {
@@ -145,7 +171,7 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
     let flops = common::flops(&problem);
     let device = DeviceClass::of_gpu(gpu);
     println!("prefill {}x{n}x{d} {} causal {}", heads, problem.dtype, problem.causal);
-    let mut results = vec![];
+    let mut run = Run::new(gpu, problem, small);
     for (row_groups, lanes) in [
         (4, 8),
         (8, 8),
@@ -212,14 +238,12 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
                     if prefetch { " prefetch" } else { "" }
                 );
                 let forms = forms(tile, &device, KernelChoice::Prefill, KernelChoice::SubgroupPrefill);
-                try_forms(gpu, &problem, &small, (&name, None), forms, &mut results);
+                run.try_forms((&name, None), forms);
             }
         }
     }
-    serial_prefill(gpu, &problem, &small, &mut results);
-    results.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let shown: usize = std::env::var("SHOW").ok().and_then(|s| s.parse().ok()).unwrap_or(12);
-    for (seconds, name) in results.iter().take(shown) {
+    serial_prefill(&mut run);
+    for (seconds, name) in run.fastest() {
         let rate = flops / seconds;
         println!(
             "{name}: {:8.3} ms {:9.1} GFLOP/s {:5.1} %",
@@ -231,8 +255,8 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
 }
 
 /// Tiles of the serial kernel, on a software GPU.
-fn serial_prefill(gpu: &Gpu, problem: &Dense, small: &Dense, results: &mut Vec<(f64, String)>) {
-    let device = DeviceClass::of_gpu(gpu);
+fn serial_prefill(run: &mut Run<'_>) {
+    let device = DeviceClass::of_gpu(run.gpu);
     let Some((threads, most)) = device.abilities.subgroups.filter(|_| device.software) else {
         return;
     };
@@ -247,7 +271,7 @@ fn serial_prefill(gpu: &Gpu, problem: &Dense, small: &Dense, results: &mut Vec<(
         };
         let name = format!("tile {:3}x{keys} regs {row_regs}", tile.rows());
         let forms = vec![("serial", KernelChoice::PrefillSerial(tile))];
-        try_forms(gpu, problem, small, (&name, None), forms, results);
+        run.try_forms((&name, None), forms);
     }
 }
 
@@ -282,14 +306,14 @@ fn decode(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
         problem.dtype,
         bytes / 1e6
     );
-    let mut results = vec![];
+    let mut run = Run::new(gpu, problem, small);
     if wanted("planner") {
-        match measure(gpu, &problem, &small, &Tuning::default()) {
-            Ok(seconds) => results.push((seconds, "planner".to_string())),
+        match run.measure(&Tuning::default()) {
+            Ok(seconds) => run.results.push((seconds, "planner".to_string())),
             Err(message) => println!("planner: {message}"),
         }
     }
-    decode_on_matrices(gpu, &problem, &small, &mut results);
+    decode_on_matrices(&mut run);
     let rows = group.next_power_of_two().min(8);
     for threads in [32u32, 64, 128, 256] {
         for lanes in [1u32, 2, 4, 8, 16, 32] {
@@ -334,16 +358,14 @@ fn decode(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
                             if tile.prefetch { " prefetch" } else { "" }
                         );
                         let forms = vec![("workgroup", KernelChoice::Decode(tile))];
-                        try_forms(gpu, &problem, &small, (&name, Some(splits)), forms, &mut results);
+                        run.try_forms((&name, Some(splits)), forms);
                     }
                 }
             }
         }
     }
-    decode_in_subgroups(gpu, &problem, &small, &mut results);
-    results.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let shown: usize = std::env::var("SHOW").ok().and_then(|s| s.parse().ok()).unwrap_or(12);
-    for (seconds, name) in results.iter().take(shown) {
+    decode_in_subgroups(&mut run);
+    for (seconds, name) in run.fastest() {
         println!(
             "{name}: {:8.1} us {:8.2} GB/s {:5.1} % of copy {:5.1} % of read",
             seconds * 1e6,
@@ -355,9 +377,10 @@ fn decode(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
 }
 
 /// Tiles of the decode kernel on matrices: the planner's with other strips, keys and numbers of splits.
-fn decode_on_matrices(gpu: &Gpu, problem: &Dense, small: &Dense, results: &mut Vec<(f64, String)>) {
-    let device = DeviceClass::of_gpu(gpu);
-    let planned = alternatives(problem, &device)
+fn decode_on_matrices(run: &mut Run<'_>) {
+    let problem = run.problem.clone();
+    let device = DeviceClass::of_gpu(run.gpu);
+    let planned = alternatives(&problem, &device)
         .into_iter()
         .find_map(|choice| match choice {
             KernelChoice::CooperativeDecode(tile) => Some(tile),
@@ -378,9 +401,10 @@ fn decode_on_matrices(gpu: &Gpu, problem: &Dense, small: &Dense, results: &mut V
         if tile.workgroup_bytes(problem.head_dim, problem.value_dim()) > device.workgroup_memory {
             continue;
         }
-        for (splits, carried) in [4u32, 8, 16, 32, 64].into_iter().flat_map(|s| [(s, true), (s, false)]) {
+        let splits = [1u32, 2, 4, 6, 8, 11, 16, 22, 32, 64];
+        for (splits, carried) in splits.into_iter().flat_map(|s| [(s, true), (s, false)]) {
             let workgroups = splits * problem.kv_heads() * problem.batch;
-            if !(64..=1024).contains(&workgroups) || splits * tile.keys() > problem.keys {
+            if !(32..=1024).contains(&workgroups) || splits * tile.keys() >= problem.keys + tile.keys() {
                 continue;
             }
             let tile = CooperativeDecodeTile { carried, ..tile };
@@ -389,14 +413,15 @@ fn decode_on_matrices(gpu: &Gpu, problem: &Dense, small: &Dense, results: &mut V
                 if carried { " carried" } else { "" }
             );
             let forms = vec![("matrices", KernelChoice::CooperativeDecode(tile))];
-            try_forms(gpu, problem, small, (&name, Some(splits)), forms, results);
+            run.try_forms((&name, Some(splits)), forms);
         }
     }
 }
 
 /// Tiles of the decode kernel in subgroups, whose registers hold them.
-fn decode_in_subgroups(gpu: &Gpu, problem: &Dense, small: &Dense, results: &mut Vec<(f64, String)>) {
-    let device = DeviceClass::of_gpu(gpu);
+fn decode_in_subgroups(run: &mut Run<'_>) {
+    let problem = run.problem.clone();
+    let device = DeviceClass::of_gpu(run.gpu);
     let vecs = problem.head_dim.div_ceil(4);
     let group = problem.heads / problem.kv_heads();
     let (registers, workgroups) = if device.software {
@@ -437,7 +462,7 @@ fn decode_in_subgroups(gpu: &Gpu, problem: &Dense, small: &Dense, results: &mut 
                             if prefetch { " prefetch" } else { "" }
                         );
                         let forms = in_subgroups(tile, &device, KernelChoice::SubgroupDecode);
-                        try_forms(gpu, problem, small, (&name, Some(splits)), forms, results);
+                        run.try_forms((&name, Some(splits)), forms);
                     }
                 }
             }

@@ -11,6 +11,7 @@
 //! Beside each time: percent of the device's own f32 FMA and copy ceilings that the operations and bytes no form can do
 //! without come to.
 
+use wgpu_attention::bench::{Problem, rotating_sets};
 use wgpu_attention::dense::cooperative::CooperativeTile as SegmentTile;
 use wgpu_attention::dense::tile::DeviceClass;
 use wgpu_attention::linear::cooperative::CooperativeTile;
@@ -64,12 +65,12 @@ fn wanted(name: &str) -> bool {
     std::env::var("TILE").map_or(true, |t| t.split('|').any(all))
 }
 
-/// Seconds, or why there are none; a wrong result gets no time.
-fn measure(gpu: &Gpu, problem: &Linear, buffers: &linear::Buffers, tuning: &LinearTuning) -> Result<f64, String> {
+/// Seconds, or why there are none; a wrong result gets no time. Sets of buffers take turns, so that nothing is found in a cache.
+fn measure(gpu: &Gpu, problem: &Linear, sets: &[linear::Buffers], tuning: &LinearTuning) -> Result<f64, String> {
     linear::check(gpu, &linear::small(problem), tuning)?;
     let plan = problem.plan_with(gpu, tuning).map_err(|e| e.to_string())?;
-    let times = time(gpu, &Effort::default(), |pass, _| {
-        plan.encode_in(pass, &buffers.tensors())
+    let times = time(gpu, &Effort::default(), |pass, run| {
+        plan.encode_in(pass, &sets[run % sets.len()].tensors())
     });
     times.map(|t| t.median()).map_err(|e| e.to_string())
 }
@@ -84,19 +85,24 @@ fn line(name: &str, problem: &Linear, seconds: f64, ceilings: &Ceilings) -> Stri
     )
 }
 
+fn sets(gpu: &Gpu, problem: &Linear) -> Vec<linear::Buffers> {
+    let new = || linear::Buffers::new(gpu, problem);
+    rotating_sets(gpu, &Problem::Linear(problem.clone()), new).expect("buffers")
+}
+
 /// A problem, and what was measured of it.
 struct Bench<'a> {
     gpu: &'a Gpu,
     ceilings: &'a Ceilings,
     problem: Linear,
-    buffers: linear::Buffers,
+    sets: Vec<linear::Buffers>,
     results: Vec<(f64, String)>,
 }
 
 impl<'a> Bench<'a> {
     fn new(gpu: &'a Gpu, ceilings: &'a Ceilings, problem: Linear) -> Self {
         Bench {
-            buffers: linear::Buffers::new(gpu, &problem).expect("buffers"),
+            sets: sets(gpu, &problem),
             gpu,
             ceilings,
             problem,
@@ -109,7 +115,7 @@ impl<'a> Bench<'a> {
         if !wanted(name) {
             return;
         }
-        match measure(self.gpu, &self.problem, &self.buffers, &LinearTuning { form }) {
+        match measure(self.gpu, &self.problem, &self.sets, &LinearTuning { form }) {
             Ok(seconds) => self
                 .results
                 .push((seconds, line(name, &self.problem, seconds, self.ceilings))),
@@ -397,13 +403,11 @@ fn steps(gpu: &Gpu, ceilings: &Ceilings, head_dim: u32, heads: u32, batch: u32) 
 }
 
 fn table(gpu: &Gpu, ceilings: &Ceilings) {
-    let print = |name: String, problem: Linear| {
-        let buffers = linear::Buffers::new(gpu, &problem).expect("buffers");
-        match measure(gpu, &problem, &buffers, &LinearTuning::default()) {
+    let print =
+        |name: String, problem: Linear| match measure(gpu, &problem, &sets(gpu, &problem), &LinearTuning::default()) {
             Ok(seconds) => println!("{}", line(&name, &problem, seconds, ceilings)),
             Err(e) => println!("{name}: {e}"),
-        }
-    };
+        };
     for head_dim in [64, 128] {
         for (batch, heads) in [(1, 1), (1, 16), (4, 32)] {
             for tokens in [1024, 4096, 16384, 65536] {
