@@ -286,7 +286,8 @@ impl Gpu {
     }
 
     /// Bytes of device memory that plans use between their own dispatches: two buffers, shared by all plans of this device
-    /// and as large as the largest of them needs, rounded up to a power of two.
+    /// and as large as the largest of them needs, rounded up to a power of two
+    /// where buffers may be so large.
     pub fn workspace_bytes(&self) -> u64 {
         lock(&self.inner.workspaces)
             .iter()
@@ -379,7 +380,11 @@ impl Gpu {
         let buffer = self.guarded(|device| {
             device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("wgpu-attention workspace"),
-                size: size.next_power_of_two(),
+                // Some to spare, as far as buffers may be so large.
+                size: size
+                    .next_power_of_two()
+                    .min(self.inner.limits.max_buffer_size)
+                    .max(size),
                 usage: wgpu::BufferUsages::STORAGE,
                 mapped_at_creation: false,
             })

@@ -478,3 +478,27 @@ fn score(s: f32, at: Position) -> f32 {
         check_on("custom in splits", &gpu, &p, &inputs, &splits, &hooks);
     }
 }
+
+/// A step of several packed texts looks for each row's document; on a software GPU all keys of a share are one loop, which it
+/// leaves after 65 535 iterations.
+#[test]
+fn few_queries_of_many_long_documents() {
+    let Some(gpu) = gpu() else { return };
+    let (texts, keys) = (8, 16_384);
+    let p = Dense {
+        heads: 8,
+        queries: texts,
+        keys,
+        documents: Some(texts),
+        head_dim: 8,
+        ..Dense::default()
+    };
+    let mut inputs = Inputs::random(&p, &mut Random::new(1));
+    let ends = |n: u32| (0..=texts).map(|d| (d * n / texts) as i32).collect::<Vec<_>>();
+    inputs.tensors.cu_seqlens_q = Some(ends(texts));
+    inputs.tensors.cu_seqlens_k = Some(ends(keys));
+    for p in [p.clone(), Dense { alibi: true, ..p }] {
+        inputs.tensors.alibi_slopes = p.alibi.then(|| vec![1e-4; 8]);
+        check_on("texts", &gpu, &p, &inputs, &Tuning::default(), &Hooks::default());
+    }
+}

@@ -604,3 +604,41 @@ fn where_tensors_leave_no_buffer_all_tiles_are_visited() {
     let error = p.plan_with(&gpu, &live(PREFILL)).unwrap_err();
     assert!(error.to_string().contains("storage buffer"), "{error}");
 }
+
+/// A bias that is not a number is one that is seen, whether its tile is looked at before or not.
+#[test]
+fn a_bias_that_is_no_number_spoils_its_rows() {
+    let Some(gpu) = gpu() else { return };
+    let p = Dense {
+        bias: Some(Bias {
+            dtype: DType::F32,
+            shape: Broadcast::FULL,
+        }),
+        ..problem()
+    };
+    let mut inputs = Inputs::random(&p, &mut Random::new(11));
+    let keys = p.keys as usize;
+    let bias = inputs.tensors.bias.as_mut().unwrap();
+    let spoilt_row = 3 * p.queries as usize + 20;
+    // Where it is, nobody sees anything else.
+    bias.chunks_exact_mut(keys)
+        .for_each(|row| row[..96].fill(f32::NEG_INFINITY));
+    bias[spoilt_row * keys + 5] = f32::NAN;
+    for kernel in kernels(&gpu) {
+        for live in [true, false] {
+            let tuning = Tuning {
+                live: Some(live),
+                ..self::live(kernel)
+            };
+            let plan = p.plan_with(&gpu, &tuning).unwrap();
+            let o = inputs.with(|i| plan.run_blocking(i)).unwrap().o;
+            let spoilt = |row: usize| {
+                o[row * p.head_dim as usize..][..p.head_dim as usize]
+                    .iter()
+                    .all(|x| x.is_nan())
+            };
+            let rows: Vec<usize> = (0..o.len() / p.head_dim as usize).filter(|row| spoilt(*row)).collect();
+            assert_eq!(rows, [spoilt_row], "{kernel:?}, {live}");
+        }
+    }
+}

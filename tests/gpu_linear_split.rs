@@ -189,3 +189,27 @@ fn a_state_too_large_for_the_grid_of_a_scan() {
         assert!(message.contains("max_compute_workgroups_per_dimension"), "{message}");
     }
 }
+
+/// Heads are those of the whole problem in every part.
+#[test]
+fn custom_feature_maps_in_parts() {
+    let Some(gpu) = small(16 << 10, 65535) else { return };
+    let [.., custom] = linear::feature_maps();
+    for kv_heads in [2, 6] {
+        let p = Linear {
+            kv_heads: Some(kv_heads),
+            feature_map: custom.clone(),
+            ..large(Decay::Head)
+        };
+        for form in [SERIAL, SPLIT] {
+            check_parts(&format!("{kv_heads} KV heads"), &gpu, &p, form);
+        }
+        let step = Linear {
+            tokens: 1,
+            head_dim: 32,
+            value_dim: Some(32),
+            ..p
+        };
+        check_parts("steps", &gpu, &step, Form::Step(tiles::step(&step)));
+    }
+}

@@ -445,3 +445,53 @@ fn tensors_anywhere_in_their_buffers() {
         assert!(result.passed(), "{result}");
     }
 }
+
+/// Rows of k are in fours, but those of v are not, so that neither need begin at a multiple of four.
+#[test]
+fn blocks_of_keys_that_begin_anywhere() {
+    let Some(gpu) = gpu() else { return };
+    for scoring in [Scoring::Mean, Scoring::Bound] {
+        let attention = Dense {
+            heads: 2,
+            queries: 3,
+            keys: 64,
+            head_dim: 8,
+            value_dim: Some(6),
+            ..Dense::default()
+        };
+        let p = TopK {
+            attention,
+            top_k: 3,
+            block_size: 8,
+            scoring,
+            keep: true,
+            ..TopK::default()
+        };
+        let given = Given::random(&p, &mut Random::new(3));
+        let tensors = &given.attention.tensors;
+        let shifted = |values: &[f32]| {
+            let mut packed = Packed {
+                bytes: vec![0xff; 4 * (values.len() + 1)],
+                dtype: DType::F32,
+            };
+            (1..).zip(values).for_each(|(at, &value)| packed.put(at, value));
+            packed.upload(&gpu)
+        };
+        let [q, k, v] = [&tensors.q, &tensors.k, &tensors.v].map(|values| shifted(values));
+        let (o_words, list_words) = (2 * 3 * 6, p.selection().words(&p.attention));
+        let [o, lists] = [o_words, list_words].map(|words| shifted(&vec![f32::NAN; words as usize]));
+        let at = |buffer| Tensor::at(buffer, 4);
+        let mut call = TopKTensors::new(DenseTensors::new(at(&q), at(&k), at(&v), at(&o)));
+        call.selection = Some(at(&lists));
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        p.plan(&gpu).unwrap().encode(&mut encoder, &call).unwrap();
+        gpu.queue().submit([encoder.finish()]);
+        let output = TopKOutput {
+            o: bytemuck::pod_collect_to_vec(&read(&gpu, &o)[4..]),
+            lse: None,
+            selection: bytemuck::pod_collect_to_vec(&read(&gpu, &lists)[4..]),
+        };
+        let result = topk::judge(&p, &given, &output);
+        assert!(result.passed(), "{scoring:?}: {result}");
+    }
+}

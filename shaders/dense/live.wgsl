@@ -114,7 +114,8 @@ fn row_sees_element(tile: RowTile, r: u32, j: u32, in_reach: bool) -> bool {
     }
     if (HAS_BIAS && seen) {
         let at = local_index(params.bias_base, params.bias_batch, params.bias_head, params.bias_query, tile.batch, h, i);
-        seen = bias_at(at + j) >= MASKED_BELOW;
+        // What is not a number is not masked.
+        seen = !(bias_at(at + j) < MASKED_BELOW);
     }
     return seen;
 }

@@ -86,6 +86,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
     let sequence = select(span.sequence, 0u, DOCUMENTS);
     let out_from = params.out_base + sequence * params.out_sequence + workgroup.y * params.out_head + span.slot * params.out_segment;
     store_matrices(&state, out_from, first_vec, subgroup, thread);
+    if (NORMALIZE) {
+        // Without tokens nothing was waited for yet.
+        workgroupBarrier();
+    }
     if (first_vec == 0u) {
         store_normalizer(out_from, thread);
         if (thread == 0u) {

@@ -1,5 +1,9 @@
-// The caller's own φ, element by element.
-fn feature4(x: vec4<f32>, at: Channel) -> vec4<f32> {
+// The caller's own φ, element by element. KV heads come counted from the first of the part, and are told as those of the problem.
+fn feature4(x: vec4<f32>, place: Channel) -> vec4<f32> {
+    var at = place;
+    if (!at.is_query) {
+        at.head += params.first_head / params.group;
+    }
     var next = at;
     var y = vec4<f32>(feature(x.x, at), 0.0, 0.0, 0.0);
     if (at.channel + 1u < HEAD_DIM) {

@@ -1,7 +1,7 @@
 // Four neighbouring elements of φ(q) or φ(k). Elements past the end of the row are 0, whatever φ(0) is.
 //
 //   base    element index of token 0's row
-//   head    query or KV head
+//   head    query head, or KV head counted from the first of the part
 //   vec     which four of the row
 //
 // φ(q) is multiplied by the scale, unless it says unscaled.

@@ -35,6 +35,9 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         }
         let start = document_start(sequence);
         count = segments_of(max(document_start(sequence + 1u), start) - start);
+        // Documents that overlap would have more segments than there is room for.
+        first = min(first, params.segments);
+        count = min(count, params.segments - first);
     }
     let batch = select(sequence, 0u, DOCUMENTS);
     let slot = params.in_base + batch * params.in_sequence + id.y * params.in_head + first * params.in_segment + element;
@@ -65,7 +68,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
             }
         }
     }
-    if (!CAUSAL) {
+    if (!CAUSAL && count > 0u) {
         slots[slot] = carry;
     }
     store_state1(out, carry);

@@ -132,6 +132,9 @@ impl Selection {
         within("selection.block_size", self.block_size, 1, MAX_POSITION)?;
         within("selection.query_block", self.query_block, 1, MAX_POSITION)?;
         within("selection.capacity", self.capacity, 1, MAX_POSITION)?;
+        // Shaders count places in 32 bits, and go up to a tile beyond.
+        let most = (u32::MAX - 1023) / self.block_size.min(p.keys);
+        within("selection.capacity", self.capacity, 1, most)?;
         if self.words(p) >= 1 << 48 {
             return Err(Error::Invalid {
                 field: "selection",

@@ -545,7 +545,8 @@ pub fn serial_splits(problem: &Dense, tile: &SerialTile, device: &DeviceClass) -
     let keys = keys_visited(problem);
     // A share's keys are one loop.
     let walked = keys_walked(problem, &KernelChoice::DecodeSerial(*tile));
-    let least = u64::from(walked).div_ceil(device.loop_iterations() - 1) as u32;
+    let spare = 1 + row_searches(tile.rows + 2);
+    let least = u64::from(walked).div_ceil(device.loop_iterations() - spare) as u32;
     wanted.min(keys.div_ceil(16)).max(least).max(1)
 }
 
@@ -603,13 +604,17 @@ pub(crate) fn loop_iterations(problem: &Dense, choice: &KernelChoice, splits: u3
             keys.div_ceil(t.keys().into()) * u64::from(1 + sums + looped(groups, 0) + looped(t.keys(), 0)) + 1
         }
         KernelChoice::CooperativeDecode(t) => t.loop_iterations(problem, keys),
-        KernelChoice::DecodeSerial(_) => keys + 1,
-        // Documents are searched for by halving.
-        KernelChoice::PrefillSerial(t) => keys.div_ceil(t.keys.into()) + 1 + 40 * u64::from(t.row_regs + 2),
+        KernelChoice::DecodeSerial(t) => keys + 1 + row_searches(t.rows + 2),
+        KernelChoice::PrefillSerial(t) => keys.div_ceil(t.keys.into()) + 1 + row_searches(t.row_regs + 2),
         KernelChoice::SubgroupDecode(s) => {
             keys.div_ceil(s.tile.keys().into()) + 1 + u64::from(s.closing_iterations(problem.value_dim()))
         }
     }
+}
+
+/// Iterations of looking for the documents of so many rows, which goes by halving.
+pub(crate) fn row_searches(rows: u32) -> u64 {
+    40 * u64::from(rows)
 }
 
 /// Iterations of a loop of `n` whose body takes `inner` more; finding its end counts as one.

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use super::params::Params;
-use super::plan::{SCAN_THREADS, check_scan, check_workgroups};
+use super::plan::{SCAN_STRETCH, SCAN_THREADS, check_scan, check_workgroups};
 use super::variant::{LinearVariant, Scan, Start};
 use super::{Decay, Join, JoinInputs, JoinOutput, rules};
 use crate::error::{Result, check_limit};
 use crate::gpu::Gpu;
 use crate::ops::call::{self, Dispatch, Need, Uniforms, Window};
+use crate::ops::dense::tile::{DeviceClass, looped};
 use crate::ops::host::{from_bytes, poisoned, submit_and_read, upload};
 use crate::shader::{Pipeline, Variant};
 use crate::tensor::{DType, Tensor};
@@ -40,7 +41,8 @@ impl Join {
     /// Checks the problem and compiles or fetches its pipeline.
     ///
     /// # Errors
-    /// [`crate::Error::Invalid`] names a field that is wrong, [`crate::Error::Limit`] a limit of the device.
+    /// [`crate::Error::Invalid`] names a field that is wrong, [`crate::Error::Limit`] a limit of the device,
+    /// [`crate::Error::Unsupported`] more segments than a software GPU goes through.
     pub fn plan(&self, gpu: &Gpu) -> Result<JoinPlan> {
         rules::check_join(self)?;
         let needs = needs(self);
@@ -57,6 +59,8 @@ impl Join {
             )?;
         }
         check_scan(self.head_state_len(), gpu)?;
+        let iterations = looped(self.segments.div_ceil(SCAN_STRETCH), 0);
+        DeviceClass::of_gpu(gpu).check_loops("a join of so many segments", iterations.into())?;
         for workgroups in [self.heads, self.sequences] {
             check_workgroups("a join of so many heads or sequences", workgroups.into(), gpu)?;
         }

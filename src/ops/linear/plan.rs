@@ -18,8 +18,9 @@ use crate::ops::parts::{self, Bounds, Geometry, Part};
 use crate::shader::{Pipeline, Variant};
 use crate::tier::Tier;
 
-/// Invocations of a workgroup of `linear/scan.wgsl`.
+/// Invocations of a workgroup of `linear/scan.wgsl`, and segments whose loads it issues together.
 pub(super) const SCAN_THREADS: u32 = 64;
+pub(super) const SCAN_STRETCH: u32 = 8;
 
 /// A linear problem on a device: kernels chosen and compiled, ready to encode any number of times.
 ///

@@ -314,7 +314,11 @@ pub(crate) fn check_loops(p: &Linear, form: Form, device: &DeviceClass) -> Resul
             };
             u64::from(p.tokens) * u64::from(1 + quads + of_normalizer + 2 * t.groups)
         }
-        _ => iterations_of(p, form, form.segment().unwrap_or(p.tokens).min(p.tokens)),
+        _ => {
+            // Whose tokens they are is looked for document by document.
+            let documents = p.documents.unwrap_or(0);
+            iterations_of(p, form, form.segment().unwrap_or(p.tokens).min(p.tokens)) + u64::from(documents)
+        }
     };
     device.check_loops("this length in one pass, instead of in shorter segments,", iterations)?;
     if p.total_decay && p.decay != Decay::Head {

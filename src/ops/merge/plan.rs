@@ -10,6 +10,7 @@ use crate::error::{Error, Result, check_limit};
 use crate::gpu::Gpu;
 use crate::ops::call::{self, Dispatch, Need, Uniforms, Window};
 use crate::ops::dense::check::{MAX_DIM, MAX_POSITION, extent, overlaps};
+use crate::ops::dense::tile::{DeviceClass, looped};
 use crate::shader::{Pipeline, Variant};
 use crate::tensor::Tensor;
 
@@ -60,6 +61,8 @@ impl Joiner {
                 limits.max_storage_buffer_binding_size,
             )?;
         }
+        let iterations = 2 * u64::from(looped(merge.parts, 0));
+        DeviceClass::of_gpu(gpu).check_loops("a merge of so many parts", iterations)?;
         let pipeline = gpu.pipeline(&Variant::Merge(variant_of(merge)))?;
         let grid = grid(merge, limits.max_compute_workgroups_per_dimension)?;
         Ok(Joiner {

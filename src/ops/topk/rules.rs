@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::ops::dense::check::{self as dense, MAX_DIM, MAX_POSITION, extent, invalid, within};
+use crate::ops::dense::geometry::{geometry, vector_inputs};
 use crate::ops::topk::{Extend, Hierarchical, Pool, Pooling, Scoring, Select, TopK};
 
 #[cfg(test)]
@@ -136,7 +137,8 @@ pub(crate) fn pool_of(p: &TopK) -> Option<Pool> {
         head_dim: a.head_dim,
         dtype: a.dtype,
         k_layout: a.k_layout,
-        unaligned: a.unaligned,
+        // As attention reads k, which begins at a multiple of four elements only where q, k and v are all in fours.
+        unaligned: !vector_inputs(a, &geometry(a)),
         block_size: p.block_size,
         pooling,
         kv_len: a.kv_len,

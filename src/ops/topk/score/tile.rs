@@ -1,7 +1,7 @@
 //! Which kernel and tile score: pure functions of problem and device.
 
 use crate::error::{Error, Result};
-use crate::ops::dense::tile::{DeviceClass, looped, no_tile};
+use crate::ops::dense::tile::{DeviceClass, looped, no_tile, row_searches};
 use crate::ops::dense::variant::unroll;
 use crate::ops::topk::{Scoring, TopK, rules};
 
@@ -256,13 +256,16 @@ pub(crate) fn loop_iterations(p: &TopK, tile: &ScoreTile, splits: u32) -> u64 {
     // No walk goes beyond the last key.
     let entry_places = shape.entry_places.min(p.attention.keys);
     match tile {
-        ScoreTile::Serial(_) => u64::from(entries.div_ceil(splits)) * u64::from(entry_places + 2) + 1,
+        ScoreTile::Serial(t) => {
+            u64::from(entries.div_ceil(splits)) * u64::from(entry_places + 2) + 1 + row_searches(t.rows + 2)
+        }
         ScoreTile::Tiled(t) => {
             let products = looped(
                 shape.vecs.div_ceil(t.chunk),
                 looped(t.chunk / unroll(t.chunk, t.unroll), 0),
             );
-            let rows = looped(t.rows().div_ceil(t.threads()), 0);
+            let search = if p.attention.documents.is_some() { 40 } else { 0 };
+            let rows = looped(t.rows().div_ceil(t.threads()), search);
             let row_tiles = if shape.row_lists {
                 1
             } else {
