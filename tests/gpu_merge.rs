@@ -8,7 +8,8 @@ use wgpu_attention::dense::portable::DecodeTile;
 use wgpu_attention::dense::reference::Hooks;
 use wgpu_attention::dense::tile::{KernelChoice, Tuning};
 use wgpu_attention::{
-    DType, Dense, DenseInputs, DenseTensors, Gpu, Layout, Merge, MergeTensors, Strides, Tensor, Weighting, compare,
+    DType, Dense, DenseInputs, DenseTensors, Error, Gpu, Join, Layout, Merge, MergeTensors, Strides, Tensor, Weighting,
+    compare,
 };
 
 const USAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE
@@ -414,4 +415,36 @@ fn a_plan_serves_several_threads() {
             });
         }
     });
+}
+
+/// Software GPUs leave a loop after 65 535 iterations, without a word.
+#[test]
+fn more_parts_than_a_software_gpu_goes_through_are_refused() {
+    let Some(gpu) = gpu() else { return };
+    let merge = Merge {
+        parts: 40_000,
+        value_dim: 4,
+        ..Merge::default()
+    };
+    let join = Join {
+        segments: 600_000,
+        head_dim: 1,
+        ..Join::default()
+    };
+    let plans = [merge.plan(&gpu).map(|_| ()), join.plan(&gpu).map(|_| ())];
+    for (plan, what) in plans
+        .into_iter()
+        .zip(["a merge of so many parts", "a join of so many segments"])
+    {
+        match gpu.info().device_type {
+            wgpu::DeviceType::Cpu => {
+                let error = plan.unwrap_err();
+                assert!(
+                    matches!(&error, Error::Unsupported { what: found, .. } if found == what),
+                    "{error}"
+                );
+            }
+            _ => plan.unwrap(),
+        }
+    }
 }
