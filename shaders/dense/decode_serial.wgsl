@@ -55,14 +55,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     var acc: array<vec4<f32>, ROWS * VALUE_VECS>;
     var m: array<f32, ROWS>;
     var l: array<f32, ROWS>;
-    // With documents: a row's is looked for once.
-    var rows: array<Row, ROWS>;
     #unroll
     for (var r = 0u; r < ROWS; r++) {
         let row = min(row0 + r, last_row);
-        if (HAS_DOCUMENTS) {
-            rows[r] = row_of(b, params.first_query + row / params.group);
-        }
         let base = params.q_base + workgroup.z * params.q_batch
             + (workgroup.y * params.group + row % params.group) * params.q_head + (row / params.group) * params.q_seq;
         #unroll
@@ -114,10 +109,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
                 let row = min(row0 + r, last_row);
                 let h = kv_head * params.group + row % params.group;
                 let i = params.first_query + row / params.group;
-                if (!HAS_DOCUMENTS) {
-                    rows[r] = row_of(b, i);
-                }
-                s[r] = masked_score(s[r], whole, b, h, i, j, rows[r]);
+                s[r] = masked_score(s[r], whole, b, h, i, j, row_of(b, i));
             }
             if (NORMALIZED && s[r] > m[r]) {
                 let shrink = exp2(m[r] - s[r]);

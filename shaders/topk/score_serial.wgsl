@@ -35,13 +35,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let one_document = !HAS_DOCUMENTS || (first.lo == last.lo && first.hi == last.hi);
 
     var queries: array<vec4<f32>, ROWS * HEAD_VECS>;
-    // With documents: a row's is looked for once.
-    var rows: array<Row, ROWS>;
     #unroll
     for (var r = 0u; r < ROWS; r++) {
-        if (HAS_DOCUMENTS) {
-            rows[r] = row_of(b, query_of(min(row0 + r, last_row)));
-        }
         let at = query_at(q_from, head, min(row0 + r, last_row));
         #unroll
         for (var x = 0u; x < HEAD_VECS; x++) {
@@ -81,11 +76,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             for (var r = 0u; r < ROWS; r++) {
                 let row_index = min(row0 + r, last_row);
                 let i = query_of(row_index);
-                if (!HAS_DOCUMENTS) {
-                    rows[r] = row_of(b, i);
-                }
-                let score = place_score(s[r], whole, b, head_of(head, row_index), i, place, rows[r]);
-                best[r] = max(best[r], or_kept(score, place, rows[r]));
+                let row = row_of(b, i);
+                let score = place_score(s[r], whole, b, head_of(head, row_index), i, place, row);
+                best[r] = max(best[r], or_kept(score, place, row));
             }
         }
 

@@ -545,8 +545,8 @@ pub fn serial_splits(problem: &Dense, tile: &SerialTile, device: &DeviceClass) -
     let keys = keys_visited(problem);
     // A share's keys are one loop.
     let walked = keys_walked(problem, &KernelChoice::DecodeSerial(*tile));
-    let spare = 1 + row_searches(tile.rows + 2);
-    let least = u64::from(walked).div_ceil(device.loop_iterations() - spare) as u32;
+    let (each, spare) = (1 + row_searches(problem, tile.rows), 1 + row_searches(problem, 2));
+    let least = (u64::from(walked) * each).div_ceil(device.loop_iterations() - spare - each) as u32;
     wanted.min(keys.div_ceil(16)).max(least).max(1)
 }
 
@@ -604,8 +604,9 @@ pub(crate) fn loop_iterations(problem: &Dense, choice: &KernelChoice, splits: u3
             keys.div_ceil(t.keys().into()) * u64::from(1 + sums + looped(groups, 0) + looped(t.keys(), 0)) + 1
         }
         KernelChoice::CooperativeDecode(t) => t.loop_iterations(problem, keys),
-        KernelChoice::DecodeSerial(t) => keys + 1 + row_searches(t.rows + 2),
-        KernelChoice::PrefillSerial(t) => keys.div_ceil(t.keys.into()) + 1 + row_searches(t.row_regs + 2),
+        // Rows are looked for anew at every key.
+        KernelChoice::DecodeSerial(t) => keys * (1 + row_searches(problem, t.rows)) + 1 + row_searches(problem, 2),
+        KernelChoice::PrefillSerial(t) => keys.div_ceil(t.keys.into()) + 1 + row_searches(problem, t.row_regs + 2),
         KernelChoice::SubgroupDecode(s) => {
             keys.div_ceil(s.tile.keys().into()) + 1 + u64::from(s.closing_iterations(problem.value_dim()))
         }
@@ -613,8 +614,9 @@ pub(crate) fn loop_iterations(problem: &Dense, choice: &KernelChoice, splits: u3
 }
 
 /// Iterations of looking for the documents of so many rows, which goes by halving.
-pub(crate) fn row_searches(rows: u32) -> u64 {
-    40 * u64::from(rows)
+pub(crate) fn row_searches(problem: &Dense, rows: u32) -> u64 {
+    let halvings = problem.documents.map_or(0, |documents| (documents + 1).ilog2() + 4);
+    u64::from(halvings) * u64::from(rows)
 }
 
 /// Iterations of a loop of `n` whose body takes `inner` more; finding its end counts as one.

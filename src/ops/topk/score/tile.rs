@@ -245,7 +245,8 @@ fn within<const N: usize>(fields: [u32; N]) -> bool {
 pub(crate) fn serial_splits(p: &TopK, entries: u32, device: &DeviceClass) -> u32 {
     // An invocation's entries, and their keys, are one loop.
     let places = u64::from(entries) * u64::from(Shape::of(p).entry_places.min(p.attention.keys) + 2);
-    let least = places.div_ceil(device.loop_iterations() / 2) as u32;
+    let each = 1 + row_searches(&p.attention, SERIAL_ROWS);
+    let least = (places * each).div_ceil(device.loop_iterations() / 2) as u32;
     entries.clamp(1, 512).max(least)
 }
 
@@ -257,15 +258,16 @@ pub(crate) fn loop_iterations(p: &TopK, tile: &ScoreTile, splits: u32) -> u64 {
     let entry_places = shape.entry_places.min(p.attention.keys);
     match tile {
         ScoreTile::Serial(t) => {
-            u64::from(entries.div_ceil(splits)) * u64::from(entry_places + 2) + 1 + row_searches(t.rows + 2)
+            // Rows are looked for anew at every place.
+            let places = u64::from(entries.div_ceil(splits)) * u64::from(entry_places + 2);
+            places * (1 + row_searches(&p.attention, t.rows)) + 1 + row_searches(&p.attention, 2)
         }
         ScoreTile::Tiled(t) => {
             let products = looped(
                 shape.vecs.div_ceil(t.chunk),
                 looped(t.chunk / unroll(t.chunk, t.unroll), 0),
             );
-            let search = if p.attention.documents.is_some() { 40 } else { 0 };
-            let rows = looped(t.rows().div_ceil(t.threads()), search);
+            let rows = looped(t.rows().div_ceil(t.threads()), row_searches(&p.attention, 1) as u32);
             let row_tiles = if shape.row_lists {
                 1
             } else {
