@@ -389,28 +389,39 @@ fn decode_on_matrices(run: &mut Run<'_>) {
     let (Some(planned), Some((_, most))) = (planned, device.abilities.subgroups) else {
         return;
     };
-    for (strips, keys) in [1u32, 2, 4, 6, 8].into_iter().flat_map(|s| [(s, 16u32), (s, 32)]) {
+    for (strips, keys) in [1u32, 2, 3, 4, 5, 6, 7, 8, 10]
+        .into_iter()
+        .flat_map(|s| [(s, 16u32), (s, 32)])
+    {
         let row_lanes = (most / (planned.row_blocks * planned.edge)).clamp(1, keys / 4);
-        let tile = CooperativeDecodeTile {
-            strips,
-            strip_keys: keys,
-            threads: strips * most,
-            row_lanes: 1 << row_lanes.ilog2(),
-            ..planned
-        };
-        if tile.workgroup_bytes(problem.head_dim, problem.value_dim()) > device.workgroup_memory {
-            continue;
-        }
-        let splits = [1u32, 2, 4, 6, 8, 11, 16, 22, 32, 64];
-        for (splits, carried) in splits.into_iter().flat_map(|s| [(s, true), (s, false)]) {
+        let splits = [1u32, 2, 3, 4, 5, 6, 8, 11, 16, 22, 33, 64];
+        let forms = [1u32, 0, 2].into_iter().flat_map(|ahead| {
+            [(ahead, true), (ahead, false)]
+                .into_iter()
+                .flat_map(|(ahead, padded)| [1u32, 4].map(|out| (ahead, padded, out)))
+        });
+        for (splits, (ahead, padded, out_blocks)) in splits.into_iter().flat_map(|s| forms.clone().map(move |f| (s, f)))
+        {
+            let tile = CooperativeDecodeTile {
+                strips,
+                strip_keys: keys,
+                threads: strips * most,
+                row_lanes: 1 << row_lanes.ilog2(),
+                ahead,
+                padded,
+                out_blocks,
+                ..planned
+            };
             let workgroups = splits * problem.kv_heads() * problem.batch;
-            if !(32..=1024).contains(&workgroups) || splits * tile.keys() >= problem.keys + tile.keys() {
+            if tile.workgroup_bytes(problem.head_dim, problem.value_dim()) > device.workgroup_memory
+                || !(8..=1024).contains(&workgroups)
+                || splits * tile.keys() >= problem.keys + tile.keys()
+            {
                 continue;
             }
-            let tile = CooperativeDecodeTile { carried, ..tile };
             let name = format!(
-                "strips {strips} keys {keys} splits {splits:3}{}",
-                if carried { " carried" } else { "" }
+                "strips {strips} keys {keys} splits {splits:3} ahead {ahead}{} out {out_blocks}",
+                if padded { "" } else { " dense" }
             );
             let forms = vec![("matrices", KernelChoice::CooperativeDecode(tile))];
             run.try_forms((&name, Some(splits)), forms);

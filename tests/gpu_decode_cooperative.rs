@@ -11,21 +11,23 @@ use wgpu_attention::dense::reference;
 use wgpu_attention::dense::tile::{KernelChoice, Tuning};
 use wgpu_attention::{Broadcast, DType, Dense, DenseInputs, DenseOutput, Error, Gpu, Selection, Tier, Weighting};
 
-/// Strips, blocks of rows, blocks of keys of a strip, lanes of a row; rows less than the blocks have; carried.
-type Shape = ([u32; 4], u32, bool);
+/// Strips, blocks of rows, blocks of keys of a strip, lanes of a row; rows less than the blocks have; tiles ahead, padded, blocks of
+/// columns put together at a time.
+type Shape = ([u32; 4], u32, (u32, bool, u32));
 
-const SHAPES: [Shape; 6] = [
-    ([4, 1, 1, 2], 0, true),
-    ([2, 1, 1, 1], 3, false),
-    ([1, 2, 1, 1], 0, true),
-    ([3, 1, 2, 2], 1, false),
-    ([2, 2, 2, 1], 5, true),
-    ([1, 1, 1, 2], 7, false),
+const SHAPES: [Shape; 7] = [
+    ([4, 1, 1, 2], 0, (1, true, 2)),
+    ([2, 1, 1, 1], 3, (0, true, 1)),
+    ([1, 2, 1, 1], 0, (1, false, 3)),
+    ([3, 1, 2, 2], 1, (0, true, 4)),
+    ([2, 2, 2, 1], 5, (1, true, 1)),
+    ([1, 1, 1, 2], 7, (2, true, 2)),
+    ([3, 1, 2, 1], 2, (2, false, 8)),
 ];
 
 /// A tile of a shape. With a strip's own barriers where the device can and `own` says so.
 fn tile(gpu: &Gpu, shape: Shape, own: bool, vectors: bool) -> CooperativeDecodeTile {
-    let ([strips, row_blocks, key_blocks, row_lanes], spare, carried) = shape;
+    let ([strips, row_blocks, key_blocks, row_lanes], spare, (ahead, padded, out_blocks)) = shape;
     let abilities = gpu.abilities();
     let (edge, (least, most)) = matrices(gpu).expect("asked before");
     CooperativeDecodeTile {
@@ -34,7 +36,9 @@ fn tile(gpu: &Gpu, shape: Shape, own: bool, vectors: bool) -> CooperativeDecodeT
         row_blocks,
         strips,
         strip_keys: key_blocks * edge,
-        carried,
+        ahead,
+        padded,
+        out_blocks,
         threads: strips * most,
         row_lanes: row_lanes.min(least),
         own_barriers: own && abilities.subgroup_barriers && least == most,
@@ -117,7 +121,7 @@ fn lists_of_keys() {
     // A query's own list for the heads of its KV head, fewer than a matrix has rows.
     let shape = CooperativeDecodeTile {
         rows: 4,
-        ..tile(&gpu, ([2, 1, 1, 2], 0, true), true, true)
+        ..tile(&gpu, ([2, 1, 1, 2], 0, (1, true, 2)), true, true)
     };
     for block_size in [1, 3, edge, 2 * edge + 1] {
         let entries = 90u32.div_ceil(block_size);
@@ -328,6 +332,7 @@ fn what_matrices_do_not_serve_is_refused() {
             ..right
         },
         CooperativeDecodeTile { strips: 0, ..right },
+        CooperativeDecodeTile { ahead: 3, ..right },
     ];
     let f32 = Dense {
         dtype: DType::F32,

@@ -614,6 +614,7 @@ fn a_bias_that_is_no_number_spoils_its_rows() {
             dtype: DType::F32,
             shape: Broadcast::FULL,
         }),
+        lse: true,
         ..problem()
     };
     let mut inputs = Inputs::random(&p, &mut Random::new(11));
@@ -624,21 +625,33 @@ fn a_bias_that_is_no_number_spoils_its_rows() {
     bias.chunks_exact_mut(keys)
         .for_each(|row| row[..96].fill(f32::NEG_INFINITY));
     bias[spoilt_row * keys + 5] = f32::NAN;
+    let shared = |kernel| matches!(kernel, KernelChoice::Decode(_) | KernelChoice::DecodeSerial(_));
     for kernel in kernels(&gpu) {
-        for live in [true, false] {
+        // Whole, and in shares that are merged.
+        let splits = if shared(kernel) {
+            &[Some(1), Some(3)][..]
+        } else {
+            &[None]
+        };
+        for (live, splits) in splits.iter().flat_map(|s| [(true, *s), (false, *s)]) {
             let tuning = Tuning {
                 live: Some(live),
+                splits,
                 ..self::live(kernel)
             };
             let plan = p.plan_with(&gpu, &tuning).unwrap();
-            let o = inputs.with(|i| plan.run_blocking(i)).unwrap().o;
+            let output = inputs.with(|i| plan.run_blocking(i)).unwrap();
+            let o = &output.o;
             let spoilt = |row: usize| {
                 o[row * p.head_dim as usize..][..p.head_dim as usize]
                     .iter()
                     .all(|x| x.is_nan())
             };
             let rows: Vec<usize> = (0..o.len() / p.head_dim as usize).filter(|row| spoilt(*row)).collect();
-            assert_eq!(rows, [spoilt_row], "{kernel:?}, {live}");
+            assert_eq!(rows, [spoilt_row], "{kernel:?}, {live}, {splits:?}");
+            let lse = output.lse.unwrap();
+            let rows: Vec<usize> = (0..lse.len()).filter(|row| lse[*row].is_nan()).collect();
+            assert_eq!(rows, [spoilt_row], "lse, {kernel:?}, {live}, {splits:?}");
         }
     }
 }

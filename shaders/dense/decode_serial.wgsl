@@ -145,8 +145,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
                     let h = kv_head * params.group + row % params.group;
                     let at = params.lse_base + split * params.rows
                         + (workgroup.z * params.heads + h - params.first_head) * params.queries + row / params.group;
-                    let value = (m[r] + log2(max(l[r], 1e-37))) * LN_2;
-                    store_lse(at, select(NEGATIVE_INFINITY_BITS, bitcast<u32>(value), l[r] > 0.0));
+                    store_lse(at, lse_bits(m[r], l[r]));
                 }
             }
             let base = params.o_base + split * params.rows * VALUE_DIM + workgroup.z * params.o_batch

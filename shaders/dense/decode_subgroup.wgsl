@@ -148,10 +148,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, invocation: Invocation) {
     var k_values: array<vec4<f32>, KEY_REGS * HEAD_REGS>;
     var v_values: array<vec4<f32>, KEY_REGS * VALUE_REGS>;
     if (PREFETCH) {
-        k_values = load_k(k_from, list, place_of(list, tile_at(tiles, share.first), KEYS), last_key, slot, lane);
+        k_values = load_k(k_from, list, place_of(list, share_tile(tiles, share, 0u), KEYS), last_key, slot, lane);
     }
-    for (var n = share.first; n < share.end; n++) {
-        let t = tile_at(tiles, n);
+    for (var n = 0u; n < share.count; n++) {
+        let t = share_tile(tiles, share, n);
         let p0 = place_of(list, t, KEYS);
 
         // 1. The invocation's own scores. The values are on their way meanwhile.
@@ -163,7 +163,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, invocation: Invocation) {
         }
         let partial = partial_scores(queries, k_values);
         if (PREFETCH) {
-            k_values = load_k(k_from, list, place_of(list, tile_at(tiles, min(n + 1u, share.end - 1u)), KEYS), last_key, slot, lane);
+            k_values = load_k(k_from, list, place_of(list, share_tile(tiles, share, n + 1u), KEYS), last_key, slot, lane);
         }
         var weights = own_scores(partial, lane);
 
@@ -254,8 +254,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, invocation: Invocation) {
         if (HAS_LSE && slot == 0u && lane % ROW_LANES == 0u && own_row <= last_row) {
             let at = params.lse_base + split * params.rows
                 + (workgroup.z * params.heads + h - params.first_head) * params.queries + i - params.first_query;
-            let value = (top + log2(max(total, 1e-37))) * LN_2;
-            store_lse(at, select(NEGATIVE_INFINITY_BITS, bitcast<u32>(value), total > 0.0));
+            store_lse(at, lse_bits(top, total));
         }
     }
     #unroll

@@ -287,8 +287,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
                 if (HAS_LSE && lane == 0u) {
                     let at = params.lse_base + ((b - params.first_batch) * params.heads + h - params.first_head) * params.queries
                         + i - params.first_query;
-                    let value = (m[r] + log2(max(l[r], 1e-37))) * LN_2;
-                    store_lse(at, select(NEGATIVE_INFINITY_BITS, bitcast<u32>(value), l[r] > 0.0));
+                    store_lse(at, lse_bits(m[r], l[r]));
                 }
             }
             let base = params.o_base + (b - params.first_batch) * params.o_batch + (h - params.first_head) * params.o_head

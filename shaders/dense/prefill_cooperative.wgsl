@@ -473,8 +473,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
             if (HAS_LSE && i < params.end_query) {
                 let at = params.lse_base + ((b - params.first_batch) * params.heads + h - params.first_head) * params.queries
                     + i - params.first_query;
-                let value = (m[n] + log2(max(sum, 1e-37))) * LN_2;
-                store_lse(at, select(NEGATIVE_INFINITY_BITS, bitcast<u32>(value), sum > 0.0));
+                store_lse(at, lse_bits(m[n], sum));
             }
         }
     }

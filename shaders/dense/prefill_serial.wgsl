@@ -216,8 +216,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
                 if (HAS_LSE) {
                     let at = params.lse_base + (workgroup.z * params.heads + workgroup.y) * params.queries
                         + i - params.first_query;
-                    let value = (m[r] + log2(max(l[r], 1e-37))) * LN_2;
-                    store_lse(at, select(NEGATIVE_INFINITY_BITS, bitcast<u32>(value), l[r] > 0.0));
+                    store_lse(at, lse_bits(m[r], l[r]));
                 }
             }
             let base = params.o_base + workgroup.z * params.o_batch + workgroup.y * params.o_head

@@ -1,14 +1,20 @@
-// The tiles that a split of the keys walks.
+// The tiles that a split of the keys walks: each `params.splits`-th of a walk, beginning with the one of its own number. So
+// splits that are at work at the same time read what lies side by side in memory.
 
-// Tiles `first` to `end` − 1 of a walk.
 struct Share {
     first: u32,
-    end: u32,
+    count: u32,
 }
 
 fn share_of(tiles: Tiles, split: u32) -> Share {
-    let count = tile_count(tiles);
-    let size = (count + params.splits - 1u) / params.splits;
-    let first = min(split * size, count);
-    return Share(first, min(first + size, count));
+    let all = tile_count(tiles);
+    if (split >= all) {
+        return Share(0u, 0u);
+    }
+    return Share(split, (all - split + params.splits - 1u) / params.splits);
+}
+
+// The n-th tile of a share, or, past its end, the last; the first of all where it has none.
+fn share_tile(tiles: Tiles, share: Share, n: u32) -> u32 {
+    return tile_at(tiles, share.first + min(n, max(share.count, 1u) - 1u) * params.splits);
 }

@@ -58,16 +58,16 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
             w = select(exp2((lse - top) * LOG2_E), 0.0, lse < MASKED_BELOW);
         }
         sum += w;
-        // A part that saw nothing is not read: what it holds may be anything.
-        if (w > 0.0) {
+        // A part that saw nothing is not read: what it holds may be anything. One that is not a number makes the row so.
+        if (w != 0.0) {
             value += w * part_o4(params.parts_o_base + (p * params.part_rows + row) * DIM + vec * 4u, DIM - vec * 4u);
         }
     }
     if (!ADDITIVE) {
-        value *= select(0.0, 1.0 / sum, sum > 0.0);
+        value *= select(1.0 / sum, 0.0, sum <= 0.0);
         if (vec == 0u) {
-            let lse = top + log2(max(sum, 1e-37)) * LN_2;
-            store_lse(params.lse_base + row, select(NEGATIVE_INFINITY_BITS, bitcast<u32>(lse), sum > 0.0));
+            let lse = top + log2(select(sum, 1.0, sum <= 0.0)) * LN_2;
+            store_lse(params.lse_base + row, select(bitcast<u32>(lse), NEGATIVE_INFINITY_BITS, sum <= 0.0));
         }
     }
     let i = row % params.queries;

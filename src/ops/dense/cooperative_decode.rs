@@ -21,8 +21,12 @@ pub struct CooperativeDecodeTile {
     pub strips: u32,
     /// Keys of a strip, a multiple of `edge`.
     pub strip_keys: u32,
-    /// Keys and values of the next tile are on their way in registers all the while.
-    pub carried: bool,
+    /// Tiles whose keys and values are on their way in registers meanwhile: at most 2.
+    pub ahead: u32,
+    /// Rows of scores and weights have room between them, so that they fall into different banks of workgroup memory.
+    pub padded: bool,
+    /// Blocks of `edge` output columns that strips put together at a time, at most: as many as divide those there are.
+    pub out_blocks: u32,
     /// Invocations of a workgroup: for each strip as many as the largest subgroup of the device has.
     pub threads: u32,
     /// Invocations that share a row's weights: a power of two, no more than the smallest subgroup of the device has, and a
@@ -39,7 +43,14 @@ pub struct CooperativeDecodeTile {
 impl CooperativeDecodeTile {
     /// Whether all fields are in range and the shader's static assertions hold.
     pub(crate) fn is_sound(&self) -> bool {
-        let counts = [self.rows, self.row_blocks, self.strips, self.strip_keys, self.row_lanes];
+        let counts = [
+            self.rows,
+            self.row_blocks,
+            self.strips,
+            self.strip_keys,
+            self.row_lanes,
+            self.out_blocks,
+        ];
         [8, 16].contains(&self.edge)
             && counts.iter().all(|n| (1..=256).contains(n))
             && self.rows <= self.matrix_rows()
@@ -48,6 +59,7 @@ impl CooperativeDecodeTile {
             && (self.strip_keys / 4).is_multiple_of(self.row_lanes)
             && (self.strips..=1024).contains(&self.threads)
             && self.threads.is_multiple_of(self.strips)
+            && self.ahead <= 2
             && self.lanes().is_multiple_of(self.row_lanes)
     }
 
@@ -73,14 +85,23 @@ impl CooperativeDecodeTile {
         self.threads / self.strips
     }
 
+    /// Blocks of output columns that are put together at a time.
+    fn out_blocks(&self, value_dim: u32) -> u32 {
+        let blocks = value_dim.div_ceil(self.edge);
+        let divides = |n: &u32| blocks.is_multiple_of(*n);
+        (1..=self.out_blocks.min(blocks)).rev().find(divides).unwrap_or(1)
+    }
+
     /// Workgroup memory in bytes.
     pub fn workgroup_bytes(&self, head_dim: u32, value_dim: u32) -> u32 {
         let pitch = |d: u32| d.next_multiple_of(self.edge) + 8;
         let rows = self.matrix_rows();
-        let weights = self.strip_keys + if self.strip_keys > 16 { 8 } else { 0 };
+        let weights = self.strip_keys + if self.padded && self.strip_keys > 16 { 8 } else { 0 };
+        let columns = self.strip_keys.max(self.out_blocks(value_dim) * self.edge);
+        let sums_pitch = columns + if self.padded { 4 } else { 0 };
         let stage = self.strip_keys * pitch(head_dim).max(pitch(value_dim));
         let factors = 2 * (self.strips * (stage + rows * weights)).max(rows * pitch(head_dim));
-        let sums = 4 * self.strips * rows * (self.strip_keys + 4);
+        let sums = 4 * self.strips * rows * sums_pitch;
         let row_vectors = 4 * self.strips * rows;
         let rounds = if self.own_barriers { 0 } else { 16 };
         [factors, sums, row_vectors, row_vectors, rounds]
@@ -103,14 +124,21 @@ impl CooperativeDecodeTile {
             self.product_iterations(problem)
         };
         let tile = u64::from(1 + row_turns * masked + rescale + products);
+        let out_blocks = self.out_blocks(problem.value_dim());
+        let out_turns = value_blocks / out_blocks;
+        let out_words = (self.rows * out_blocks * self.edge / 4).div_ceil(self.threads);
         let head_words = rows * problem.head_dim.next_multiple_of(self.edge) / 4;
         let outside = looped(head_words.div_ceil(self.threads), 0)
             + row_turns * lanes
             + looped(rows.div_ceil(self.threads), 3 * looped(self.strips, 0))
-            + value_blocks * (looped((rows * self.edge / 4).div_ceil(self.threads), looped(self.strips, 0)) + 4)
+            + looped(
+                out_turns,
+                looped(self.row_blocks, looped(out_blocks, 0)) + looped(out_words, looped(self.strips, 0)),
+            )
             + self.row_blocks * (looped(problem.head_dim.div_ceil(self.edge), 0) + looped(value_blocks, 0));
         // Documents are searched for by halving.
-        keys.div_ceil(self.keys().into()) * tile + u64::from(outside + 40 * (row_turns + 2))
+        let tiles = keys.div_ceil(self.keys().into()) + u64::from(self.ahead / 2);
+        tiles * tile + u64::from(outside + 40 * (row_turns + 2))
     }
 
     /// Those over the matrices of a tile, where they are not written out.
@@ -146,28 +174,32 @@ impl Tile for CooperativeDecodeTile {
 
     fn label(&self) -> String {
         format!(
-            "matrices of {} rows {}/{} keys {}x{} threads {}/{}{}{}{}",
+            "matrices of {} rows {}/{} keys {}x{} out {} threads {}/{}{}{}{}{}",
             self.edge,
             self.rows,
             self.matrix_rows(),
             self.strips,
             self.strip_keys,
+            self.out_blocks,
             self.threads,
             self.row_lanes,
-            if self.carried { " carried" } else { "" },
+            ["", " carried", " carried twice"][self.ahead.min(2) as usize],
+            if self.padded { "" } else { " dense" },
             if self.own_barriers { " own" } else { "" },
             if self.vectors { "" } else { " scalars" }
         )
     }
 
-    fn constants(&self, _head_dim: u32, _value_dim: u32) -> Vec<(&'static str, Constant)> {
+    fn constants(&self, _head_dim: u32, value_dim: u32) -> Vec<(&'static str, Constant)> {
         use Constant::{Count, Flag};
         vec![
             ("OWN_ROWS", Count(self.rows)),
             ("ROW_BLOCKS", Count(self.row_blocks)),
             ("STRIPS", Count(self.strips)),
             ("STRIP_KEYS", Count(self.strip_keys)),
-            ("CARRIED", Flag(self.carried)),
+            ("AHEAD", Count(self.ahead)),
+            ("PADDED", Flag(self.padded)),
+            ("OUT_BLOCKS", Count(self.out_blocks(value_dim))),
             ("THREADS", Count(self.threads)),
             ("ROW_LANES", Count(self.row_lanes)),
             ("MATRICES_WRITTEN_OUT", Count(self.written_out.into())),
@@ -211,45 +243,63 @@ fn rows(problem: &Dense, most: u32) -> u32 {
     }
 }
 
-/// Strips, keys of a strip, carried.
-struct Candidate(u32, u32, bool);
+/// Keys of a share from which it pays; strips, keys of a strip, tiles ahead, padded, blocks of columns put together at a
+/// time.
+struct Candidate(u32, u32, u32, u32, bool, u32);
 
-/// For matrices of 16 and D and Dv up to 128, best first, by measurements on an NVIDIA H100 (`benches/tune_dense.rs`).
+/// For matrices of 16 and D and Dv up to 128, best first, by measurements on an NVIDIA H200 (`benches/tune_dense.rs`, 8 KV
+/// heads of 8 rows). Where a share is long, what is on its way decides: over 131 072 keys of D = 128 8 strips take 143.6 µs,
+/// 7 146.4, 6 153.3, 4 183.3. Where it is short, it is the way to the first scores and from the last to the output: over 1024
+/// keys 4 strips with 4 blocks of columns at a time take 16.5 µs, with one 17.6, 8 strips 18.7.
 const NARROW: &[Candidate] = &[
-    Candidate(6, 16, true),
-    Candidate(4, 16, true),
-    Candidate(2, 16, true),
-    Candidate(1, 16, true),
+    Candidate(2560, 8, 16, 1, false, 1),
+    Candidate(640, 6, 16, 1, true, 1),
+    Candidate(0, 4, 16, 1, true, 4),
+    Candidate(0, 4, 16, 1, true, 1),
+    Candidate(0, 2, 16, 1, true, 1),
+    Candidate(0, 1, 16, 1, true, 1),
 ];
 
-/// The same for D and Dv up to 64, where twice the keys fit.
+/// The same for D and Dv up to 64, whose registers have room for two tiles: 131 072 keys take 87.5 µs, with one tile on its way
+/// 105.
 const SHORT: &[Candidate] = &[
-    Candidate(4, 32, true),
-    Candidate(4, 16, true),
-    Candidate(2, 16, true),
-    Candidate(1, 16, true),
+    Candidate(1536, 8, 16, 2, false, 1),
+    Candidate(384, 4, 32, 1, true, 1),
+    Candidate(0, 4, 16, 1, true, 4),
+    Candidate(0, 4, 16, 1, true, 1),
+    Candidate(0, 2, 16, 1, true, 1),
+    Candidate(0, 1, 16, 1, true, 1),
 ];
 
 /// The same for larger D or Dv, whose queries and output rows leave no registers for what is on its way.
 const WIDE: &[Candidate] = &[
-    Candidate(4, 16, false),
-    Candidate(2, 16, false),
-    Candidate(1, 16, false),
+    Candidate(0, 4, 16, 0, true, 1),
+    Candidate(0, 2, 16, 0, true, 1),
+    Candidate(0, 1, 16, 0, true, 1),
 ];
 
 /// For matrices of 8, best first; reasoned, not measured.
 const EDGE_8: &[Candidate] = &[
-    Candidate(4, 16, true),
-    Candidate(4, 8, true),
-    Candidate(2, 8, true),
-    Candidate(1, 8, true),
+    Candidate(0, 4, 16, 1, true, 1),
+    Candidate(0, 4, 8, 1, true, 1),
+    Candidate(0, 2, 8, 1, true, 1),
+    Candidate(0, 1, 8, 1, true, 1),
 ];
 
 /// For processors that emulate matrices of 8: little code.
-const SOFTWARE: &[Candidate] = &[Candidate(4, 8, false), Candidate(2, 8, false), Candidate(1, 8, false)];
+const SOFTWARE: &[Candidate] = &[
+    Candidate(0, 4, 8, 0, true, 1),
+    Candidate(0, 2, 8, 0, true, 1),
+    Candidate(0, 1, 8, 0, true, 1),
+];
 
 /// Tiles that serve a problem on a device, best first.
 pub(super) fn candidates(problem: &Dense, device: &DeviceClass) -> Vec<CooperativeDecodeTile> {
+    serving(problem, device).into_iter().map(|(_, tile)| tile).collect()
+}
+
+/// The same with the keys of a share from which each pays.
+fn serving(problem: &Dense, device: &DeviceClass) -> Vec<(u32, CooperativeDecodeTile)> {
     let (Some(edge), Some((least, most))) = (device.abilities.matrices, device.abilities.subgroups) else {
         return vec![];
     };
@@ -264,7 +314,7 @@ pub(super) fn candidates(problem: &Dense, device: &DeviceClass) -> Vec<Cooperati
     };
     let most_blocks = if wide { 1 } else { 2 };
     let rows = rows(problem, most_blocks * edge);
-    let tile = |&Candidate(strips, strip_keys, carried): &Candidate| {
+    let tile = |&Candidate(share, strips, strip_keys, ahead, padded, out_blocks): &Candidate| {
         let row_blocks = rows.div_ceil(edge);
         let lanes = (most / (row_blocks * edge)).clamp(1, (strip_keys / 4).min(least));
         let tile = CooperativeDecodeTile {
@@ -273,19 +323,19 @@ pub(super) fn candidates(problem: &Dense, device: &DeviceClass) -> Vec<Cooperati
             row_blocks,
             strips,
             strip_keys,
-            carried,
+            ahead,
+            padded,
+            out_blocks,
             threads: strips * most,
             row_lanes: 1 << lanes.ilog2(),
             own_barriers: true,
             vectors: !device.scalar_matrices,
             written_out: !device.software,
         };
-        CooperativeDecodeTile {
-            own_barriers: tile.suits(&device.abilities),
-            ..tile
-        }
+        let own_barriers = tile.suits(&device.abilities);
+        (share, CooperativeDecodeTile { own_barriers, ..tile })
     };
-    let fits = |t: &CooperativeDecodeTile| {
+    let fits = |(_, t): &(u32, CooperativeDecodeTile)| {
         t.is_sound()
             && t.suits(&device.abilities)
             && t.threads <= device.invocations
@@ -300,21 +350,27 @@ pub(super) fn choose(problem: &Dense, device: &DeviceClass) -> Option<Cooperativ
     let forced = device.forces(Tier::Cooperative);
     let pays = !device.software && all_rows(problem) >= fewest_rows(problem);
     let serves = device.allows(Tier::Cooperative) && cooperative::precise_enough(problem, 1);
-    let tiles = (serves && (forced || pays)).then(|| candidates(problem, device))?;
-    // No more keys at a time than there are.
+    let tiles = (serves && (forced || pays)).then(|| serving(problem, device))?;
     let keys = keys_visited(problem);
-    let enough = tiles.iter().find(|t| t.strips == 1 || t.keys() <= keys);
-    enough.or(tiles.last()).copied()
+    // No more keys at a time than there are.
+    let pays = |(share, t): &&(u32, CooperativeDecodeTile)| {
+        t.strips == 1 || (t.keys() <= keys && keys.div_ceil(wanted_splits(problem, t)) >= *share)
+    };
+    tiles.iter().find(pays).or(tiles.last()).map(|(_, tile)| *tile)
 }
 
 /// Workgroups that fill a device: one on each of an H100's 132 processors, which measured faster than two.
 const RESIDENT: u32 = 132;
 
-/// Shares of the keys: enough workgroups to fill the device once, each with at least two tiles.
-pub(super) fn splits(problem: &Dense, tile: &CooperativeDecodeTile) -> u32 {
+/// Shares of the keys that fill the device once.
+fn wanted_splits(problem: &Dense, tile: &CooperativeDecodeTile) -> u32 {
     let heads = u64::from(problem.kv_heads()) * u64::from(problem.batch);
     let workgroups = u64::from(all_rows(problem).div_ceil(tile.rows)) * heads;
-    let wanted = u64::from(RESIDENT) / workgroups;
-    let most = keys_visited(problem).div_ceil(tile.keys()).div_ceil(2).min(256);
-    wanted.clamp(1, most.into()) as u32
+    (u64::from(RESIDENT) / workgroups).clamp(1, 256) as u32
+}
+
+/// Shares of the keys: enough workgroups to fill the device once, each with at least two tiles.
+pub(super) fn splits(problem: &Dense, tile: &CooperativeDecodeTile) -> u32 {
+    let most = keys_visited(problem).div_ceil(tile.keys()).div_ceil(2);
+    wanted_splits(problem, tile).min(most).max(1)
 }
