@@ -123,8 +123,8 @@ fn main() -> ExitCode {
         flops(ceilings.f32_flops),
         bytes(ceilings.copy_bytes),
         bytes(ceilings.read_bytes),
-        ceilings.launch_seconds * 1e6,
-        ceilings.dependent_launch_seconds * 1e6
+        ceilings.launch_seconds.unwrap_or(f64::NAN) * 1e6,
+        ceilings.dependent_launch_seconds.unwrap_or(f64::NAN) * 1e6
     );
     let mut report = Report {
         gpu,

@@ -281,7 +281,7 @@ impl Gpu {
     }
 
     /// Pipelines compiled so far.
-    pub fn pipelines(&self) -> usize {
+    pub fn pipeline_count(&self) -> usize {
         lock(&self.inner.pipelines).len()
     }
 

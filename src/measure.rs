@@ -328,10 +328,11 @@ pub struct Ceilings {
     pub copy_bytes: f64,
     /// Bytes of a plain read, per second.
     pub read_bytes: f64,
-    /// Seconds of a compute pass with one dispatch of one workgroup that copies a few bytes.
-    pub launch_seconds: f64,
+    /// Seconds of a compute pass with one dispatch of one workgroup, which copies 16 KiB; `None` where the device's clock is too
+    /// coarse for that.
+    pub launch_seconds: Option<f64>,
     /// Seconds that each further one takes which waits for the one before it to have written.
-    pub dependent_launch_seconds: f64,
+    pub dependent_launch_seconds: Option<f64>,
 }
 
 /// Launches that wait for each other, behind a first, in the measurement of one.
@@ -351,8 +352,10 @@ impl Ceilings {
         let rate = |run: ProbeRun| Ok(run.work() / run.time(gpu, 1)?.median());
         let memory = |probe: fn(&Gpu, u64) -> Result<ProbeRun>| rate(largest(|bytes| probe(gpu, bytes), bytes)?);
         let launch = ProbeRun::copy(gpu, 0)?;
-        let launches = |count| launch.time(gpu, count).map(|times| times.median());
-        let launch_seconds = launches(1)?;
+        // Beside the point where the device itself fails: what follows will tell.
+        let launches = |count| launch.time(gpu, count).ok().map(|times| times.median());
+        let launch_seconds = launches(1);
+        let dependent = |first: f64, all: f64| (all - first) / f64::from(LAUNCHES);
         let half = abilities.half.then(|| rate(ProbeRun::fma_half(gpu, workgroups)?));
         let matrices = abilities
             .matrices
@@ -364,12 +367,15 @@ impl Ceilings {
             copy_bytes: memory(ProbeRun::copy)?,
             read_bytes: memory(ProbeRun::read)?,
             launch_seconds,
-            dependent_launch_seconds: (launches(1 + LAUNCHES)? - launch_seconds) / f64::from(LAUNCHES),
+            dependent_launch_seconds: launch_seconds
+                .zip(launches(1 + LAUNCHES))
+                .map(|(first, all)| dependent(first, all)),
         })
     }
 }
 
-/// Bytes that are less than some caches hold: smaller a measurement of memory must not be.
+/// Less than this some caches hold: where the device lacks memory, a measurement of memory becomes no smaller. Limits of the
+/// device on a binding may make it so nevertheless.
 const FEWEST_BYTES: u64 = 256 << 20;
 
 /// What is made of so many bytes, or of half as many where the device has no memory for them, and so on.

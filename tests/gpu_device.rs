@@ -94,7 +94,7 @@ fn no_step_of_decoding_waits_for_a_compiler() {
     };
     for problem in [step, masked, few] {
         let kinds = problem.compile(&gpu, 3..=700).unwrap();
-        let compiled = gpu.pipelines();
+        let compiled = gpu.pipeline_count();
         assert!(0 < kinds && kinds <= compiled, "{kinds} of {compiled}");
         for keys in 3..=700 {
             let plan = Dense {
@@ -103,7 +103,7 @@ fn no_step_of_decoding_waits_for_a_compiler() {
             }
             .plan(&gpu)
             .unwrap();
-            assert_eq!(gpu.pipelines(), compiled, "{keys} keys: {}", plan.label());
+            assert_eq!(gpu.pipeline_count(), compiled, "{keys} keys: {}", plan.label());
         }
     }
 }

@@ -6,7 +6,6 @@ use crate::ops::dense::{Dense, Weighting};
 use crate::ops::linear::{Decay, Linear};
 use crate::ops::topk::TopK;
 use crate::tensor::DType;
-use crate::tier::Tier;
 
 /// A problem of any op.
 #[derive(Clone, Debug, PartialEq)]
@@ -121,15 +120,17 @@ impl Problem {
         }
     }
 
-    /// The tier that the planner picks on a device, if it has a plan.
-    pub fn planned_tier(&self, gpu: &Gpu) -> Option<Tier> {
+    /// The kernels that the planner picks on a device, by their labels.
+    ///
+    /// # Errors
+    /// Those of planning.
+    pub fn planned_kernels(&self, gpu: &Gpu) -> crate::error::Result<String> {
         let gpu = &gpu.with_any_tier();
-        let tier = match self {
-            Problem::Dense(p) => p.plan(gpu).map(|plan| plan.tier()),
-            Problem::Linear(p) => p.plan(gpu).map(|plan| plan.tier()),
-            Problem::TopK(p) => p.plan(gpu).map(|plan| plan.tier()),
-        };
-        tier.ok()
+        match self {
+            Problem::Dense(p) => p.plan(gpu).map(|plan| plan.label().into()),
+            Problem::Linear(p) => p.plan(gpu).map(|plan| plan.label().into()),
+            Problem::TopK(p) => p.plan(gpu).map(|plan| plan.label()),
+        }
     }
 
     /// Floating-point operations that no kernel can do without: [`dense::flops`], [`linear::flops`], [`topk::flops`].

@@ -354,7 +354,7 @@ fn kept_pairs(p: &TopK) -> f64 {
         let (visible, size) = (dense::visible(a, query), f64::from(p.block_size));
         let own_block = p.diagonal && a.causal && a.window_left.is_none() && visible > 0.0;
         let hidden = if own_block { (size - visible % size) % size } else { 0.0 };
-        visible.min(kept(p) - hidden)
+        visible.min(f64::from(p.top_k) * size - hidden)
     };
     (0..a.queries).map(of).sum()
 }
@@ -366,7 +366,7 @@ pub fn bytes(p: &TopK) -> f64 {
     let kv = a.kv_heads();
     let lists =
         f64::from(a.queries.div_ceil(p.query_block)) * if p.per_kv_head { 1.0 } else { f64::from(a.heads / kv) };
-    let values = (lists * kept(p)).min(f64::from(a.keys));
+    let values = (lists * kept(p)).min(dense::keys_seen(a));
     let size = a.dtype.size() as f64;
     let q = rows(a.heads, f64::from(a.queries), a.head_dim) * size;
     let k = rows(kv, dense::keys_seen(a), a.head_dim) * size;

@@ -199,8 +199,15 @@ impl Tuner<'_> {
         let progress = Progress::new();
         progress.show(format_args!("{name}: the planner's choice"));
         let (gpu, effort) = (self.gpu, self.effort);
-        let planned = plan(None).and_then(|planned| Ok((planned, sets()?)));
-        let (planned, sets) = match planned {
+        let seconds = |plan: &P, sets: &[S]| -> wgpu_attention::Result<f64> {
+            let times = time(gpu, &effort, |pass, run| record(plan, pass, &sets[run % sets.len()]))?;
+            Ok(times.median())
+        };
+        let planned = plan(None).and_then(|planned| {
+            let sets = sets()?;
+            Ok((seconds(&planned, &sets)?, planned, sets))
+        });
+        let (planner, planned, sets) = match planned {
             Ok(planned) => planned,
             Err(failure) => {
                 progress.clear();
@@ -209,15 +216,10 @@ impl Tuner<'_> {
                 return Ok(None);
             }
         };
-        let seconds = |plan: &P| -> wgpu_attention::Result<f64> {
-            let times = time(gpu, &effort, |pass, run| record(plan, pass, &sets[run % sets.len()]))?;
-            Ok(times.median())
-        };
-        let planner = seconds(&planned)?;
         let mut best: Option<(K, P, f64)> = None;
         for (n, candidate) in candidates.iter().enumerate() {
             progress.show(format_args!("{name}: {} of {}", n + 1, candidates.len()));
-            let found = plan(Some(*candidate)).and_then(|plan| Ok((seconds(&plan)?, plan)));
+            let found = plan(Some(*candidate)).and_then(|plan| Ok((seconds(&plan, &sets)?, plan)));
             match found {
                 Ok((seconds, plan)) if best.as_ref().is_none_or(|(.., least)| seconds < *least) => {
                     best = Some((*candidate, plan, seconds));
@@ -232,7 +234,7 @@ impl Tuner<'_> {
         // Of many that are as fast one is the fastest by chance: what it gains is measured anew.
         let run = Cell::new(0);
         let next = || &sets[run.replace(run.get() + 1) % sets.len()];
-        let faster = match best.filter(|(.., seconds)| *seconds < GAIN * planner) {
+        let pairs = match best.filter(|(.., seconds)| *seconds < GAIN * planner) {
             Some((candidate, best, _)) => {
                 progress.show(format_args!("{name}: the fastest and the planner's choice"));
                 let pairs = time_pairs(
@@ -240,15 +242,25 @@ impl Tuner<'_> {
                     &effort,
                     |pass| record(&best, pass, next()),
                     |pass| record(&planned, pass, next()),
-                )?;
-                (pairs.ratio() < GAIN).then(|| Faster {
-                    candidate,
-                    seconds: pairs.median(0),
-                    planner_seconds: pairs.median(1),
-                })
+                );
+                match pairs {
+                    Ok(pairs) => Some((candidate, pairs)),
+                    Err(error) => {
+                        progress.clear();
+                        self.no_time(name, &format!("{candidate:?}"), &error.into())?;
+                        None
+                    }
+                }
             }
             None => None,
         };
+        let faster = pairs
+            .filter(|(_, pairs)| pairs.ratio() < GAIN)
+            .map(|(candidate, pairs)| Faster {
+                candidate,
+                seconds: pairs.median(0),
+                planner_seconds: pairs.median(1),
+            });
         progress.clear();
         let verdict = match &faster {
             Some(f) => format!("{:.2} of it with {:?}", f.seconds / f.planner_seconds, f.candidate),

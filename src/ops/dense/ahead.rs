@@ -11,7 +11,8 @@ use crate::ops::dense::tile::Tuning;
 
 impl Dense {
     /// Compiles what plans of this problem take with any number of keys in a range, so that planning a step of decoding never waits
-    /// for a compiler: the number of keys decides about kernel, tile, shares and lists, a handful of times over a whole cache.
+    /// for a compiler: the number of keys decides about kernel, tile, shares and lists, a handful of times over a whole cache. With a
+    /// `selection` each number of keys below its block size is a kind of its own: begin with the block size.
     /// Gives the number of kinds of plans there are.
     ///
     /// ```no_run

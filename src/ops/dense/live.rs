@@ -179,7 +179,7 @@ impl LiveLists {
             Some("not with such a tile: its keys must be a multiple of 4, and one invocation of 64 for each 4 of them")
         } else if self.variant(p).workgroup_bytes() > device.workgroup_memory {
             Some("not with such a tile: its rows must fit workgroup memory")
-        } else if self.bytes.next_power_of_two() > limits.max_buffer_size || self.bytes + alignment > binding {
+        } else if self.bytes > limits.max_buffer_size || self.bytes + alignment > binding {
             Some("not with lists larger than a binding")
         } else if self.loop_iterations(p) > device.loop_iterations() {
             Some("not over so many keys: software GPUs leave a shader after so many iterations")

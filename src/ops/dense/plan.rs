@@ -246,9 +246,11 @@ pub(crate) fn options_of(p: &Dense) -> Attend<()> {
 /// Whether a kernel that was chosen elsewhere runs a problem on a device.
 #[cfg(feature = "tuned")]
 pub(crate) fn runs(p: &Dense, choice: &KernelChoice, gpu: &Gpu) -> bool {
-    let fits = |()| check_device(p, variant_of(p, *choice, false).spec(), gpu);
-    let checked = check::check(p).and_then(|()| check_choice(p, choice, gpu));
-    checked.and_then(fits).is_ok()
+    let tuning = Tuning {
+        kernel: Some(*choice),
+        ..Tuning::default()
+    };
+    choose(p, gpu, &tuning).is_ok()
 }
 
 /// Whether a tile that a caller gives makes sense and has few enough invocations.
@@ -342,8 +344,8 @@ fn most_splits(p: &Dense, limits: &wgpu::Limits) -> u32 {
     // The product fits: o's strides give every element a place of its own below 2^48.
     let one = u64::from(p.batch) * u64::from(p.heads) * u64::from(p.queries) * u64::from(p.value_dim()) * 4;
     let by_binding = most / one;
-    // Partial outputs and log-sum-exps are one buffer, at most twice the former, rounded up to a power of two.
-    let by_buffer = limits.max_buffer_size / one / 4;
+    // Partial outputs and log-sum-exps are one buffer, at most twice the former.
+    let by_buffer = limits.max_buffer_size / one / 2;
     let by_grid: u64 = limits.max_compute_workgroups_per_dimension.into();
     if merge::plan::workgroups(&merge_of(p, 1)) > by_grid * by_grid {
         return 1;

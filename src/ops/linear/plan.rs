@@ -256,7 +256,7 @@ fn fitting(p: &Linear, form: Form, gpu: &Gpu) -> Form {
         query: (0, 1),
     };
     let limits = gpu.limits();
-    let most = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size / 2);
+    let most = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
     loop {
         let form = form.with_segment(segment);
         let tiles = form.workgroups(p).into_iter().max().unwrap_or(1);

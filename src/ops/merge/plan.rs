@@ -61,7 +61,9 @@ impl Joiner {
                 limits.max_storage_buffer_binding_size,
             )?;
         }
-        let iterations = 2 * u64::from(looped(merge.parts, 0));
+        // The largest is looked for first, where parts do not simply add.
+        let passes = if merge.additive { 1 } else { 2 };
+        let iterations = passes * u64::from(looped(merge.parts, 0));
         DeviceClass::of_gpu(gpu).check_loops("a merge of so many parts", iterations)?;
         let pipeline = gpu.pipeline(&Variant::Merge(variant_of(merge)))?;
         let grid = grid(merge, limits.max_compute_workgroups_per_dimension)?;

@@ -271,9 +271,14 @@ impl TopKPlan {
         self.gather.tier()
     }
 
-    /// Kernels, options and tiles of scoring and gather, as their pipelines are labelled.
+    /// Kernels, options and tiles of scoring, selection and gather, as their pipelines are labelled.
     pub fn label(&self) -> String {
-        format!("{}; {}", self.scorer.label, self.gather.label())
+        format!(
+            "{}; {}; {}",
+            self.scorer.label,
+            self.selector.label,
+            self.gather.label()
+        )
     }
 
     /// Shares of the kept keys that are computed apart and merged.

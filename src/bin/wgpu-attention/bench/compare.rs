@@ -1,6 +1,7 @@
 //! Several runs side by side: each problem's times, and their ratios to the first run's.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io::Write;
 
 use clap::builder::styling::Style;
@@ -61,14 +62,10 @@ pub fn lines(runs: &[Run]) -> Vec<Line<'_>> {
             });
         }
     }
-    let fastest = fastest(&runs[0]);
     for ((key, _), place) in places {
         let line = &mut lines[place];
         line.to_other = line.seconds[0].is_none();
-        let Some(base) = line.seconds[0]
-            .map(|s| s.median)
-            .or(fastest.get(&(key.0, key.1)).copied())
-        else {
+        let Some(base) = line.seconds[0].map(|s| s.median).or(fastest(&runs[0], &key)) else {
             continue;
         };
         line.ratios = line.seconds.iter().map(|s| s.map(|s| s.median / base)).collect();
@@ -110,23 +107,32 @@ fn key(row: &Row) -> Key<'_> {
     )
 }
 
-/// The least time of each problem.
-fn fastest(run: &Run) -> HashMap<(&str, &ProblemSize), f64> {
-    let mut fastest = HashMap::new();
-    for row in &run.results {
-        if let Some(s) = row.seconds {
-            let best = fastest.entry((row.name.as_str(), &row.problem)).or_insert(s.median);
-            *best = best.min(s.median);
-        }
-    }
-    fastest
+/// The least time that a run has of a problem, by the same clock where both name one, and with inputs that take turns or do not.
+fn fastest(run: &Run, (name, problem, _, _, clock, one_set): &Key<'_>) -> Option<f64> {
+    let alike = |row: &&Row| {
+        let clocks = row.clock.as_deref().zip(*clock);
+        row.name == **name
+            && row.problem == **problem
+            && has_one_set(row) == *one_set
+            && clocks.is_none_or(|(own, other)| own == other)
+    };
+    let times = run
+        .results
+        .iter()
+        .filter(alike)
+        .filter_map(|row| Some(row.seconds?.median));
+    times.min_by(f64::total_cmp)
 }
 
-/// The time of each problem by the kernels that the planner picks there.
-fn planned(run: &Run) -> HashMap<(&str, &ProblemSize), f64> {
+/// The time of each problem by the kernels that the planner picks there; by each clock, and with inputs that take turns or do
+/// not.
+fn planned(run: &Run) -> HashMap<(&str, &ProblemSize, Option<&str>, bool), f64> {
     let rows = run.results.iter().filter(|row| row.planned == Some(true));
-    rows.filter_map(|row| Some(((row.name.as_str(), &row.problem), row.seconds?.median)))
-        .collect()
+    rows.filter_map(|row| {
+        let (name, problem, _, _, clock, one_set) = key(row);
+        Some(((name, problem, clock, one_set), row.seconds?.median))
+    })
+    .collect()
 }
 
 /// Ratios of one run to the first, as one number.
@@ -135,6 +141,16 @@ pub struct Summary {
     pub geometric_mean: f64,
     pub median: f64,
     pub count: usize,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "geometric mean {:.3}, median {:.3}",
+            self.geometric_mean, self.median
+        )
+    }
 }
 
 impl Summary {
@@ -210,46 +226,45 @@ pub fn print(runs: &[Run], out: &mut dyn Write) -> Result<(), Failure> {
         }
         writeln!(out)?;
     }
-    summarise(runs, &lines, out)
+    writeln!(out)?;
+    for line in summary(runs, &lines) {
+        writeln!(out, "{line}")?;
+    }
+    Ok(())
 }
 
-fn summarise(runs: &[Run], lines: &[Line<'_>], out: &mut dyn Write) -> Result<(), Failure> {
-    writeln!(out)?;
+/// What the table comes to, a line each.
+pub fn summary(runs: &[Run], lines: &[Line<'_>]) -> Vec<String> {
+    let mut said = vec![];
     for n in 0..runs.len() {
         let wrong = lines.iter().filter(|l| l.failures[n] == Some("WRONG")).count();
         if wrong > 0 {
-            writeln!(out, "{}: {wrong} rows are WRONG", letter(n))?;
+            said.push(format!("{}: {wrong} rows are WRONG", letter(n)));
         }
     }
     for n in 1..runs.len() {
         let (a, b) = (letter(0), letter(n));
         match Summary::of(lines.iter().filter(|l| !l.to_other).filter_map(|l| l.ratios[n])) {
-            Some(s) => writeln!(
-                out,
-                "{b} / {a}: geometric mean {:.3}, median {:.3}, over {} rows that both have",
-                s.geometric_mean, s.median, s.count
-            )?,
-            None => writeln!(out, "{b} / {a}: no row that both have")?,
+            Some(s) => said.push(format!("{b} / {a}: {s}, over {} rows that both have", s.count)),
+            None => said.push(format!("{b} / {a}: no row that both have")),
         }
         let (ours, theirs) = (planned(&runs[0]), planned(&runs[n]));
         let both = theirs
             .iter()
             .filter_map(|(problem, seconds)| Some(seconds / ours.get(problem)?));
         if let Some(s) = Summary::of(both) {
-            writeln!(
-                out,
-                "{b} / {a}, each by the planner's choice: geometric mean {:.3}, median {:.3}, over {} problems",
-                s.geometric_mean, s.median, s.count
-            )?;
+            said.push(format!(
+                "{b} / {a}, each by the planner's choice: {s}, over {} problems",
+                s.count
+            ));
         }
         for who in others(lines) {
             let own = lines.iter().filter(|l| l.to_other && self::who(l) == who);
             if let Some(s) = Summary::of(own.filter_map(|l| l.ratios[n])) {
-                writeln!(
-                    out,
-                    "{who} of {b} / the fastest of {a} (*): geometric mean {:.3}, median {:.3}, over {} rows",
-                    s.geometric_mean, s.median, s.count
-                )?;
+                said.push(format!(
+                    "{who} of {b} / the fastest of {a} (*): {s}, over {} rows",
+                    s.count
+                ));
             }
         }
         let only = |here: usize, there: usize| {
@@ -260,10 +275,12 @@ fn summarise(runs: &[Run], lines: &[Line<'_>], out: &mut dyn Write) -> Result<()
         };
         let (first, second) = (only(0, n), only(n, 0));
         if first + second > 0 {
-            writeln!(out, "{first} rows have a number in {a} only, {second} in {b} only (–)")?;
+            said.push(format!(
+                "{first} rows have a number in {a} only, {second} in {b} only (–)"
+            ));
         }
     }
-    Ok(())
+    said
 }
 
 /// Whoever the first run has no number of, each once.
@@ -402,6 +419,16 @@ mod tests {
     }
 
     #[test]
+    fn clocks_are_not_compared() {
+        let row = ("x", "ours", Some("portable"), Some(2.0));
+        let (mut a, mut b) = (run("ours", &[row]), run("ours", &[row]));
+        (a.results[0].clock, a.results[0].planned) = (Some("device".into()), Some(true));
+        (b.results[0].clock, b.results[0].planned) = (Some("host".into()), Some(true));
+        let text = text(&[a, b]);
+        assert!(!text.contains("geometric mean") && !text.contains('*'), "{text}");
+    }
+
+    #[test]
     fn warm_and_cold_caches_are_not_compared() {
         let a = run("ours", &[("x", "ours", None, Some(2.0))]);
         let mut b = run("peers", &[("x", "ours", None, Some(1.0))]);
@@ -409,6 +436,7 @@ mod tests {
         let text = text(&[a, b]);
         assert!(text.contains("B / A: no row that both have"), "{text}");
         assert!(text.contains("ours, one set of inputs"), "{text}");
+        assert!(!text.contains("0.500") && !text.contains('*'), "{text}");
     }
 
     #[test]

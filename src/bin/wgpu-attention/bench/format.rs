@@ -57,7 +57,7 @@ pub struct Ceilings {
     pub f32_flops_per_second: Option<f64>,
     pub f16_flops_per_second: Option<f64>,
     pub cooperative_flops_per_second: Option<f64>,
-    /// A pass with one dispatch that does next to nothing.
+    /// A pass with one dispatch of one workgroup, which copies 16 KiB.
     pub launch_seconds: Option<f64>,
     /// Each further one, which waits for the one before.
     pub dependent_launch_seconds: Option<f64>,
@@ -210,8 +210,8 @@ impl From<&measure::Ceilings> for Ceilings {
             f32_flops_per_second: Some(c.f32_flops),
             f16_flops_per_second: c.f16_flops,
             cooperative_flops_per_second: c.cooperative_flops,
-            launch_seconds: Some(c.launch_seconds),
-            dependent_launch_seconds: Some(c.dependent_launch_seconds),
+            launch_seconds: c.launch_seconds,
+            dependent_launch_seconds: c.dependent_launch_seconds,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::charts;
-use super::compare::{self, Summary, letter};
+use super::compare::{self, letter};
 use super::format::{Ceilings, Row, Run, Seconds};
 use super::plot::escape;
 use super::text::{bytes_rate, flops_rate, half_width, interval, of_inputs, rate};
@@ -38,20 +38,11 @@ pub fn comparison(runs: &[Run]) -> String {
     }
     body += "</ul>";
     let lines = compare::lines(runs);
-    for n in 1..runs.len() {
-        let own = lines.iter().filter(|l| !l.to_other).filter_map(|l| l.ratios[n]);
-        if let Some(s) = Summary::of(own) {
-            let _ = write!(
-                body,
-                "<p>Time of {} over {}: geometric mean <b>{:.3}</b>, median <b>{:.3}</b>, over {} rows that both have.</p>",
-                letter(n),
-                letter(0),
-                s.geometric_mean,
-                s.median,
-                s.count
-            );
-        }
+    body += "<p>Times, as ratios:</p><ul>";
+    for line in compare::summary(runs, &lines) {
+        let _ = write!(body, "<li>{}</li>", escape(&line));
     }
+    body += "</ul>";
     for suite in charts::suites(runs) {
         body += &charts::suite(suite, runs);
     }
@@ -92,7 +83,7 @@ fn ceilings_table(c: &Ceilings) -> String {
             "cooperative matrices, f16 factors, f32 sums",
             c.cooperative_flops_per_second.map(flops_rate),
         ),
-        ("a launch that does next to nothing", c.launch_seconds.map(duration)),
+        ("a launch that copies 16 KiB", c.launch_seconds.map(duration)),
         (
             "each further launch, which waits for the one before",
             c.dependent_launch_seconds.map(duration),

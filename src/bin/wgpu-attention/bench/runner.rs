@@ -169,7 +169,15 @@ impl Runner {
             runs: times.seconds.len(),
         });
         row.tier = Some(prepared.tier().name().into());
-        row.planned = Some(gpu.forced_tier().is_none() || entry.problem.planned_tier(gpu) == Some(prepared.tier()));
+        row.planned = match gpu.forced_tier() {
+            None => Some(true),
+            // What the planner would pick may not run, for want of memory say, where this did.
+            Some(_) => entry
+                .problem
+                .planned_kernels(gpu)
+                .ok()
+                .map(|kernels| kernels == prepared.label()),
+        };
         row.kernel = Some(prepared.label());
         row.clock = Some(if times.on_device { "device" } else { "host" }.into());
         row.bound = Some(bound.name.into());
@@ -273,8 +281,8 @@ mod tests {
         cooperative_flops: Some(1000.0),
         copy_bytes: 10.0,
         read_bytes: 20.0,
-        launch_seconds: 1e-6,
-        dependent_launch_seconds: 1e-6,
+        launch_seconds: None,
+        dependent_launch_seconds: None,
     };
 
     #[test]

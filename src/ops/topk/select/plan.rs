@@ -39,6 +39,8 @@ pub(crate) struct Selector {
     select: Select,
     tile: SelectTile,
     pipeline: Arc<Pipeline>,
+    /// As the pipeline is labelled.
+    pub label: String,
     cut: Cut,
 }
 
@@ -65,12 +67,13 @@ impl Selector {
                 ("a list of tensor `lists`", lists),
             ],
         )?;
-        let variant = TopKVariant::Select(SelectVariant {
+        let variant = Variant::TopK(TopKVariant::Select(SelectVariant {
             subgroups: tile::subgroups(select.columns, &device),
             ..variant_of(select, tile)
-        });
+        }));
         Ok(Selector {
-            pipeline: gpu.pipeline(&Variant::TopK(variant))?,
+            pipeline: gpu.pipeline(&variant)?,
+            label: variant.spec().label(),
             select: select.clone(),
             tile,
             cut,
