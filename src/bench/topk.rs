@@ -400,5 +400,27 @@ mod tests {
         assert_eq!(flops(&p), 32.0 * 128.0 * (means + 2.0 * kept_pairs(&p)));
         let step = problems::tokens(false, 1000, 128, 8, 10);
         assert_eq!(kept_pairs(&step), 10.0);
+        // The last block ends with the keys.
+        let ragged = TopK {
+            top_k: 2,
+            ..problems::blocks(false, 100, 64)
+        };
+        assert_eq!(kept_pairs(&ragged), 50.0 * 101.0);
+    }
+
+    #[test]
+    fn no_more_values_are_read_than_seen() {
+        let step = problems::tokens(false, 1000, 128, 8, 10);
+        let windowed = |top_k| TopK {
+            top_k,
+            attention: crate::Dense {
+                causal: true,
+                window_left: Some(255),
+                ..step.attention.clone()
+            },
+            ..step.clone()
+        };
+        assert_eq!(bytes(&windowed(900)), bytes(&windowed(256)));
+        assert!(bytes(&windowed(8)) < bytes(&windowed(16)));
     }
 }

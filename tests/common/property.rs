@@ -45,7 +45,10 @@ pub fn share(number: u64, of: u64, set: impl Fn(&Gpu, &str, &mut Random) -> Vec<
 
 /// A failing problem as a file, with how to see it fail again.
 pub fn write(name: &str, case: &Case) -> String {
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.safetensors"));
+    // A test binary may run on another machine than the one it was built on; and several may run at a time, each on a driver.
+    let built = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let folder = if built.is_dir() { built } else { std::env::temp_dir() };
+    let path = folder.join(format!("{name}-{}.safetensors", std::process::id()));
     match case.save(&path) {
         Ok(()) => format!("replay: wgpu-attention run {}", path.display()),
         Err(error) => format!("no case file: {error}"),

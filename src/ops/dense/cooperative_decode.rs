@@ -215,14 +215,17 @@ impl Tile for CooperativeDecodeTile {
     }
 }
 
-/// Rows of a KV head from which matrices pay, whose other rows stay empty: over 16384 keys of f16 they took 0.97 of the
-/// portable kernel's time for 2 rows of D = 128 on an NVIDIA H100, 0.81 for 4 and 0.69 for 8; of D = 64 1.03 of that in
-/// subgroups for 4 rows and 0.83 for 8.
+/// Rows of a KV head from which matrices pay, whose other rows stay empty. For 2 rows of D = 128 they took 0.95 of the portable
+/// kernel's time over 16 384 keys and 0.91 over 131 072 (f16, NVIDIA H200), for one row 1.00 and 0.96; of D = 64, over 16 384 keys,
+/// 1.03 of that in subgroups for 4 rows and 0.83 for 8 (H100).
 fn fewest_rows(problem: &Dense) -> u32 {
-    if problem.head_dim.min(problem.value_dim()) > 64 {
-        4
-    } else {
-        8
+    match (
+        problem.head_dim.min(problem.value_dim()),
+        problem.head_dim.max(problem.value_dim()),
+    ) {
+        (..=64, _) => 8,
+        (_, ..=128) => 2,
+        _ => 4,
     }
 }
 
