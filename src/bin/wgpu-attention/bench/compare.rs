@@ -217,11 +217,10 @@ pub fn print(runs: &[Run], out: &mut dyn Write) -> Result<(), Failure> {
             write!(out, "  {:>9}", seconds.map_or_else(none, |s| duration(s.median)))?;
             if n > 0 {
                 let mark = if line.to_other { "*" } else { " " };
-                write!(
-                    out,
-                    "  {:>6}{mark}",
-                    line.ratios[n].map_or(String::new(), |r| format!("{r:.3}"))
-                )?;
+                match line.ratios[n] {
+                    Some(ratio) => write!(out, "  {ratio:>6.3}{mark}")?,
+                    None => write!(out, "  {:>7}", "")?,
+                }
             }
         }
         writeln!(out)?;
