@@ -394,14 +394,17 @@ fn decode_on_matrices(run: &mut Run<'_>) {
         .flat_map(|s| [(s, 16u32), (s, 32)])
     {
         let row_lanes = (most / (planned.row_blocks * planned.edge)).clamp(1, keys / 4);
-        let splits = [1u32, 2, 3, 4, 5, 6, 8, 11, 16, 22, 33, 64];
-        let forms = [1u32, 0, 2].into_iter().flat_map(|ahead| {
-            [(ahead, true), (ahead, false)]
-                .into_iter()
-                .flat_map(|(ahead, padded)| [1u32, 4].map(|out| (ahead, padded, out)))
-        });
-        for (splits, (ahead, padded, out_blocks)) in splits.into_iter().flat_map(|s| forms.clone().map(move |f| (s, f)))
-        {
+        // Tiles ahead, padded, blocks of columns at a time.
+        let forms = [
+            (1u32, true, 1u32),
+            (1, true, 4),
+            (1, false, 1),
+            (2, true, 1),
+            (2, false, 1),
+            (0, true, 1),
+        ];
+        let splits = [1u32, 2, 4, 6, 8, 11, 16, 33];
+        for (splits, (ahead, padded, out_blocks)) in splits.into_iter().flat_map(|s| forms.map(|f| (s, f))) {
             let tile = CooperativeDecodeTile {
                 strips,
                 strip_keys: keys,
