@@ -355,11 +355,11 @@ pub(super) fn choose(problem: &Dense, device: &DeviceClass) -> Option<Cooperativ
     let serves = device.allows(Tier::Cooperative) && cooperative::precise_enough(problem, 1);
     let tiles = (serves && (forced || pays)).then(|| serving(problem, device))?;
     let keys = keys_visited(problem);
-    // No more keys at a time than there are.
-    let pays = |(share, t): &&(u32, CooperativeDecodeTile)| {
+    // No more keys at a time than there are, and shares as long as the tile wants them.
+    let suits = |(share, t): &&(u32, CooperativeDecodeTile)| {
         t.strips == 1 || (t.keys() <= keys && keys.div_ceil(wanted_splits(problem, t)) >= *share)
     };
-    tiles.iter().find(pays).or(tiles.last()).map(|(_, tile)| *tile)
+    tiles.iter().find(suits).or(tiles.last()).map(|(_, tile)| *tile)
 }
 
 /// Workgroups that fill a device: one on each of an H100's 132 processors, which measured faster than two.
