@@ -62,7 +62,7 @@ pub struct TunedDense {
     pub dtype: String,
     /// The kernel and its tile.
     pub kernel: KernelChoice,
-    /// Seconds that it took.
+    /// Seconds that it took: the planner's times what pairs of runs say of the two.
     pub seconds: f64,
     /// Seconds that the planner's own choice took.
     pub planner_seconds: f64,
@@ -144,7 +144,7 @@ pub struct TunedLinear {
     pub form: Form,
     /// The planner's own.
     pub planner: Form,
-    /// Seconds that the form took.
+    /// Seconds that the form took: the planner's times what pairs of runs say of the two.
     pub seconds: f64,
     /// Seconds that the planner's own took.
     pub planner_seconds: f64,

@@ -256,10 +256,15 @@ impl Tuner<'_> {
         };
         let faster = pairs
             .filter(|(_, pairs)| pairs.ratio() < GAIN)
-            .map(|(candidate, pairs)| Faster {
-                candidate,
-                seconds: pairs.median(0),
-                planner_seconds: pairs.median(1),
+            .map(|(candidate, pairs)| {
+                let planner_seconds = pairs.median(1);
+                // Medians of either side alone can contradict the pairs where a machine is busy.
+                let seconds = pairs.ratio() * planner_seconds;
+                Faster {
+                    candidate,
+                    seconds,
+                    planner_seconds,
+                }
             });
         progress.clear();
         let verdict = match &faster {
