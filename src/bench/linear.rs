@@ -6,6 +6,7 @@ use crate::bench::sample::{self, Sample};
 use crate::compare::{self, Comparison, Tolerance};
 use crate::error::Result;
 use crate::gpu::Gpu;
+use crate::ops::host;
 use crate::ops::linear::reference::{Hooks, linear};
 use crate::ops::linear::tile::{Form, LinearTuning};
 use crate::ops::linear::variant::ChunkTile;
@@ -94,7 +95,7 @@ pub fn step_after(gpu: &Gpu, tokens: u32) -> Result<(LinearPlan, Buffers), Failu
     for _ in 0..tokens / segment.tokens {
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         before.encode(&mut encoder, &text.tensors())?;
-        gpu.queue().submit([encoder.finish()]);
+        host::submit(gpu, encoder)?;
     }
     buffers.state = text.state;
     Ok((plan, buffers))

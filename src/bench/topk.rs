@@ -11,6 +11,7 @@ use crate::gpu::Gpu;
 use crate::ops::dense::reference::Hooks;
 use crate::ops::dense::tile::Tuning;
 use crate::ops::dense::{Dense, DenseInputs, DensePlan, DenseTensors};
+use crate::ops::host;
 use crate::ops::topk::{
     PoolPlan, PoolTensors, ScorePlan, ScoreTensors, Scoring, SelectPlan, SelectTensors, TopK, TopKInputs, TopKOutput,
     TopKPlan, TopKTensors, TopKTuning,
@@ -89,7 +90,7 @@ impl Run {
         let mut pass = encoder.begin_compute_pass(&Default::default());
         run.record(&mut pass, Step::Search)?;
         drop(pass);
-        gpu.queue().submit([encoder.finish()]);
+        host::submit(gpu, encoder)?;
         Ok(run)
     }
 

@@ -246,55 +246,85 @@ fn rows(problem: &Dense, most: u32) -> u32 {
     }
 }
 
-/// Keys of a share from which it pays; strips, keys of a strip, tiles ahead, padded, blocks of columns put together at a
-/// time.
-struct Candidate(u32, u32, u32, u32, bool, u32);
+/// A tile of a list, and the shares for which it is meant.
+#[derive(Clone, Copy)]
+struct Candidate {
+    /// Keys of a share from which it pays.
+    share: u32,
+    strips: u32,
+    strip_keys: u32,
+    ahead: u32,
+    padded: bool,
+    out_blocks: u32,
+}
+
+/// A tile for shares of any length, padded, with nothing on its way and one block of columns put together at a time.
+const fn tile(strips: u32, strip_keys: u32) -> Candidate {
+    Candidate {
+        share: 0,
+        strips,
+        strip_keys,
+        ahead: 0,
+        padded: true,
+        out_blocks: 1,
+    }
+}
+
+impl Candidate {
+    const fn from(self, share: u32) -> Self {
+        Candidate { share, ..self }
+    }
+
+    const fn ahead(self, ahead: u32) -> Self {
+        Candidate { ahead, ..self }
+    }
+
+    const fn unpadded(self) -> Self {
+        Candidate { padded: false, ..self }
+    }
+
+    const fn out_blocks(self, out_blocks: u32) -> Self {
+        Candidate { out_blocks, ..self }
+    }
+}
 
 /// For matrices of 16 and D and Dv up to 128, best first, by measurements on an NVIDIA H200 (`benches/tune_dense.rs`, 8 KV
 /// heads of 8 rows). Where a share is long, what is on its way decides: over 131 072 keys of D = 128 8 strips take 143.6 µs,
 /// 7 146.4, 6 153.3, 4 183.3. Where it is short, it is the way to the first scores and from the last to the output: over 1024
 /// keys 4 strips with 4 blocks of columns at a time take 16.5 µs, with one 17.6, 8 strips 18.7.
 const NARROW: &[Candidate] = &[
-    Candidate(2560, 8, 16, 1, false, 1),
-    Candidate(640, 6, 16, 1, true, 1),
-    Candidate(0, 4, 16, 1, true, 4),
-    Candidate(0, 4, 16, 1, true, 1),
-    Candidate(0, 2, 16, 1, true, 1),
-    Candidate(0, 1, 16, 1, true, 1),
+    tile(8, 16).from(2560).ahead(1).unpadded(),
+    tile(6, 16).from(640).ahead(1),
+    tile(4, 16).ahead(1).out_blocks(4),
+    tile(4, 16).ahead(1),
+    tile(2, 16).ahead(1),
+    tile(1, 16).ahead(1),
 ];
 
 /// The same for D and Dv up to 64, whose registers have room for two tiles: 131 072 keys take 87.5 µs, with one tile on its way
 /// 105.
 const SHORT: &[Candidate] = &[
-    Candidate(1536, 8, 16, 2, false, 1),
-    Candidate(384, 4, 32, 1, true, 1),
-    Candidate(0, 4, 16, 1, true, 4),
-    Candidate(0, 4, 16, 1, true, 1),
-    Candidate(0, 2, 16, 1, true, 1),
-    Candidate(0, 1, 16, 1, true, 1),
+    tile(8, 16).from(1536).ahead(2).unpadded(),
+    tile(4, 32).from(384).ahead(1),
+    tile(4, 16).ahead(1).out_blocks(4),
+    tile(4, 16).ahead(1),
+    tile(2, 16).ahead(1),
+    tile(1, 16).ahead(1),
 ];
 
 /// The same for larger D or Dv, whose queries and output rows leave no registers for what is on its way.
-const WIDE: &[Candidate] = &[
-    Candidate(0, 4, 16, 0, true, 1),
-    Candidate(0, 2, 16, 0, true, 1),
-    Candidate(0, 1, 16, 0, true, 1),
-];
+const WIDE: &[Candidate] = &[tile(4, 16), tile(2, 16), tile(1, 16)];
 
 /// For matrices of 8, best first; reasoned, not measured.
 const EDGE_8: &[Candidate] = &[
-    Candidate(0, 4, 16, 1, true, 1),
-    Candidate(0, 4, 8, 1, true, 1),
-    Candidate(0, 2, 8, 1, true, 1),
-    Candidate(0, 1, 8, 1, true, 1),
+    tile(4, 16).ahead(1),
+    tile(4, 8).ahead(1),
+    tile(2, 8).ahead(1),
+    tile(1, 8).ahead(1),
 ];
 
 /// For processors that emulate matrices of 8: little code.
-const SOFTWARE: &[Candidate] = &[
-    Candidate(0, 4, 8, 0, true, 1),
-    Candidate(0, 2, 8, 0, true, 1),
-    Candidate(0, 1, 8, 0, true, 1),
-];
+const SOFTWARE: &[Candidate] = &[tile(4, 8), tile(2, 8), tile(1, 8)];
 
 /// Tiles that serve a problem on a device, best first.
 pub(super) fn candidates(problem: &Dense, device: &DeviceClass) -> Vec<CooperativeDecodeTile> {
@@ -317,7 +347,15 @@ fn serving(problem: &Dense, device: &DeviceClass) -> Vec<(u32, CooperativeDecode
     };
     let most_blocks = if wide { 1 } else { 2 };
     let rows = rows(problem, most_blocks * edge);
-    let tile = |&Candidate(share, strips, strip_keys, ahead, padded, out_blocks): &Candidate| {
+    let made = |candidate: &Candidate| {
+        let Candidate {
+            share,
+            strips,
+            strip_keys,
+            ahead,
+            padded,
+            out_blocks,
+        } = *candidate;
         let row_blocks = rows.div_ceil(edge);
         let lanes = (most / (row_blocks * edge)).clamp(1, (strip_keys / 4).min(least));
         let tile = CooperativeDecodeTile {
@@ -345,7 +383,7 @@ fn serving(problem: &Dense, device: &DeviceClass) -> Vec<(u32, CooperativeDecode
             && t.workgroup_bytes(problem.head_dim, problem.value_dim()) <= device.workgroup_memory
             && rows_share_a_list(problem, &KernelChoice::CooperativeDecode(*t))
     };
-    all.iter().map(tile).filter(fits).collect()
+    all.iter().map(made).filter(fits).collect()
 }
 
 /// The tile, where matrices may be used, serve the problem, and are wanted or faster: on a software GPU they are emulated.
