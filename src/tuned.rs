@@ -2,14 +2,15 @@
 //!
 //! ```no_run
 //! use wgpu_attention::tuned::Tuned;
-//! # use wgpu_attention::{Dense, DensePlan, Gpu, Linear, LinearPlan, Result};
-//! # fn f(gpu: &Gpu, problem: &Dense, linear: &Linear) -> Result<(DensePlan, LinearPlan)> {
+//! # use wgpu_attention::{Dense, DensePlan, Gpu, Linear, LinearPlan, Result, TopK, TopKPlan};
+//! # fn f(gpu: &Gpu, problem: &Dense, linear: &Linear, topk: &TopK) -> Result<(DensePlan, LinearPlan, TopKPlan)> {
 //! let tuned = Tuned::load("tuned.json")?;
 //! tuned.check(gpu)?;
 //! // The tile that was fastest on the nearest problem measured; the planner's own where there is none.
 //! let plan = problem.plan_with(gpu, &tuned.dense(gpu, problem))?;
 //! let linear_plan = linear.plan_with(gpu, &tuned.linear(gpu, linear))?;
-//! # Ok((plan, linear_plan))
+//! let topk_plan = topk.plan_with(gpu, &tuned.topk(gpu, topk))?;
+//! # Ok((plan, linear_plan, topk_plan))
 //! # }
 //! ```
 
@@ -23,6 +24,9 @@ use crate::ops::dense::tile::{KernelChoice, Tuning};
 use crate::ops::dense::{self, Dense};
 use crate::ops::linear::tile::{Form, LinearTuning};
 use crate::ops::linear::{self, Decay, Linear};
+use crate::ops::topk::score::tile::ScoreTile;
+use crate::ops::topk::select::variant::SelectTile;
+use crate::ops::topk::{self, Scoring, TopK, TopKTuning};
 
 /// What the first field of a file says.
 const FORMAT: &str = "wgpu-attention-tuned/1";
@@ -40,6 +44,9 @@ pub struct Tuned {
     /// The fastest form of each linear problem that was measured.
     #[serde(default)]
     pub linear: Vec<TunedLinear>,
+    /// The fastest tiles of each top-k problem that was measured.
+    #[serde(default)]
+    pub topk: Vec<TunedTopK>,
 }
 
 /// The fastest tile of a dense problem.
@@ -190,6 +197,104 @@ impl TunedLinear {
     }
 }
 
+/// The fastest tiles of a top-k problem; `None` where the planner's own were.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TunedTopK {
+    /// Query heads of all batch entries.
+    pub heads: u64,
+    /// Query heads of a KV head.
+    pub group: u32,
+    /// Nq.
+    pub queries: u32,
+    /// Nk.
+    pub keys: u32,
+    /// D.
+    pub head_dim: u32,
+    /// Dv.
+    pub value_dim: u32,
+    /// Storage type, by its name.
+    pub dtype: String,
+    /// Entries of a list.
+    pub top_k: u32,
+    /// Keys of an entry.
+    pub block_size: u32,
+    /// Queries that share a list.
+    pub query_block: u32,
+    /// Query heads of a KV head share lists.
+    pub per_kv_head: bool,
+    /// What entries are scored by.
+    pub scoring: Scoring,
+    /// Kernel and tile of the scoring.
+    pub score: Option<ScoreTile>,
+    /// Tile of the selection.
+    pub select: Option<SelectTile>,
+    /// Kernel and tile of the gather.
+    pub gather: Option<KernelChoice>,
+    /// Seconds that they took together: the planner's times what pairs of runs say of the two.
+    pub seconds: f64,
+    /// Seconds that the planner's own choice took.
+    pub planner_seconds: f64,
+}
+
+impl TunedTopK {
+    /// The tiles that were fastest on a problem.
+    pub fn new(problem: &TopK, tuning: &TopKTuning, seconds: f64, planner_seconds: f64) -> Self {
+        let a = &problem.attention;
+        TunedTopK {
+            heads: all_heads(a.batch, a.heads),
+            group: a.heads / a.kv_heads(),
+            queries: a.queries,
+            keys: a.keys,
+            head_dim: a.head_dim,
+            value_dim: a.value_dim(),
+            dtype: a.dtype.to_string(),
+            top_k: problem.top_k,
+            block_size: problem.block_size,
+            query_block: problem.query_block,
+            per_kv_head: problem.per_kv_head,
+            scoring: problem.scoring,
+            score: tuning.score,
+            select: tuning.select,
+            gather: tuning.gather.kernel,
+            seconds,
+            planner_seconds,
+        }
+    }
+
+    /// How far a problem is from the one measured, in powers of two; `None` where its tiles cannot be compared, or it is too far.
+    fn distance(&self, problem: &TopK) -> Option<f64> {
+        let a = &problem.attention;
+        let decode = |queries: u32| queries <= DECODE_QUERIES;
+        let alike = self.group == a.heads / a.kv_heads()
+            && self.head_dim == a.head_dim
+            && self.value_dim == a.value_dim()
+            && self.dtype == a.dtype.to_string()
+            && self.block_size == problem.block_size
+            && self.query_block == problem.query_block
+            && self.per_kv_head == problem.per_kv_head
+            && self.scoring == problem.scoring
+            && decode(self.queries) == decode(a.queries);
+        let distance = apart(self.keys, a.keys)
+            + apart(self.queries, a.queries)
+            + apart(self.top_k, problem.top_k)
+            + apart(self.heads as f64, all_heads(a.batch, a.heads) as f64);
+        (alike && distance <= FARTHEST).then_some(distance)
+    }
+
+    /// What a plan is given.
+    fn tuning(&self) -> TopKTuning {
+        TopKTuning {
+            gather: Tuning {
+                kernel: self.gather,
+                ..Tuning::default()
+            },
+            score: self.score,
+            select: self.select,
+            score_bytes: None,
+        }
+    }
+}
+
 impl Tuned {
     /// For a device, with nothing measured yet.
     pub fn new(gpu: &Gpu) -> Self {
@@ -199,6 +304,7 @@ impl Tuned {
             driver: driver(gpu),
             dense: vec![],
             linear: vec![],
+            topk: vec![],
         }
     }
 
@@ -255,10 +361,11 @@ impl Tuned {
 
     /// What a plan of the problem is to be given: the tile of the nearest problem of the same head sizes, storage type and
     /// kind that was measured, if it has about as many queries, keys and heads; nothing where there is none, or where a tile
-    /// could not serve (a `selection`, a tier that is forced, matrices that the problem does not allow, limits or features
-    /// that this device was requested without).
+    /// could not serve (a `selection`, a tier that is forced, an invalid problem, matrices that the problem does not allow,
+    /// limits or features that this device was requested without).
     pub fn dense(&self, gpu: &Gpu, problem: &Dense) -> Tuning {
-        if problem.selection.is_some() || gpu.forced_tier().is_some() {
+        let measured = problem.selection.is_none() && gpu.forced_tier().is_none();
+        if !measured || dense::check::check(problem).is_err() {
             return Tuning::default();
         }
         let candidates = self.dense.iter().filter_map(|t| Some((t.distance(problem)?, t.kernel)));
@@ -279,6 +386,21 @@ impl Tuned {
         LinearTuning {
             form: self.linear_form(gpu, problem),
         }
+    }
+
+    /// What a plan of the problem is to be given: the tiles of the nearest problem that was measured, of the same head sizes,
+    /// group, storage type, scoring and kind of lists, if it has about as many queries, keys, entries and heads. Nothing where
+    /// there is none, or where tiles could not serve (a tier that is forced, an invalid problem, more than the device has).
+    pub fn topk(&self, gpu: &Gpu, problem: &TopK) -> TopKTuning {
+        if gpu.forced_tier().is_some() || topk::rules::check(problem).is_err() {
+            return TopKTuning::default();
+        }
+        let candidates = self.topk.iter();
+        let nearest = candidates
+            .filter_map(|t| Some((t.distance(problem)?, t.tuning())))
+            .filter(|(_, tuning)| topk::plan::runs(problem, tuning, gpu))
+            .min_by(|a, b| a.0.total_cmp(&b.0));
+        nearest.map_or_else(TopKTuning::default, |(_, tuning)| tuning)
     }
 
     fn linear_form(&self, gpu: &Gpu, problem: &Linear) -> Option<Form> {
@@ -305,6 +427,7 @@ fn driver(gpu: &Gpu) -> String {
 mod tests {
     use super::*;
     use crate::ops::dense::serial::SerialTile;
+    use crate::ops::dense::tile::DeviceClass;
     use crate::ops::linear::variant::ChunkTile;
     use crate::tensor::DType;
 
@@ -449,6 +572,55 @@ mod tests {
         assert_eq!(nearest(&grouped), None);
     }
 
+    fn topk_problem(heads: u32, keys: u32, top_k: u32) -> TopK {
+        TopK {
+            attention: Dense {
+                heads,
+                keys,
+                ..Dense::default()
+            },
+            top_k,
+            ..TopK::default()
+        }
+    }
+
+    /// Tiles of every kernel.
+    fn topk_entry(heads: u32, keys: u32, top_k: u32) -> TunedTopK {
+        let problem = topk_problem(heads, keys, top_k);
+        let device = DeviceClass::of(&wgpu::Limits::default(), wgpu::DeviceType::Cpu);
+        let tuning = TopKTuning {
+            gather: Tuning {
+                kernel: Some(entry(1, 1, 1).kernel),
+                ..Tuning::default()
+            },
+            score: topk::score::tile::alternatives(&problem, &device).first().copied(),
+            select: topk::select::tile::alternatives(&problem.select(), &device)
+                .first()
+                .copied(),
+            score_bytes: None,
+        };
+        assert!(tuning.score.is_some() && tuning.select.is_some());
+        TunedTopK::new(&problem, &tuning, 1.0, 2.0)
+    }
+
+    #[test]
+    fn a_top_k_problem_is_as_far_as_its_heads_keys_and_entries() {
+        let entry = topk_entry(2, 4096, 64);
+        let distance = |heads, keys, top_k| entry.distance(&topk_problem(heads, keys, top_k));
+        assert_eq!(distance(2, 4096, 64), Some(0.0));
+        assert_eq!(distance(4, 4096, 64), Some(1.0));
+        assert_eq!(distance(2, 2048, 32), Some(2.0));
+        assert_eq!(distance(4, 8192, 128), None);
+        let batch = |p: TopK| TopK {
+            attention: Dense {
+                batch: 2,
+                ..p.attention
+            },
+            ..p
+        };
+        assert_eq!(entry.distance(&batch(topk_problem(1, 4096, 64))), Some(0.0));
+    }
+
     #[test]
     fn files_come_back_as_they_were_and_others_are_refused() {
         let folder = tempfile::tempdir().unwrap();
@@ -459,6 +631,7 @@ mod tests {
             driver: "d".into(),
             dense: vec![entry(1, 1000, 1)],
             linear: vec![linear_entry(2, 4096)],
+            topk: vec![topk_entry(2, 4096, 64)],
         };
         tuned.save(&path).unwrap();
         assert_eq!(Tuned::load(&path).unwrap(), tuned);

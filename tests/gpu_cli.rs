@@ -460,31 +460,43 @@ fn tune_writes_what_plans_can_be_given() {
         "decode 2:2 D32 f32 Nk300",
         "linear 2:2 D32 f32 head decay N200",
         "linear 2:2 D32 f32 no decay N200",
+        "topk prefill 2:2 D32 f32 Nk200, 4 of 64 keys, scoring",
+        "topk prefill 2:2 D32 f32 Nk200, 4 of 64 keys, selecting",
+        "topk prefill 2:2 D32 f32 Nk200, 4 of 64 keys, gather",
+        "topk decode 2:2 D32 f32 Nk300, 3 keys, scoring",
+        "topk decode 2:2 D32 f32 Nk300, 3 keys, selecting",
+        "topk decode 2:2 D32 f32 Nk300, 3 keys, gather",
     ] {
         let measured = text.lines().find(|line| line.starts_with(problem));
         let line = measured.unwrap_or_else(|| panic!("no line about {problem}: {text}"));
-        assert!(line.contains(" planner ") && line.contains(" of it"), "{line}");
+        let base = line.contains(" planner ") || line.contains(" so far ");
+        assert!(base && line.contains(" of it"), "{line}");
     }
     let tuned = Tuned::load(&to).unwrap();
-    let tiles = tuned.dense.len() + tuned.linear.len();
+    let tiles = tuned.dense.len() + tuned.linear.len() + tuned.topk.len();
     assert!(text.ends_with(&format!("wrote {tiles} tiles to {file}\n")), "{text}");
     let gpu = Gpu::request_blocking(&GpuOptions::from_env().unwrap()).unwrap();
     tuned.check(&gpu).unwrap();
-    for (faster, planner) in tuned.linear.iter().map(|t| (t.seconds, t.planner_seconds)) {
+    let dense = tuned.dense.iter().map(|t| (t.seconds, t.planner_seconds));
+    let linear = tuned.linear.iter().map(|t| (t.seconds, t.planner_seconds));
+    let topk = tuned.topk.iter().map(|t| (t.seconds, t.planner_seconds));
+    for (faster, planner) in dense.chain(linear).chain(topk) {
         assert!(0.0 < faster && faster < planner);
     }
 
     let text = stdout(cli(&[&quick[..], &["--heads", "2", "--op", "linear"]].concat()), 0);
     assert!(text.contains("linear 2:2") && !text.contains("prefill"), "{text}");
     assert_eq!(Tuned::load(&to).unwrap().dense, []);
-    let refused = cli(&[&quick[..], &["--op", "topk"]].concat());
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("dense, linear"));
+    let refused = cli(&[&quick[..], &["--op", "sparse"]].concat());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("dense, linear, topk"));
     stdout(refused, 2);
     for (wrong, says) in [
         (["--d", "0"], "1..=256"),
         (["--n", "0"], "1..="),
         (["--kv-heads", "0"], "1..="),
         (["--seconds", "0"], "greater than 0"),
+        (["--top-k", "0"], "1..="),
+        (["--block", "0"], "1..="),
     ] {
         let refused = cli(&[&["tune"][..], &wrong].concat());
         assert!(

@@ -22,6 +22,7 @@ const IN_PARTS: TopKTuning = TopKTuning {
         live: None,
     },
     score: None,
+    select: None,
     score_bytes: Some(1),
 };
 

@@ -137,6 +137,7 @@ fn share(number: u64, of: u64) {
             let tuning = TopKTuning {
                 gather,
                 score: score_tile(&p, score),
+                select: None,
                 score_bytes,
             };
             attempt(gpu, &format!("topk-property-{name}-{size}"), &p, &given, &tuning)

@@ -1,13 +1,16 @@
-//! That what was measured of linear attention reaches plans, and nothing where it could not serve.
+//! That what was measured reaches plans, and nothing where it could not serve.
 
 mod common;
 
 use wgpu_attention::bench::linear::{check, small};
+use wgpu_attention::bench::topk::checked_plan;
 use wgpu_attention::dense::portable::PrefillTile;
-use wgpu_attention::dense::tile::{DeviceClass, KernelChoice};
+use wgpu_attention::dense::tile::{DeviceClass, KernelChoice, Tuning};
 use wgpu_attention::linear::tile::{Form, alternatives};
-use wgpu_attention::tuned::{Tuned, TunedDense, TunedLinear};
-use wgpu_attention::{Decay, Dense, Gpu, Linear, Tier, dense};
+use wgpu_attention::topk::select::variant::SelectTile;
+use wgpu_attention::topk::{TopKTuning, score, select};
+use wgpu_attention::tuned::{Tuned, TunedDense, TunedLinear, TunedTopK};
+use wgpu_attention::{Decay, Dense, Gpu, Linear, Scoring, Tier, TopK, dense};
 
 /// One head, which every device but one of a single processor cuts into segments; and more than any has workgroups for.
 fn problems() -> [Linear; 2] {
@@ -162,4 +165,151 @@ fn a_dense_tile_that_does_not_fit_serves_nothing() {
     assert_eq!(tuned(first), Some(first));
     assert_eq!(tuned(too_large), None);
     assert_eq!(tuned(unsound), None);
+}
+
+/// A prompt by blocks, and a step over a cache by tokens.
+fn top_k() -> [TopK; 2] {
+    let attention = |queries| Dense {
+        heads: 2,
+        queries,
+        keys: 200,
+        head_dim: 32,
+        causal: true,
+        ..Dense::default()
+    };
+    let blocks = TopK {
+        attention: attention(200),
+        top_k: 4,
+        block_size: 16,
+        query_block: 16,
+        scoring: Scoring::Mean,
+        diagonal: true,
+        ..TopK::default()
+    };
+    let tokens = TopK {
+        attention: attention(1),
+        top_k: 9,
+        ..TopK::default()
+    };
+    [blocks, tokens]
+}
+
+/// As `tune` leaves it, where these tiles were the fastest.
+fn tuned_top_k(gpu: &Gpu, problem: &TopK, tuning: &TopKTuning) -> Tuned {
+    let mut tuned = Tuned::new(gpu);
+    tuned.topk.push(TunedTopK::new(problem, tuning, 1.0, 2.0));
+    tuned
+}
+
+#[test]
+fn every_top_k_tile_that_is_tried_is_right_and_comes_back() {
+    let Some(gpu) = common::gpu() else { return };
+    let device = DeviceClass::of_gpu(&gpu);
+    for problem in top_k() {
+        let planned = problem.plan(&gpu).unwrap();
+        let scores = score::tile::alternatives(&problem, &device);
+        let selects = select::tile::alternatives(&problem.select(), &device);
+        assert!(
+            scores.contains(&planned.score_tile()) && scores.len() >= 3,
+            "{scores:?}"
+        );
+        assert!(
+            selects.contains(&planned.select_tile()) && selects.len() >= 3,
+            "{selects:?}"
+        );
+        let score = scores.into_iter().map(|tile| TopKTuning {
+            score: Some(tile),
+            ..TopKTuning::default()
+        });
+        let select = selects.into_iter().map(|tile| TopKTuning {
+            select: Some(tile),
+            ..TopKTuning::default()
+        });
+        let gathered = Dense {
+            selection: Some(problem.selection()),
+            ..problem.attention.clone()
+        };
+        // Others than the first are dense attention's, which has tests of its own.
+        let gather = dense::tile::alternatives(&gathered, &device).into_iter().take(1);
+        let gather = gather.map(|kernel| TopKTuning {
+            gather: Tuning {
+                kernel: Some(kernel),
+                ..Tuning::default()
+            },
+            ..TopKTuning::default()
+        });
+        for tuning in score.chain(select).chain(gather) {
+            let found = tuned_top_k(&gpu, &problem, &tuning).topk(&gpu, &problem);
+            assert_eq!(found, tuning);
+            let plan = checked_plan(&gpu, &problem, &found).unwrap_or_else(|e| panic!("{tuning:?}: {e}"));
+            assert_eq!(plan.score_tile(), tuning.score.unwrap_or(planned.score_tile()));
+            assert_eq!(plan.select_tile(), tuning.select.unwrap_or(planned.select_tile()));
+            assert_eq!(plan.kernel(), tuning.gather.kernel.unwrap_or(planned.kernel()));
+        }
+    }
+}
+
+#[test]
+fn only_top_k_problems_of_the_same_kind_get_tiles_and_those_that_run() {
+    let Some(gpu) = common::gpu() else { return };
+    let [problem, step] = top_k();
+    let planned = problem.plan(&gpu).unwrap();
+    let tuning = TopKTuning {
+        select: Some(planned.select_tile()),
+        ..TopKTuning::default()
+    };
+    let tuned = tuned_top_k(&gpu, &problem, &tuning);
+    let longer = |queries, keys| TopK {
+        attention: Dense {
+            queries,
+            keys,
+            ..problem.attention.clone()
+        },
+        ..problem.clone()
+    };
+    assert_eq!(tuned.topk(&gpu, &longer(300, 300)), tuning);
+    let others = [
+        step,
+        longer(4000, 4000),
+        TopK {
+            block_size: 32,
+            ..problem.clone()
+        },
+        TopK {
+            scoring: Scoring::Bound,
+            ..problem.clone()
+        },
+        TopK {
+            per_kv_head: !problem.per_kv_head,
+            ..problem.clone()
+        },
+        TopK {
+            attention: Dense {
+                kv_heads: Some(0),
+                ..problem.attention.clone()
+            },
+            ..problem.clone()
+        },
+    ];
+    for other in others {
+        assert_eq!(tuned.topk(&gpu, &other), TopKTuning::default(), "{other:?}");
+    }
+    let portable = gpu.with_tier(Tier::Portable).unwrap();
+    assert_eq!(tuned.topk(&portable, &problem), TopKTuning::default());
+    // Files can be written by hand.
+    let nothing = TopKTuning {
+        select: Some(SelectTile {
+            threads: 0,
+            ..planned.select_tile()
+        }),
+        ..TopKTuning::default()
+    };
+    let none = tuned_top_k(&gpu, &problem, &nothing).topk(&gpu, &problem);
+    assert_eq!(none, TopKTuning::default());
+    // Nor does an invalid dense problem get anything.
+    let invalid = Dense {
+        kv_heads: Some(0),
+        ..Dense::default()
+    };
+    assert_eq!(tuned.dense(&gpu, &invalid), Tuning::default());
 }

@@ -70,7 +70,7 @@ impl Prepared {
                     keep: true,
                     ..p.clone()
                 };
-                let plan = topk::checked_plan(gpu, p)?;
+                let plan = topk::checked_plan(gpu, p, &Default::default())?;
                 let words = p.selection().words(&p.attention);
                 let set = || {
                     Ok((

@@ -62,7 +62,7 @@ impl Run {
     /// [`Failure::Refused`] with the planner's error, [`Failure::Wrong`].
     pub fn new(gpu: &Gpu, problem: &TopK) -> Result<Self, Failure> {
         let p = problem;
-        let whole = checked_plan(gpu, p)?;
+        let whole = checked_plan(gpu, p, &TopKTuning::default())?;
         let pool = p.pool();
         let given = TopK {
             pooled: pool.is_some(),
@@ -160,12 +160,12 @@ impl Run {
     }
 }
 
-/// The plan of a problem, if its kernels give the right answer on a small problem of the same kind.
+/// The plan of a problem, if its kernels and tiles give the right answer on a small problem of the same kind.
 ///
 /// # Errors
 /// [`Failure::Refused`] with the planner's error, [`Failure::Wrong`].
-pub fn checked_plan(gpu: &Gpu, p: &TopK) -> Result<TopKPlan, Failure> {
-    let plan = p.plan(gpu)?;
+pub fn checked_plan(gpu: &Gpu, p: &TopK, tuning: &TopKTuning) -> Result<TopKPlan, Failure> {
+    let plan = p.plan_with(gpu, tuning)?;
     let small = TopK {
         attention: problems::small(&p.attention),
         keep: true,
@@ -177,7 +177,9 @@ pub fn checked_plan(gpu: &Gpu, p: &TopK) -> Result<TopKPlan, Failure> {
             splits: Some(plan.splits()),
             live: None,
         },
-        ..Default::default()
+        score: Some(plan.score_tile()),
+        select: Some(plan.select_tile()),
+        score_bytes: None,
     };
     let inputs = Inputs::random(&small.attention);
     let inputs = TopKInputs {

@@ -11,25 +11,29 @@ use wgpu_attention::bench::{self, Problem, linear::Choice};
 use wgpu_attention::dense::tile::{self, DeviceClass, Tuning};
 use wgpu_attention::linear::tile as linear_tile;
 use wgpu_attention::measure::{Effort, time, time_pairs};
-use wgpu_attention::tuned::{Tuned, TunedDense, TunedLinear};
-use wgpu_attention::{DType, Decay, Dense, DensePlan, Gpu, Linear, LinearPlan, wgpu};
+use wgpu_attention::topk::{TopKTuning, score, select};
+use wgpu_attention::tuned::{Tuned, TunedDense, TunedLinear, TunedTopK};
+use wgpu_attention::{
+    DType, Decay, Dense, DensePlan, Gpu, Linear, LinearPlan, Scoring, TopK, TopKPlan, TopKTensors, wgpu,
+};
 
 use crate::bench::{DecayName, flags};
 use crate::device::{self, GpuArgs};
 use crate::progress::Progress;
 use crate::{Failure, duration, status};
 
-/// Measure candidate tiles of dense and linear attention on this GPU and write the fastest to a file that a plan can be given.
+/// Measure candidate tiles of every kind of attention on this GPU and write the fastest to a file that a plan can be given.
 ///
 /// Every candidate is checked against the float64 reference before it is timed. A program reads the file with
-/// `Tuned::load` and gives `Tuned::dense` to `Dense::plan_with`, `Tuned::linear` to `Linear::plan_with`. The fastest and the
-/// planner's own run once more, in turn, and it is kept where it is at least 3 % faster. Sets of inputs take turns, so that none
-/// is found in a cache. Of linear attention, prompts are measured: in one pass over each
-/// sequence, and cut into segments of several lengths.
+/// `Tuned::load` and gives `Tuned::dense` to `Dense::plan_with`, `Tuned::linear` to `Linear::plan_with`, `Tuned::topk` to
+/// `TopK::plan_with`. The fastest and the planner's own run once more, in turn, and it is kept where it is at least 3 % faster.
+/// Sets of inputs take turns, so that none is found in a cache. Of linear attention, prompts are measured: in one pass over each
+/// sequence, and cut into segments of several lengths. Of top-k attention, kernels of scoring, selecting and gathering are
+/// replaced one after the other, and the whole call is timed.
 #[derive(Debug, Args)]
 pub struct TuneArgs {
     /// What to measure.
-    #[arg(long, value_delimiter = ',', value_enum, default_value = "dense,linear")]
+    #[arg(long, value_delimiter = ',', value_enum, default_value = "dense,linear,topk")]
     op: Vec<Op>,
     /// Where to write.
     #[arg(long, default_value = "tuned.json")]
@@ -37,10 +41,10 @@ pub struct TuneArgs {
     /// Head sizes.
     #[arg(long, value_delimiter = ',', value_parser = flags::dim(), default_value = "64,128")]
     d: Vec<u32>,
-    /// Lengths of prompts [default: 4096; on a software GPU 512, of linear attention 2048].
+    /// Lengths of prompts [default: 4096; on a software GPU 512, of linear attention 2048, of top-k attention 1024].
     #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = flags::length())]
     n: Vec<u32>,
-    /// Lengths of caches, for dense decode [default: 32768; on a software GPU 4096].
+    /// Lengths of caches, for decode of dense and top-k attention [default: 32768; on a software GPU 4096].
     #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = flags::length())]
     keys: Vec<u32>,
     /// Query heads [default: 32, of linear attention 16 and 128; on a software GPU 2].
@@ -55,6 +59,13 @@ pub struct TuneArgs {
     /// Decays of linear attention.
     #[arg(long, value_delimiter = ',', value_enum, default_value = "head")]
     decay: Vec<DecayName>,
+    /// Tokens, or blocks, that top-k attention keeps [default: 8 blocks of prompts, 1 % of the tokens of caches].
+    #[arg(long, value_parser = flags::count())]
+    top_k: Option<u32>,
+    /// Keys of a block of top-k attention, and queries of a prompt that share a list; blocks are scored by their means
+    /// [default: 64 of prompts, of caches 1, tokens].
+    #[arg(long, value_parser = flags::count())]
+    block: Option<u32>,
     /// Seconds of timed runs for each candidate.
     #[arg(long, value_parser = flags::seconds, default_value_t = 0.1)]
     seconds: f64,
@@ -66,6 +77,7 @@ pub struct TuneArgs {
 enum Op {
     Dense,
     Linear,
+    Topk,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -84,6 +96,19 @@ impl Storage {
         }
     }
 }
+
+/// Tiles that replace the planner's together.
+#[derive(Clone, Copy)]
+struct Together(TopKTuning);
+
+impl Debug for Together {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("these together")
+    }
+}
+
+/// What tiles are to beat, by default.
+const PLANNER: &str = "planner";
 
 /// How much faster than the planner's a tile must be, so that noise does not decide.
 const GAIN: f64 = 0.97;
@@ -108,8 +133,11 @@ pub fn tune(args: &TuneArgs, out: &mut dyn Write) -> Result<ExitCode, Failure> {
     if args.op.contains(&Op::Linear) {
         tuner.linear(args, &mut tuned)?;
     }
+    if args.op.contains(&Op::Topk) {
+        tuner.topk(args, &mut tuned)?;
+    }
     tuned.save(&args.out)?;
-    let tiles = tuned.dense.len() + tuned.linear.len();
+    let tiles = tuned.dense.len() + tuned.linear.len() + tuned.topk.len();
     writeln!(tuner.out, "wrote {tiles} tiles to {}", args.out.display())?;
     match (tuner.wrong, tuner.failed) {
         (0, failed @ 1..) => Err(Failure::Message(format!("{failed} problems could not be measured"))),
@@ -154,7 +182,7 @@ impl Tuner<'_> {
             let record = |plan: &DensePlan, pass: &mut wgpu::ComputePass<'_>, buffers: &bench::dense::Buffers| {
                 plan.encode_in(pass, &buffers.tensors())
             };
-            let found = self.fastest(&dense_name(&problem), &candidates, plan, sets, record)?;
+            let found = self.fastest(&dense_name(&problem), PLANNER, &candidates, plan, sets, record)?;
             let entry = |f: Faster<_>| TunedDense::new(&problem, f.candidate, f.seconds, f.planner_seconds);
             tuned.dense.extend(found.map(entry));
         }
@@ -175,7 +203,7 @@ impl Tuner<'_> {
             let record = |plan: &LinearPlan, pass: &mut wgpu::ComputePass<'_>, buffers: &bench::linear::Buffers| {
                 plan.encode_in(pass, &buffers.tensors())
             };
-            let Some(faster) = self.fastest(&linear_name(&problem), &candidates, plan, sets, record)? else {
+            let Some(faster) = self.fastest(&linear_name(&problem), PLANNER, &candidates, plan, sets, record)? else {
                 continue;
             };
             let planner = (problem.plan(gpu)?.form(), faster.planner_seconds);
@@ -186,18 +214,111 @@ impl Tuner<'_> {
         Ok(())
     }
 
-    /// Measures the planner's choice (`None`) and all candidates on sets of buffers that take turns, then the fastest and the
+    fn topk(&mut self, args: &TuneArgs, tuned: &mut Tuned) -> Result<(), Failure> {
+        for problem in topk_problems(args, self.gpu) {
+            if let Some(found) = self.topk_problem(&problem)? {
+                let tuning = found.candidate.0;
+                tuned
+                    .topk
+                    .push(TunedTopK::new(&problem, &tuning, found.seconds, found.planner_seconds));
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces one kernel after the other, each beside the best of those before; then all of them beside the planner's own.
+    fn topk_problem(&mut self, problem: &TopK) -> Result<Option<Faster<Together>>, Failure> {
+        let device = DeviceClass::of_gpu(self.gpu);
+        let (name, failed) = (topk_name(problem), self.failed);
+        let gathered = Dense {
+            selection: Some(problem.selection()),
+            ..problem.attention.clone()
+        };
+        let mut best = TopKTuning::default();
+        let scores = score::tile::alternatives(problem, &device);
+        let found = self.topk_kernel(problem, &format!("{name}, scoring"), PLANNER, &scores, |tile| {
+            TopKTuning {
+                score: tile,
+                ..TopKTuning::default()
+            }
+        })?;
+        best.score = found.map(|f| f.candidate);
+        if self.failed > failed {
+            return Ok(None);
+        }
+        let so_far = |tuning: &TopKTuning| {
+            if *tuning == TopKTuning::default() {
+                PLANNER
+            } else {
+                "so far"
+            }
+        };
+        let selects = select::tile::alternatives(&problem.select(), &device);
+        let found = self.topk_kernel(
+            problem,
+            &format!("{name}, selecting"),
+            so_far(&best),
+            &selects,
+            |tile| TopKTuning { select: tile, ..best },
+        )?;
+        best.select = found.map(|f| f.candidate);
+        let gathers = tile::alternatives(&gathered, &device);
+        let found = self.topk_kernel(problem, &format!("{name}, gather"), so_far(&best), &gathers, |kernel| {
+            TopKTuning {
+                gather: Tuning {
+                    kernel,
+                    ..Tuning::default()
+                },
+                ..best
+            }
+        })?;
+        best.gather.kernel = found.map(|f| f.candidate);
+        if best == TopKTuning::default() {
+            return Ok(None);
+        }
+        self.topk_kernel(problem, &name, PLANNER, &[Together(best)], |all| {
+            all.map_or_else(TopKTuning::default, |all| all.0)
+        })
+    }
+
+    /// [`Tuner::fastest`] of one kernel's candidates, by what they make of a whole call.
+    fn topk_kernel<K: Copy + Debug>(
+        &mut self,
+        problem: &TopK,
+        name: &str,
+        base: &str,
+        candidates: &[K],
+        tuning: impl Fn(Option<K>) -> TopKTuning,
+    ) -> Result<Option<Faster<K>>, Failure> {
+        let gpu = self.gpu;
+        let plan = |candidate| bench::topk::checked_plan(gpu, problem, &tuning(candidate));
+        let sets = || {
+            let all = Problem::TopK(problem.clone());
+            bench::rotating_sets(gpu, &all, || bench::dense::Buffers::zeroless(gpu, &problem.attention))
+        };
+        let record = |plan: &TopKPlan, pass: &mut wgpu::ComputePass<'_>, buffers: &bench::dense::Buffers| {
+            plan.encode_in(pass, &TopKTensors::new(buffers.tensors()))
+        };
+        self.fastest(name, base, candidates, plan, sets, record)
+    }
+
+    /// Measures what is to be beaten (`None`), by default the planner's choice, and all candidates on sets of buffers that take turns, then the fastest and the
     /// planner's in turn; says which is fastest, and which gave no time and why.
     fn fastest<K: Copy + Debug, P, S>(
         &mut self,
         name: &str,
+        base: &str,
         candidates: &[K],
         plan: impl Fn(Option<K>) -> Result<P, bench::Failure>,
         sets: impl Fn() -> wgpu_attention::Result<Vec<S>>,
         record: impl Fn(&P, &mut wgpu::ComputePass<'_>, &S) -> wgpu_attention::Result<()>,
     ) -> Result<Option<Faster<K>>, Failure> {
         let progress = Progress::new();
-        progress.show(format_args!("{name}: the planner's choice"));
+        let to_beat = match base {
+            PLANNER => "the planner's choice",
+            _ => "the best so far",
+        };
+        progress.show(format_args!("{name}: {to_beat}"));
         let (gpu, effort) = (self.gpu, self.effort);
         let seconds = |plan: &P, sets: &[S]| -> wgpu_attention::Result<f64> {
             let times = time(gpu, &effort, |pass, run| record(plan, pass, &sets[run % sets.len()]))?;
@@ -211,7 +332,7 @@ impl Tuner<'_> {
             Ok(planned) => planned,
             Err(failure) => {
                 progress.clear();
-                self.no_time(name, "the planner's choice", &failure)?;
+                self.no_time(name, to_beat, &failure)?;
                 self.failed += 1;
                 return Ok(None);
             }
@@ -236,7 +357,7 @@ impl Tuner<'_> {
         let next = || &sets[run.replace(run.get() + 1) % sets.len()];
         let pairs = match best.filter(|(.., seconds)| *seconds < GAIN * planner) {
             Some((candidate, best, _)) => {
-                progress.show(format_args!("{name}: the fastest and the planner's choice"));
+                progress.show(format_args!("{name}: the fastest and {to_beat}"));
                 let pairs = time_pairs(
                     gpu,
                     &effort,
@@ -271,7 +392,7 @@ impl Tuner<'_> {
             Some(f) => format!("{:.2} of it with {:?}", f.seconds / f.planner_seconds, f.candidate),
             None => format!("the best of {}, or within 3 % of it", candidates.len() + 1),
         };
-        writeln!(self.out, "{name:40} planner {:>9}  {verdict}", duration(planner))?;
+        writeln!(self.out, "{name:58} {base:>7} {:>9}  {verdict}", duration(planner))?;
         Ok(faster)
     }
 
@@ -346,6 +467,62 @@ fn linear_problems(args: &TuneArgs, gpu: &Gpu) -> Vec<Linear> {
         }
     }
     all
+}
+
+/// What is measured of top-k attention: a prompt by blocks, as a rule, and a step over a cache by tokens.
+fn topk_problems(args: &TuneArgs, gpu: &Gpu) -> Vec<TopK> {
+    let software = bench::is_software(gpu);
+    let mut all = vec![];
+    for &head_dim in &args.d {
+        for dtype in args.dtype.iter().map(|s| s.dtype()) {
+            let of = |queries: u32, keys: u32, block: u32, top_k: u32| TopK {
+                attention: Dense {
+                    heads: args.heads.unwrap_or(if software { 2 } else { 32 }),
+                    kv_heads: args.kv_heads,
+                    queries,
+                    keys,
+                    head_dim,
+                    dtype,
+                    causal: true,
+                    ..Dense::default()
+                },
+                top_k,
+                block_size: block,
+                query_block: if queries == 1 { 1 } else { block },
+                per_kv_head: true,
+                scoring: if block == 1 { Scoring::Keys } else { Scoring::Mean },
+                diagonal: block > 1,
+                ..TopK::default()
+            };
+            for n in or(&args.n, &[if software { 1024 } else { 4096 }]) {
+                let block = args.block.unwrap_or(64);
+                all.push(of(n, n, block, args.top_k.unwrap_or(n.div_ceil(block).min(8))));
+            }
+            for keys in or(&args.keys, &[if software { 4096 } else { 32768 }]) {
+                let block = args.block.unwrap_or(1);
+                let kept = args.top_k.unwrap_or((keys / block / 100).max(1));
+                all.push(of(1, keys, block, kept));
+            }
+        }
+    }
+    all
+}
+
+fn topk_name(p: &TopK) -> String {
+    let (a, block) = (&p.attention, p.block_size);
+    let what = if a.queries > 1 { "prefill" } else { "decode" };
+    let kept = match block {
+        1 => format!("{} keys", p.top_k),
+        _ => format!("{} of {block} keys", p.top_k),
+    };
+    format!(
+        "topk {what} {}:{} D{} {} Nk{}, {kept}",
+        a.heads,
+        a.kv_heads(),
+        a.head_dim,
+        a.dtype,
+        a.keys
+    )
 }
 
 fn dense_name(p: &Dense) -> String {

@@ -24,7 +24,7 @@ pub mod extend;
 pub mod hierarchical;
 pub mod host;
 mod inputs;
-mod plan;
+pub(crate) mod plan;
 pub mod pool;
 pub mod reference;
 pub(crate) mod rows;
@@ -45,6 +45,7 @@ use crate::ops::dense::Dense;
 
 /// What an entry of a list is scored by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "tuned", derive(serde::Serialize, serde::Deserialize))]
 pub enum Scoring {
     /// The scores of its keys, with softcap, bias, ALiBi, masks and custom code, as dense attention has them before
     /// weighting; the greatest of them in a block. Exact, and as dear as the scores of dense attention.

@@ -13,6 +13,7 @@ use crate::ops::topk::pool::plan::Pooler;
 use crate::ops::topk::score::tile::ScoreTile;
 use crate::ops::topk::score::{SCORES_BINDING, Scorer, scores_geometry};
 use crate::ops::topk::select::plan::Selector;
+use crate::ops::topk::select::variant::SelectTile;
 use crate::ops::topk::{Select, TopK, rules};
 use crate::tensor::Tensor;
 use crate::tier::Tier;
@@ -30,6 +31,8 @@ pub struct TopKTuning {
     pub gather: Tuning,
     /// Kernel and tile of the scoring.
     pub score: Option<ScoreTile>,
+    /// Tile of the selection.
+    pub select: Option<SelectTile>,
     /// Bytes of scores that are held at a time.
     pub score_bytes: Option<u64>,
 }
@@ -107,7 +110,7 @@ impl TopK {
             rows: widest as u32,
             ..self.select()
         };
-        let selector = Selector::new(gpu, &select)?;
+        let selector = Selector::new(gpu, &select, tuning.select)?;
         let pooled_bytes = pool.filter(|_| pooler.is_some()).map_or(0, |p| p.words() * 4);
         let lists_at = pooled_bytes.next_multiple_of(ALIGNMENT);
         let list_bytes = if self.keep {
@@ -250,6 +253,22 @@ fn lcm(a: u64, b: u64) -> u64 {
     (a / common).saturating_mul(b).min(u32::MAX.into())
 }
 
+/// Whether kernels that were chosen elsewhere run a problem on a device.
+#[cfg(feature = "tuned")]
+pub(crate) fn runs(p: &TopK, tuning: &TopKTuning, gpu: &Gpu) -> bool {
+    if rules::check(p).is_err() {
+        return false;
+    }
+    let device = crate::ops::dense::tile::DeviceClass::of_gpu(gpu);
+    let gather = |kernel| crate::ops::dense::plan::runs(&p.gathered(), &kernel, gpu);
+    let select = |tile| crate::ops::topk::select::tile::runs(&p.select(), &tile, &device);
+    tuning.gather.kernel.is_none_or(gather)
+        && tuning
+            .score
+            .is_none_or(|tile| crate::ops::topk::score::tile::runs(p, tile, &device))
+        && tuning.select.is_none_or(select)
+}
+
 impl TopKPlan {
     /// The device it was made for.
     pub fn gpu(&self) -> &Gpu {
@@ -264,6 +283,16 @@ impl TopKPlan {
     /// The kernel and tile of the gather.
     pub fn kernel(&self) -> KernelChoice {
         self.gather.kernel()
+    }
+
+    /// Kernel and tile of the scoring.
+    pub fn score_tile(&self) -> ScoreTile {
+        self.scorer.tile
+    }
+
+    /// The tile of the selection.
+    pub fn select_tile(&self) -> SelectTile {
+        self.selector.tile
     }
 
     /// The tier of the gather's kernel.

@@ -277,7 +277,7 @@ pub(crate) struct Scorer {
     /// The attention as far as it decides about scores.
     pub scored: Dense,
     pub label: String,
-    tile: ScoreTile,
+    pub tile: ScoreTile,
     shape: Shape,
     splits: u32,
     limits: wgpu::Limits,
@@ -293,8 +293,7 @@ impl Scorer {
         };
         let entries = problem.selection().entries(&problem.attention);
         let splits = tile::serial_splits(problem, entries, &device);
-        let iterations = tile::loop_iterations(problem, &tile, splits);
-        device.check_loops("scoring so many keys for a list", iterations)?;
+        tile::check_loops(problem, &tile, &device)?;
         let scored = problem.scored();
         let variant = Variant::TopK(TopKVariant::Score(variant_of(problem, tile)));
         let what = "this combination of tensors (custom data arrays included)";

@@ -7,6 +7,7 @@ use crate::ops::topk::{Scoring, TopK, rules};
 
 /// A kernel that scores, with its tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "tuned", derive(serde::Serialize, serde::Deserialize))]
 pub enum ScoreTile {
     /// `topk/score.wgsl`
     Tiled(TiledTile),
@@ -16,6 +17,7 @@ pub enum ScoreTile {
 
 /// Tile shape of `topk/score.wgsl`; `dense/products.wgsl` has the meaning of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "tuned", derive(serde::Serialize, serde::Deserialize))]
 pub struct TiledTile {
     /// Row groups.
     pub row_groups: u32,
@@ -33,6 +35,7 @@ pub struct TiledTile {
 
 /// Tile shape of `topk/score_serial.wgsl`; the file's header has the meaning of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "tuned", derive(serde::Serialize, serde::Deserialize))]
 pub struct SerialScoreTile {
     /// Rows of an invocation, at least those of a list unless every row is one; their vectors of four are at most 512.
     pub rows: u32,
@@ -183,16 +186,7 @@ pub fn choose(p: &TopK, device: &DeviceClass) -> Result<ScoreTile> {
         (true, ..=SOME) => SOFTWARE_SOME,
         (true, _) => SOFTWARE,
     };
-    let tiles = candidates.iter().flat_map(|c| {
-        [8, 4, 2].map(|most| TiledTile {
-            row_groups: c.0,
-            row_regs: c.1,
-            lanes: c.2,
-            key_regs: c.3,
-            chunk: shape.vecs.div_ceil(shape.vecs.div_ceil(most)),
-            unroll: c.4,
-        })
-    });
+    let tiles = tiled(candidates, shape.vecs, &[8, 4, 2]);
     let bytes = |t: &TiledTile| t.workgroup_bytes(shape.row_lists, shape.entry_places);
     let mut smallest = (u32::MAX, 0);
     for tile in tiles {
@@ -202,6 +196,59 @@ pub fn choose(p: &TopK, device: &DeviceClass) -> Result<ScoreTile> {
         smallest = smallest.min((bytes(&tile), tile.threads()));
     }
     Err(no_tile(smallest.0, smallest.1, device))
+}
+
+/// Tiles of a list, each with all numbers of vectors staged at once.
+fn tiled(list: &[Candidate], vecs: u32, staged: &[u32]) -> impl Iterator<Item = TiledTile> {
+    list.iter().flat_map(move |c| {
+        staged.iter().map(move |most| TiledTile {
+            row_groups: c.0,
+            row_regs: c.1,
+            lanes: c.2,
+            key_regs: c.3,
+            chunk: vecs.div_ceil(vecs.div_ceil(*most)),
+            unroll: c.4,
+        })
+    })
+}
+
+/// Kernels and tiles worth trying on a device beside the planner's choice, for measurements: those of all numbers of rows that fit,
+/// and on a software GPU that without barriers. None for an invalid problem.
+pub fn alternatives(p: &TopK, device: &DeviceClass) -> Vec<ScoreTile> {
+    if rules::check(p).is_err() {
+        return vec![];
+    }
+    let lists = match device.software {
+        true => [SOFTWARE_FEW, SOFTWARE_SOME, SOFTWARE],
+        false => [GPU_FEW, GPU_SOME, GPU],
+    };
+    let vecs = Shape::of(p).vecs;
+    let mut all: Vec<_> = lists
+        .into_iter()
+        .flat_map(|list| tiled(list, vecs, &[8, 4]))
+        .map(ScoreTile::Tiled)
+        .collect();
+    if device.software {
+        all.extend([1, 4, SERIAL_ROWS].map(|rows| ScoreTile::Serial(SerialScoreTile { rows, threads: 8 })));
+    }
+    let mut kept = vec![];
+    for tile in all {
+        if !kept.contains(&tile) && runs(p, tile, device) {
+            kept.push(tile);
+        }
+    }
+    kept
+}
+
+/// Whether a tile that was chosen elsewhere runs a problem on a device.
+pub(crate) fn runs(p: &TopK, tile: ScoreTile, device: &DeviceClass) -> bool {
+    check(p, tile, device).is_ok() && check_loops(p, &tile, device).is_ok()
+}
+
+/// Refuses what takes a software GPU too many iterations.
+pub(crate) fn check_loops(p: &TopK, tile: &ScoreTile, device: &DeviceClass) -> Result<()> {
+    let splits = serial_splits(p, p.selection().entries(&p.attention), device);
+    device.check_loops("scoring so many keys for a list", loop_iterations(p, tile, splits))
 }
 
 /// A tile that a caller gives, if it makes sense for the problem and the device has room for it.
@@ -251,7 +298,7 @@ pub(crate) fn serial_splits(p: &TopK, entries: u32, device: &DeviceClass) -> u32
 }
 
 /// Iterations of all loops of an invocation, at most.
-pub(crate) fn loop_iterations(p: &TopK, tile: &ScoreTile, splits: u32) -> u64 {
+fn loop_iterations(p: &TopK, tile: &ScoreTile, splits: u32) -> u64 {
     let shape = Shape::of(p);
     let entries = p.selection().entries(&p.attention);
     // No walk goes beyond the last key.

@@ -37,7 +37,7 @@ pub(crate) struct Params {
 #[derive(Debug)]
 pub(crate) struct Selector {
     select: Select,
-    tile: SelectTile,
+    pub tile: SelectTile,
     pipeline: Arc<Pipeline>,
     /// As the pipeline is labelled.
     pub label: String,
@@ -45,14 +45,10 @@ pub(crate) struct Selector {
 }
 
 impl Selector {
-    pub fn new(gpu: &Gpu, select: &Select) -> Result<Self> {
-        Self::with(gpu, select, &SelectTuning::default())
-    }
-
-    fn with(gpu: &Gpu, select: &Select, tuning: &SelectTuning) -> Result<Self> {
+    pub fn new(gpu: &Gpu, select: &Select, tile: Option<SelectTile>) -> Result<Self> {
         rules::check_select(select)?;
         let device = DeviceClass::of_gpu(gpu);
-        let tile = match tuning.tile {
+        let tile = match tile {
             Some(tile) => tile,
             None => tile::choose(select.columns, select.rows, &device)?,
         };
@@ -153,7 +149,7 @@ impl Select {
     /// [`crate::Error::Invalid`] names a field that is wrong, [`crate::Error::Limit`] a limit of the device that even one
     /// row exceeds, [`crate::Error::Unsupported`] rows too long for a software GPU.
     pub fn plan(&self, gpu: &Gpu) -> Result<SelectPlan> {
-        Ok(SelectPlan::of(gpu, Selector::new(gpu, self)?))
+        Ok(SelectPlan::of(gpu, Selector::new(gpu, self, None)?))
     }
 
     /// As [`Select::plan`], with the tile given: for measurements and tests.
@@ -162,7 +158,7 @@ impl Select {
     /// As [`Select::plan`]; [`crate::Error::Invalid`] if the kernel is not made for such a tile, [`crate::Error::Limit`]
     /// if it does not fit the device.
     pub fn plan_with(&self, gpu: &Gpu, tuning: &SelectTuning) -> Result<SelectPlan> {
-        Ok(SelectPlan::of(gpu, Selector::with(gpu, self, tuning)?))
+        Ok(SelectPlan::of(gpu, Selector::new(gpu, self, tuning.tile)?))
     }
 }
 

@@ -96,6 +96,30 @@ pub fn choose(columns: u32, rows: u32, device: &DeviceClass) -> Result<SelectTil
     })
 }
 
+/// Tiles worth trying on a device beside the planner's choice, for measurements: those of rows of all lengths that run.
+pub fn alternatives(select: &Select, device: &DeviceClass) -> Vec<SelectTile> {
+    let lists: &[Candidates] = match device.software {
+        true => &[SOFTWARE],
+        false => &[GPU, GPU_FEW],
+    };
+    let mut all: Vec<SelectTile> = vec![];
+    for tile in lists
+        .iter()
+        .flat_map(|lines| lines.iter())
+        .flat_map(|(_, tiles)| *tiles)
+    {
+        if !all.contains(tile) && runs(select, tile, device) {
+            all.push(*tile);
+        }
+    }
+    all
+}
+
+/// Whether a tile that was chosen elsewhere runs a selection on a device.
+pub(crate) fn runs(select: &Select, tile: &SelectTile, device: &DeviceClass) -> bool {
+    check(tile, device).is_ok() && check_loops(select, tile, device).is_ok()
+}
+
 /// Columns from which scans through subgroups pay on a GPU: on an NVIDIA H200 selecting from 65 536 took 0.97 of the time
 /// with them, from 4096 1.01, and from 256 1.17.
 const LONG_ROW: u32 = 8192;

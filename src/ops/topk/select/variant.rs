@@ -17,6 +17,7 @@ use crate::tier::Tier;
 
 /// How a workgroup takes its row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "tuned", derive(serde::Serialize, serde::Deserialize))]
 pub struct SelectTile {
     /// Invocations, a power of two.
     pub threads: u32,
