@@ -302,8 +302,14 @@ pub(crate) const EDGE_8: &[Candidate] = &[
     Candidate(2, 1, 8, 1, true),
 ];
 
-/// For processors that emulate matrices of 8: little code.
-pub(crate) const SOFTWARE: &[Candidate] = &[Candidate(4, 1, 8, 1, true), Candidate(2, 1, 8, 1, true)];
+/// For processors that emulate matrices of 8: little code, which is what their compilers take long for. Of many strips each
+/// invocation has few loads to write out, and not carried there are fewer of them: 33 to 41 s of compiling with 4 strips and
+/// carried loads became 16 to 21 (D = 64 and 128, Mesa 26.1 on LLVM 19, whose x86 code has a branch for each lane of a load).
+pub(crate) const SOFTWARE: &[Candidate] = &[
+    Candidate(8, 1, 8, 1, false),
+    Candidate(4, 1, 8, 1, false),
+    Candidate(2, 1, 8, 1, false),
+];
 
 /// Tiles that serve a problem on a device, best first.
 pub(super) fn candidates(problem: &Dense, device: &DeviceClass) -> Vec<CooperativeTile> {

@@ -205,8 +205,10 @@ pub(super) fn candidates(p: &Linear, device: &DeviceClass) -> Vec<SegmentTile> {
     };
     let mut tiles = prefill::tiles(list, 1, device);
     tiles.retain(fits);
-    // Tiles of a segment do not alternate.
-    tiles.iter_mut().for_each(|t| t.alternate = false);
+    // Tiles of a segment do not alternate, and their loads are always a tile ahead.
+    for tile in &mut tiles {
+        (tile.alternate, tile.carried) = (false, true);
+    }
     tiles
 }
 
