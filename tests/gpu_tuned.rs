@@ -7,6 +7,7 @@ use wgpu_attention::bench::topk::checked_plan;
 use wgpu_attention::dense::portable::PrefillTile;
 use wgpu_attention::dense::tile::{DeviceClass, KernelChoice, Tuning};
 use wgpu_attention::linear::tile::{Form, alternatives};
+use wgpu_attention::topk::score::tile::{ScoreTile, TiledTile};
 use wgpu_attention::topk::select::variant::SelectTile;
 use wgpu_attention::topk::{TopKTuning, score, select};
 use wgpu_attention::tuned::{Tuned, TunedDense, TunedLinear, TunedTopK};
@@ -306,10 +307,60 @@ fn only_top_k_problems_of_the_same_kind_get_tiles_and_those_that_run() {
     };
     let none = tuned_top_k(&gpu, &problem, &nothing).topk(&gpu, &problem);
     assert_eq!(none, TopKTuning::default());
-    // Nor does an invalid dense problem get anything.
+    let too_many = TopKTuning {
+        select: Some(SelectTile {
+            threads: 1 << 30,
+            ..planned.select_tile()
+        }),
+        ..TopKTuning::default()
+    };
+    let none = tuned_top_k(&gpu, &problem, &too_many).topk(&gpu, &problem);
+    assert_eq!(none, TopKTuning::default());
+}
+
+#[test]
+fn a_score_tile_with_too_many_workgroups_for_one_row_serves_nothing() {
+    let Some(gpu) = common::gpu() else { return };
+    let [_, step] = top_k();
+    let tuning = TopKTuning {
+        score: Some(ScoreTile::Tiled(TiledTile {
+            row_groups: 8,
+            row_regs: 4,
+            lanes: 1,
+            key_regs: 4,
+            chunk: 4,
+            unroll: 1,
+        })),
+        ..TopKTuning::default()
+    };
+    let long = |keys| TopK {
+        attention: Dense {
+            keys,
+            ..step.attention.clone()
+        },
+        ..step.clone()
+    };
+    let most = 4 * gpu.limits().max_compute_workgroups_per_dimension;
+    let topk = |keys| tuned_top_k(&gpu, &long(most), &tuning).topk(&gpu, &long(keys));
+    assert_eq!(topk(most), tuning);
+    assert_eq!(topk(most + 1), TopKTuning::default());
+    assert!(long(most + 1).plan_with(&gpu, &tuning).is_err());
+}
+
+#[test]
+fn an_invalid_problem_gets_nothing() {
+    let Some(gpu) = common::gpu() else { return };
+    let problem = Dense {
+        keys: 300,
+        ..Dense::default()
+    };
+    let kernel = problem.plan(&gpu).unwrap().kernel();
+    let mut tuned = Tuned::new(&gpu);
+    tuned.dense.push(TunedDense::new(&problem, kernel, 1.0, 2.0));
+    assert_eq!(tuned.dense(&gpu, &problem).kernel, Some(kernel));
     let invalid = Dense {
         kv_heads: Some(0),
-        ..Dense::default()
+        ..problem
     };
     assert_eq!(tuned.dense(&gpu, &invalid), Tuning::default());
 }

@@ -262,11 +262,8 @@ pub(crate) fn runs(p: &TopK, tuning: &TopKTuning, gpu: &Gpu) -> bool {
     let device = crate::ops::dense::tile::DeviceClass::of_gpu(gpu);
     let gather = |kernel| crate::ops::dense::plan::runs(&p.gathered(), &kernel, gpu);
     let select = |tile| crate::ops::topk::select::tile::runs(&p.select(), &tile, &device);
-    tuning.gather.kernel.is_none_or(gather)
-        && tuning
-            .score
-            .is_none_or(|tile| crate::ops::topk::score::tile::runs(p, tile, &device))
-        && tuning.select.is_none_or(select)
+    let score = |tile| crate::ops::topk::score::runs(p, tile, gpu);
+    tuning.gather.kernel.is_none_or(gather) && tuning.score.is_none_or(score) && tuning.select.is_none_or(select)
 }
 
 impl TopKPlan {

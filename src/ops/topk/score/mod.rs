@@ -326,26 +326,7 @@ impl Scorer {
 
     /// What bounds a part.
     pub fn bounds(&self) -> Bounds {
-        let entries = self.problem.selection().entries(&self.problem.attention);
-        let (rows, splits) = match self.tile {
-            ScoreTile::Tiled(t) => {
-                let rows = if self.shape.row_lists {
-                    t.rows()
-                } else {
-                    self.shape.list_rows
-                };
-                (rows, entries.div_ceil(t.entries(self.shape.entry_places)))
-            }
-            ScoreTile::Serial(t) => {
-                let rows = if self.shape.row_lists {
-                    t.rows
-                } else {
-                    self.shape.list_rows
-                };
-                (rows, self.splits)
-            }
-        };
-        Bounds::of(&self.limits, rows, self.shape.heads, splits)
+        bounds_of(&self.problem, self.tile, self.splits, &self.limits)
     }
 
     fn grid(&self, part: &Part) -> [u32; 3] {
@@ -410,6 +391,29 @@ impl Scorer {
             grid: self.grid(part),
         }
     }
+}
+
+/// What bounds a part where a tile scores; `splits` are the serial kernel's.
+fn bounds_of(p: &TopK, tile: ScoreTile, splits: u32, limits: &wgpu::Limits) -> Bounds {
+    let shape = Shape::of(p);
+    let (rows, splits) = match tile {
+        ScoreTile::Tiled(t) => {
+            let entries = p.selection().entries(&p.attention);
+            (t.rows(), entries.div_ceil(t.entries(shape.entry_places)))
+        }
+        ScoreTile::Serial(t) => (t.rows, splits),
+    };
+    let rows = if shape.row_lists { rows } else { shape.list_rows };
+    Bounds::of(limits, rows, shape.heads, splits)
+}
+
+/// Whether a tile that was chosen elsewhere runs a problem on a device.
+#[cfg(feature = "tuned")]
+pub(crate) fn runs(p: &TopK, tile: ScoreTile, gpu: &Gpu) -> bool {
+    let device = DeviceClass::of_gpu(gpu);
+    let fits = |splits| parts::split(whole(&p.attention), &[], &bounds_of(p, tile, splits, gpu.limits())).is_ok();
+    let entries = p.selection().entries(&p.attention);
+    tile::runs(p, tile, &device) && fits(tile::serial_splits(p, entries, &device))
 }
 
 /// The variant that scores for a problem with a given tile.

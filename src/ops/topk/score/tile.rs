@@ -241,7 +241,7 @@ pub fn alternatives(p: &TopK, device: &DeviceClass) -> Vec<ScoreTile> {
 }
 
 /// Whether a tile that was chosen elsewhere runs a problem on a device.
-pub(crate) fn runs(p: &TopK, tile: ScoreTile, device: &DeviceClass) -> bool {
+pub(super) fn runs(p: &TopK, tile: ScoreTile, device: &DeviceClass) -> bool {
     check(p, tile, device).is_ok() && check_loops(p, &tile, device).is_ok()
 }
 

@@ -135,14 +135,15 @@ pub fn subgroups(columns: u32, device: &DeviceClass) -> Option<u32> {
 /// Refuses a tile that the kernel is not made for, or the device.
 pub(crate) fn check(t: &SelectTile, device: &DeviceClass) -> Result<()> {
     let sensible = t.threads.is_power_of_two()
+        && t.threads <= 1024
         && (4..=12).contains(&t.radix_bits)
         && t.replicas.is_power_of_two()
         && t.replicas <= 32
         && [1, 2, 4, 8].contains(&t.mask_quads)
         && (1..=16).contains(&t.unroll);
     if !sensible {
-        let allowed =
-            "powers of two but for radix_bits (4 to 12) and unroll (1 to 16); at most 32 replicas, 8 mask_quads";
+        let allowed = "powers of two but for radix_bits (4 to 12) and unroll (1 to 16); at most 1024 threads, 32 replicas, 8 \
+                       mask_quads";
         return Err(invalid("tile", format!("{t:?}"), allowed));
     }
     check_limit(
