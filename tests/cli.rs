@@ -41,7 +41,7 @@ fn help_and_version() {
         assert!(String::from_utf8(cli(&["--help"]).stdout).unwrap().contains(command));
     }
     let tune = String::from_utf8(cli(&["tune", "--help"]).stdout).unwrap();
-    for text in ["dense and linear attention", "--op", "--decay", "--out"] {
+    for text in ["every kind of attention", "--op", "--decay", "--top-k", "--out"] {
         assert!(tune.contains(text), "tune --help has no {text}");
     }
     let version = String::from_utf8(cli(&["--version"]).stdout).unwrap();
