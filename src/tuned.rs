@@ -395,9 +395,11 @@ impl Tuned {
         if gpu.forced_tier().is_some() || topk::rules::check(problem).is_err() {
             return TopKTuning::default();
         }
-        let candidates = self.topk.iter();
+        let candidates = self
+            .topk
+            .iter()
+            .filter_map(|t| Some((t.distance(problem)?, t.tuning())));
         let nearest = candidates
-            .filter_map(|t| Some((t.distance(problem)?, t.tuning())))
             .filter(|(_, tuning)| topk::plan::runs(problem, tuning, gpu))
             .min_by(|a, b| a.0.total_cmp(&b.0));
         nearest.map_or_else(TopKTuning::default, |(_, tuning)| tuning)

@@ -226,12 +226,10 @@ fn every_top_k_tile_that_is_tried_is_right_and_comes_back() {
             select: Some(tile),
             ..TopKTuning::default()
         });
-        let gathered = Dense {
-            selection: Some(problem.selection()),
-            ..problem.attention.clone()
-        };
         // Others than the first are dense attention's, which has tests of its own.
-        let gather = dense::tile::alternatives(&gathered, &device).into_iter().take(1);
+        let gather = dense::tile::alternatives(&problem.gathered(), &device)
+            .into_iter()
+            .take(1);
         let gather = gather.map(|kernel| TopKTuning {
             gather: Tuning {
                 kernel: Some(kernel),

@@ -79,11 +79,7 @@ impl Run {
             pool: pool.map(|pool| pool.plan(gpu)).transpose()?,
             score: given.plan_scores(gpu)?,
             select: p.select().plan(gpu)?,
-            gather: Dense {
-                selection: Some(p.selection()),
-                ..p.attention.clone()
-            }
-            .plan(gpu)?,
+            gather: p.gathered().plan(gpu)?,
         };
         // Real scores and lists for the steps that begin with them.
         let mut encoder = gpu.device().create_command_encoder(&Default::default());

@@ -234,10 +234,6 @@ impl Tuner<'_> {
     fn topk_problem(&mut self, problem: &TopK) -> Result<Option<Faster<Together>>, Failure> {
         let device = DeviceClass::of_gpu(self.gpu);
         let (name, failed) = (topk_name(problem), self.failed);
-        let gathered = Dense {
-            selection: Some(problem.selection()),
-            ..problem.attention.clone()
-        };
         let mut best = TopKTuning::default();
         let scores = score::tile::alternatives(problem, &device);
         let found = self.topk_kernel(problem, &format!("{name}, scoring"), PLANNER, &scores, |tile| {
@@ -266,7 +262,7 @@ impl Tuner<'_> {
             |tile| TopKTuning { select: tile, ..best },
         )?;
         best.select = found.map(|f| f.candidate);
-        let gathers = tile::alternatives(&gathered, &device);
+        let gathers = tile::alternatives(&problem.gathered(), &device);
         let found = self.topk_kernel(problem, &format!("{name}, gather"), so_far(&best), &gathers, |kernel| {
             TopKTuning {
                 gather: Tuning {
