@@ -582,7 +582,7 @@ fn mistakes_are_errors_and_the_device_goes_on() {
         ("digit", |t| t.radix_bits = 32, "Invalid"),
         ("replicas", |t| t.replicas = 0, "Invalid"),
         ("memory", |t| (t.radix_bits, t.replicas) = (12, 32), "Limit"),
-        ("invocations", |t| t.threads = 1 << 16, "Limit"),
+        ("absurd threads", |t| t.threads = 1 << 16, "Invalid"),
     ];
     for (name, change, kind) in tiles {
         let mut tile = tile;
@@ -594,6 +594,23 @@ fn mistakes_are_errors_and_the_device_goes_on() {
             &["tile"],
         );
     }
+    let invocations = gpu.limits().max_compute_invocations_per_workgroup;
+    let small = common::gpu_with(|options| {
+        options.limits = Some(wgpu::Limits {
+            max_compute_invocations_per_workgroup: invocations / 2,
+            ..gpu.limits().clone()
+        });
+    });
+    let too_many = SelectTile {
+        threads: invocations,
+        ..tile
+    };
+    assert_says(
+        "invocations",
+        good().plan_with(&small.unwrap(), &SelectTuning { tile: Some(too_many) }),
+        "Limit",
+        &["max_compute_invocations_per_workgroup", &(invocations / 2).to_string()],
+    );
     let data = good().plan(&gpu).unwrap().run_blocking(&[0.0; 23]);
     assert_says(
         "scores too short",
