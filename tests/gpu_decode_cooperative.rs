@@ -43,7 +43,7 @@ fn tile(gpu: &Gpu, shape: Shape, own: bool, vectors: bool) -> CooperativeDecodeT
         row_lanes: row_lanes.min(least),
         own_barriers: own && abilities.subgroup_barriers && least == most,
         vectors,
-        written_out: gpu.info().device_type != wgpu::DeviceType::Cpu,
+        written_out: !common::matrices::emulated(gpu),
     }
 }
 
@@ -85,10 +85,6 @@ fn the_planners_tile_for_groups_and_few_queries() {
         (16, 1, 5, 40),
         (2, 1, 3, 256),
     ] {
-        // Emulated matrices take minutes to compile for large heads.
-        if dim > 128 && gpu.info().device_type == wgpu::DeviceType::Cpu {
-            continue;
-        }
         let p = Dense {
             batch: 2,
             heads,

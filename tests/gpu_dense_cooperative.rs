@@ -32,7 +32,7 @@ fn tile(gpu: &Gpu, shape: Shape, vectors: bool) -> CooperativeTile {
         own_barriers: abilities.subgroup_barriers && least == most && strip_lanes == most,
         vectors,
         // As the planner has it.
-        written_out: gpu.info().device_type != wgpu::DeviceType::Cpu,
+        written_out: !common::matrices::emulated(gpu),
         alternate: true,
     }
 }
@@ -86,12 +86,6 @@ fn golden_cases(reduced_precision: bool) {
         };
         // Which has nothing to do with f16 tensors.
         if !reduced_precision && p.dtype == DType::F16 {
-            continue;
-        }
-        // Emulated matrices take minutes to compile for large heads; `verify --tier each` does so once.
-        let large = p.head_dim.max(p.value_dim()) > 64;
-        if !reduced_precision && large && gpu.info().device_type == wgpu::DeviceType::Cpu {
-            println!("{:36} left to `verify`", case.name);
             continue;
         }
         match p.plan(&gpu) {

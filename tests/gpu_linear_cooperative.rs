@@ -6,28 +6,30 @@ mod common;
 
 use common::Random;
 use common::linear::{self, Strength, check, check_on, feature_maps, forced};
+use common::matrices::emulated;
 use wgpu_attention::compare::{self, Tolerance};
 use wgpu_attention::dense::cooperative::CooperativeTile as SegmentTile;
 use wgpu_attention::linear::cooperative::CooperativeTile;
 use wgpu_attention::linear::tile::{Form, LinearTuning};
 use wgpu_attention::{DType, Decay, FeatureMap, Gpu, Linear, LinearInputs, LinearOutput, Tier};
 
-/// The device, where it has matrices, with their edge and the sizes of its subgroups.
-fn device() -> Option<(Gpu, u32, (u32, u32))> {
+/// The device, where it has matrices.
+fn device() -> Option<Gpu> {
     let gpu = common::gpu()?;
+    common::matrices::matrices(&gpu)?;
+    Some(gpu)
+}
+
+/// The edge of matrices, and the least and the most invocations of a subgroup.
+fn sizes(gpu: &Gpu) -> (u32, u32, u32) {
     let abilities = gpu.abilities();
-    let (Some(edge), Some(subgroups)) = (abilities.matrices, abilities.subgroups) else {
-        eprintln!(
-            "\n*** NOT TESTED: no cooperative matrices on {} ***\n",
-            common::describe(&gpu)
-        );
-        return None;
-    };
-    Some((gpu, edge, subgroups))
+    let (least, most) = abilities.subgroups.expect("matrices come with subgroups");
+    (abilities.matrices.unwrap(), least, most)
 }
 
 /// Strips, shares, blocks of tokens and of columns: small, and such that each kind of part has more than one.
-fn tile([strips, shares, row_blocks, value_blocks]: [u32; 4], edge: u32, (least, most): (u32, u32)) -> CooperativeTile {
+fn tile([strips, shares, row_blocks, value_blocks]: [u32; 4], gpu: &Gpu) -> CooperativeTile {
+    let (edge, least, most) = sizes(gpu);
     CooperativeTile {
         edge,
         strips,
@@ -38,7 +40,7 @@ fn tile([strips, shares, row_blocks, value_blocks]: [u32; 4], edge: u32, (least,
         threads: strips * shares * most,
         row_lanes: least.min(2),
         vectors: true,
-        written_out: false,
+        written_out: !emulated(gpu),
     }
 }
 
@@ -49,8 +51,7 @@ const BOTH: [u32; 4] = [2, 2, 1, 1];
 
 /// A tile of outputs of segments: strips, blocks of rows, blocks of keys and stages, a strip's own barriers where the device can.
 fn output_tile(gpu: &Gpu, [strips, row_blocks, key_blocks, stages]: [u32; 4], own: bool) -> SegmentTile {
-    let abilities = gpu.abilities();
-    let (edge, (least, most)) = (abilities.matrices.unwrap(), abilities.subgroups.unwrap());
+    let (edge, least, most) = sizes(gpu);
     let row_lanes = match own {
         true => (most / (row_blocks * edge)).max(1),
         false => least.min(2),
@@ -67,10 +68,11 @@ fn output_tile(gpu: &Gpu, [strips, row_blocks, key_blocks, stages]: [u32; 4], ow
         row_lanes,
         own_barriers: false,
         vectors: true,
-        written_out: gpu.info().device_type != wgpu::DeviceType::Cpu,
+        written_out: !emulated(gpu),
         alternate: false,
     };
-    let own_barriers = own && abilities.subgroup_barriers && least == most && row_lanes * row_blocks * edge == most;
+    let own_barriers =
+        own && gpu.abilities().subgroup_barriers && least == most && row_lanes * row_blocks * edge == most;
     SegmentTile { own_barriers, ..tile }
 }
 
@@ -117,9 +119,9 @@ fn plain(decay: Decay) -> Linear {
 
 #[test]
 fn lengths_around_a_chunk() {
-    let Some((gpu, edge, subgroups)) = device() else { return };
+    let Some(gpu) = device() else { return };
     for (shape, decay) in [(SMALL, Decay::Head), (STRIPS, Decay::None), (SHARES, Decay::Head)] {
-        let tile = tile(shape, edge, subgroups);
+        let tile = tile(shape, &gpu);
         let c = tile.rows();
         for tokens in [1, c - 1, c, c + 1, 2 * c - 1, 2 * c, 2 * c + 1, 4 * c, 5 * c + 3] {
             let p = Linear { tokens, ..plain(decay) };
@@ -132,14 +134,14 @@ fn lengths_around_a_chunk() {
 
 #[test]
 fn heads_that_share_keys_and_values() {
-    let Some((gpu, edge, subgroups)) = device() else { return };
+    let Some(gpu) = device() else { return };
     for (heads, kv_heads) in [(1, None), (3, Some(1)), (6, Some(2))] {
         let p = Linear {
             heads,
             kv_heads,
             ..plain(Decay::Head)
         };
-        for form in forms(&gpu, &p, tile(BOTH, edge, subgroups)) {
+        for form in forms(&gpu, &p, tile(BOTH, &gpu)) {
             check(&format!("{heads} heads, {kv_heads:?}"), &gpu, &p, &forced(form));
         }
     }
@@ -147,7 +149,7 @@ fn heads_that_share_keys_and_values() {
 
 #[test]
 fn head_sizes() {
-    let Some((gpu, edge, subgroups)) = device() else { return };
+    let Some(gpu) = device() else { return };
     // The widest head leaves 48 KiB no room for a larger tile with matrices of 16.
     let sizes = [
         (1, 1, STRIPS),
@@ -168,14 +170,14 @@ fn head_sizes() {
             scale: Some(1.0 / head_dim as f32),
             ..plain([Decay::None, Decay::Head][n % 2])
         };
-        let form = Form::Cooperative(tile(shape, edge, subgroups));
+        let form = Form::Cooperative(tile(shape, &gpu));
         check(&format!("D = {head_dim}, Dv = {value_dim}"), &gpu, &p, &forced(form));
     }
 }
 
 #[test]
 fn feature_maps_and_normalizers_in_every_storage_type() {
-    let Some((gpu, edge, subgroups)) = device() else { return };
+    let Some(gpu) = device() else { return };
     for (n, feature_map) in feature_maps().into_iter().enumerate() {
         for normalize in [None, Some(0.01)] {
             let p = Linear {
@@ -188,7 +190,7 @@ fn feature_maps_and_normalizers_in_every_storage_type() {
                 ..plain([Decay::None, Decay::Head][n % 2])
             };
             let shape = [STRIPS, BOTH][n % 2];
-            for form in forms(&gpu, &p, tile(shape, edge, subgroups)) {
+            for form in forms(&gpu, &p, tile(shape, &gpu)) {
                 check(&format!("{feature_map:?} {normalize:?}"), &gpu, &p, &forced(form));
             }
         }
@@ -197,14 +199,14 @@ fn feature_maps_and_normalizers_in_every_storage_type() {
 
 #[test]
 fn memory_in_scalars_and_loops_written_out() {
-    let Some((gpu, edge, subgroups)) = device() else { return };
-    for (vectors, written_out) in [(false, false), (true, true)] {
+    let Some(gpu) = device() else { return };
+    for (vectors, written_out) in [(false, !emulated(&gpu)), (true, true)] {
         let tile = CooperativeTile {
             vectors,
             written_out,
             staged: 1,
             row_lanes: 1,
-            ..tile(SMALL, edge, subgroups)
+            ..tile(SMALL, &gpu)
         };
         let p = Linear {
             unaligned: vectors,
@@ -217,7 +219,7 @@ fn memory_in_scalars_and_loops_written_out() {
 
 #[test]
 fn states_read_written_and_in_place() {
-    let Some((gpu, edge, subgroups)) = device() else { return };
+    let Some(gpu) = device() else { return };
     for (initial_state, final_state, in_place) in [
         (false, false, false),
         (true, false, false),
@@ -231,7 +233,7 @@ fn states_read_written_and_in_place() {
             normalize: in_place.then_some(1e-3),
             ..plain(Decay::Head)
         };
-        for form in forms(&gpu, &p, tile(STRIPS, edge, subgroups)) {
+        for form in forms(&gpu, &p, tile(STRIPS, &gpu)) {
             let name = format!("{initial_state} {final_state} {in_place}");
             check(&name, &gpu, &p, &forced(form));
         }
@@ -240,7 +242,7 @@ fn states_read_written_and_in_place() {
 
 #[test]
 fn every_token_sees_all_of_them() {
-    let Some((gpu, edge, subgroups)) = device() else { return };
+    let Some(gpu) = device() else { return };
     for (documents, normalize) in [(None, Some(1e-6)), (Some(3), None)] {
         let p = Linear {
             batch: if documents.is_some() { 1 } else { 2 },
@@ -250,7 +252,7 @@ fn every_token_sees_all_of_them() {
             feature_map: FeatureMap::Elu1,
             ..plain(Decay::None)
         };
-        for form in forms(&gpu, &p, tile(BOTH, edge, subgroups)) {
+        for form in forms(&gpu, &p, tile(BOTH, &gpu)) {
             check(&format!("{documents:?}"), &gpu, &p, &forced(form));
         }
     }
@@ -258,7 +260,7 @@ fn every_token_sees_all_of_them() {
 
 #[test]
 fn documents_each_with_a_state_of_its_own() {
-    let Some((gpu, edge, subgroups)) = device() else { return };
+    let Some(gpu) = device() else { return };
     let p = Linear {
         batch: 1,
         tokens: 41,
@@ -273,7 +275,7 @@ fn documents_each_with_a_state_of_its_own() {
         [9, 9, 40, 40, 41],
     ] {
         inputs.cu_seqlens = Some(boundaries.to_vec());
-        for form in forms(&gpu, &p, tile(STRIPS, edge, subgroups)) {
+        for form in forms(&gpu, &p, tile(STRIPS, &gpu)) {
             check_on(&format!("{boundaries:?}"), &gpu, &p, &inputs.inputs(), &forced(form));
         }
     }
@@ -282,7 +284,7 @@ fn documents_each_with_a_state_of_its_own() {
 /// Scores and states far beyond f16 and far below it.
 #[test]
 fn what_f16_has_no_room_for() {
-    let Some((gpu, edge, subgroups)) = device() else { return };
+    let Some(gpu) = device() else { return };
     for (of_tokens, of_values, of_state) in [
         (600.0, 300.0, 1e9),
         (600.0, 1.0, 0.0),
@@ -304,7 +306,7 @@ fn what_f16_has_no_room_for() {
             scale(&mut inputs.k, of_tokens, DType::F16);
             scale(&mut inputs.v, of_values, DType::F16);
             scale(inputs.initial_state.as_mut().unwrap(), of_state, DType::F32);
-            for form in forms(&gpu, &p, tile(STRIPS, edge, subgroups)) {
+            for form in forms(&gpu, &p, tile(STRIPS, &gpu)) {
                 let name = format!("{of_tokens} {of_values} {of_state}, {decay:?}");
                 check_on(&name, &gpu, &p, &inputs.inputs(), &forced(form));
             }
@@ -317,7 +319,7 @@ fn what_f16_has_no_room_for() {
 /// grow with the bound.
 #[test]
 fn a_state_without_decay_over_65536_tokens() {
-    let Some((gpu, edge, subgroups)) = device() else { return };
+    let Some(gpu) = device() else { return };
     const CALLS: usize = 32;
     for (name, low) in [("of either sign", -1.0), ("positive", 0.0)] {
         let whole = Linear {
@@ -345,7 +347,7 @@ fn a_state_without_decay_over_65536_tokens() {
         };
         let expected = linear::truth(&whole, &inputs);
         let plan = call
-            .plan_with(&gpu, &forced(Form::Cooperative(tile(STRIPS, edge, subgroups))))
+            .plan_with(&gpu, &forced(Form::Cooperative(tile(STRIPS, &gpu))))
             .unwrap();
         let mut state = vec![0.0; call.state_len() as usize];
         for at in 0..CALLS {
@@ -377,10 +379,10 @@ fn a_state_without_decay_over_65536_tokens() {
 
 #[test]
 fn drawn_problems() {
-    let Some((gpu, edge, subgroups)) = device() else { return };
+    let Some(gpu) = device() else { return };
     for seed in 0..12 {
         let mut r = Random::new(seed);
-        let tile = tile(r.pick(&[SMALL, STRIPS, SHARES, BOTH]), edge, subgroups);
+        let tile = tile(r.pick(&[SMALL, STRIPS, SHARES, BOTH]), &gpu);
         let causal = !r.one_in(5);
         let normalize = r.one_in(3).then_some(1e-6);
         let documents = r.one_in(4).then_some(3);
@@ -423,7 +425,7 @@ fn drawn_problems() {
 /// The planner's own tiles, with the tier forced.
 #[test]
 fn what_the_planner_picks() {
-    let Some((gpu, ..)) = device() else { return };
+    let Some(gpu) = device() else { return };
     let gpu = gpu.with_tier(Tier::Cooperative).unwrap();
     for (heads, tokens) in [(64, 70), (1, 300)] {
         for decay in [Decay::None, Decay::Head] {
@@ -449,8 +451,8 @@ fn what_the_planner_picks() {
 
 #[test]
 fn what_matrices_do_not_serve_is_refused() {
-    let Some((gpu, edge, subgroups)) = device() else { return };
-    let form = Form::Cooperative(tile(STRIPS, edge, subgroups));
+    let Some(gpu) = device() else { return };
+    let form = Form::Cooperative(tile(STRIPS, &gpu));
     let refused = |p: &Linear, form: Form, part: &str| {
         let error = p.plan_with(&gpu, &forced(form)).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
@@ -467,13 +469,13 @@ fn what_matrices_do_not_serve_is_refused() {
     };
     refused(&whole, form, "a split");
     let other = CooperativeTile {
-        edge: 24 - edge,
-        ..tile(STRIPS, edge, subgroups)
+        edge: 24 - sizes(&gpu).0,
+        ..tile(STRIPS, &gpu)
     };
     refused(&plain(Decay::Head), Form::Cooperative(other), "which this device has");
     let few = CooperativeTile {
         threads: 1,
-        ..tile(SMALL, edge, subgroups)
+        ..tile(SMALL, &gpu)
     };
     refused(
         &plain(Decay::Head),
@@ -494,7 +496,7 @@ fn what_matrices_do_not_serve_is_refused() {
         ),
         (
             SegmentTile {
-                keys: edge + 1,
+                keys: output.keys + 1,
                 ..output
             },
             1,
@@ -518,7 +520,7 @@ fn what_matrices_do_not_serve_is_refused() {
         ),
     ];
     let split = |output: SegmentTile, segment| Form::CooperativeSplit {
-        state: tile(STRIPS, edge, subgroups),
+        state: tile(STRIPS, &gpu),
         output,
         segment,
     };

@@ -78,7 +78,8 @@ struct Params {
     list_capacity: u32,
     list_entries: u32,
     query_block: u32,
-    padding: u32,
+    // 0, which only the host knows.
+    zero: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -56,7 +56,7 @@ const VALUE_WORDS = VALUE_BLOCKS * EDGE / 4u;
 
 const STAGED_KEYS = KEYS;
 const STAGERS = THREADS;
-const STAGING_WRITTEN_OUT = 1u;
+const STAGING_WRITTEN_OUT = MATRICES_WRITTEN_OUT;
 
 // From here on places and pitches are in words of four elements.
 const EDGE_WORDS = EDGE / 4u;
@@ -136,7 +136,7 @@ fn largest_held(held: Held) -> f32 {
 
 fn largest_key(held: array<Held, K_LOADS>) -> f32 {
     var top = 0.0;
-    #unroll
+    #unroll if STAGING_WRITTEN_OUT
     for (var u = 0u; u < K_LOADS; u++) {
         top = max(top, largest_held(held[u]));
     }

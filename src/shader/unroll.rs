@@ -9,6 +9,8 @@
 //!
 //! Bounds are made of the module's constants and of the variables of marked loops around it. `#unroll if NAME` writes out
 //! where the constant NAME is not 0: processors that emulate a GPU take minutes to compile what a GPU needs written out.
+//! Where it is 0 the loop stays one, for the driver's compiler as well, which would write out up to 32 turns by itself: its
+//! end is given `params.zero` more turns, 0 that only the host knows.
 //!
 //! The body stays as it is: without the directive the text is the same algorithm in plain WGSL. With it, an index
 //! such as `acc[r * VALUE_VECS + n]` is a constant, so that every driver's compiler keeps the array in registers.
@@ -37,11 +39,12 @@ fn expand(lines: &[&str], constants: &HashMap<String, u32>, out: &mut String) ->
             n += 1;
             continue;
         };
+        let head = lines.get(n + 1).ok_or("`#unroll` at the end")?;
         if !holds(condition, constants)? {
-            n += 1;
+            out.push_str(&kept(head, constants)?);
+            n += 2;
             continue;
         }
-        let head = lines.get(n + 1).ok_or("`#unroll` at the end")?;
         let (name, start, end) = bounds(head, constants)?;
         let length = block(&lines[n + 1..]).ok_or_else(|| format!("no end of `{}`", head.trim()))?;
         let body = &lines[n + 2..n + 1 + length];
@@ -69,8 +72,27 @@ fn holds(condition: &str, constants: &HashMap<String, u32>) -> Result<bool, Stri
         .ok_or_else(|| format!("`#unroll{condition}` is not `#unroll if CONSTANT`"))
 }
 
+/// The head of a loop that is to stay one.
+fn kept(head: &str, constants: &HashMap<String, u32>) -> Result<String, String> {
+    let (_, start, end) = parts(head)?;
+    let turns = evaluate(end, constants).zip(evaluate(start, constants));
+    let head = match turns {
+        Some((end, start)) if end <= start + 1 => head.to_string(),
+        _ => head.replacen(&format!("< {end};"), &format!("< ({end}) + params.zero;"), 1),
+    };
+    Ok(head + "\n")
+}
+
 /// Variable and range of `for (var NAME = START; NAME < END; NAME++) {`.
 fn bounds<'a>(head: &'a str, constants: &HashMap<String, u32>) -> Result<(&'a str, u32, u32), String> {
+    let (name, start, end) = parts(head)?;
+    let value =
+        |text: &str| evaluate(text, constants).ok_or_else(|| format!("`{text}` in `{}` is not constant", head.trim()));
+    Ok((name, value(start)?, value(end)?))
+}
+
+/// The same, as written.
+fn parts(head: &str) -> Result<(&str, &str, &str), String> {
     let wrong = || format!("`{}` is not `for (var n = A; n < B; n++) {{`", head.trim());
     let inner = head.trim().strip_prefix("for (var ").ok_or_else(wrong)?;
     let inner = inner.strip_suffix("++) {").ok_or_else(wrong)?;
@@ -81,9 +103,7 @@ fn bounds<'a>(head: &'a str, constants: &HashMap<String, u32>) -> Result<(&'a st
     if left != name || third != Some(name) {
         return Err(wrong());
     }
-    let value =
-        |text: &str| evaluate(text, constants).ok_or_else(|| format!("`{text}` in `{}` is not constant", head.trim()));
-    Ok((name, value(start)?, value(end)?))
+    Ok((name, start, end))
 }
 
 /// Lines from the first, which opens a block, to the one that closes it.
@@ -228,6 +248,17 @@ mod tests {
             "#unroll\nfor (var i = 0u; i < 2u; i++) {\n#unroll\nfor (var j = 0u; j < (2u >> i); j++) {\nx(j);\n}\n}\n";
         let expected = "{ const i = 0u;\n{ const j = 0u;\nx(j);\n}\n{ const j = 1u;\nx(j);\n}\n}\n\
                         { const i = 1u;\n{ const j = 0u;\nx(j);\n}\n}\n";
+        assert_eq!(unroll(text).unwrap(), expected);
+    }
+
+    #[test]
+    fn loops_that_stay_have_an_end_that_no_compiler_knows() {
+        let text = "const A = 3u;\nconst OUT = 0u;\n#unroll if OUT\nfor (var i = 0u; i < A >> 1u; i++) {\n#unroll if OUT\n\
+                    for (var j = 0u; j < A - i; j++) {\n#unroll if A\nfor (var k = 1u; k < A; k++) {\nx(k);\n}\n}\n}\n\
+                    #unroll if OUT\nfor (var l = 0u; l < A << 1u; l++) {\n}\n";
+        let expected = "const A = 3u;\nconst OUT = 0u;\nfor (var i = 0u; i < A >> 1u; i++) {\n\
+                        for (var j = 0u; j < (A - i) + params.zero; j++) {\n{ const k = 1u;\nx(k);\n}\n{ const k = 2u;\nx(k);\n}\n\
+                        }\n}\nfor (var l = 0u; l < (A << 1u) + params.zero; l++) {\n}\n";
         assert_eq!(unroll(text).unwrap(), expected);
     }
 

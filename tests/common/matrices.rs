@@ -20,21 +20,25 @@ pub fn matrices(gpu: &Gpu) -> Option<(u32, (u32, u32))> {
     Some((edge, abilities.subgroups.expect("matrices come with subgroups")))
 }
 
+/// Whether a processor emulates the matrices: loops over them need not be written out then, and had better not be.
+pub fn emulated(gpu: &Gpu) -> bool {
+    gpu.info().device_type == wgpu::DeviceType::Cpu
+}
+
 /// A share of the random problems (`property::share`): a smaller one where matrices are emulated, because each option set compiles
-/// a kernel there for some 20 s.
+/// a kernel there for several seconds.
 pub fn share(set: impl Fn(&Gpu, &str, &mut Random) -> Vec<Result<(), String>>) {
     let Some(gpu) = gpu() else { return };
     if matrices(&gpu).is_none() {
         return;
     }
-    let emulated = gpu.info().device_type == wgpu::DeviceType::Cpu;
-    property::share(0, if emulated { 15 } else { 6 }, set);
+    property::share(0, if emulated(&gpu) { 15 } else { 6 }, set);
 }
 
 /// Whether matrices load from arrays of scalars as they should. The planner makes use of that on Metal only; an NVIDIA driver
 /// (580.159.04) gives wrong results.
 pub fn scalars_work(gpu: &Gpu) -> bool {
-    gpu.info().backend == wgpu::Backend::Metal || gpu.info().device_type == wgpu::DeviceType::Cpu
+    gpu.info().backend == wgpu::Backend::Metal || emulated(gpu)
 }
 
 /// Where f16 factors may be used, they set the bounds.

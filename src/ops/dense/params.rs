@@ -66,7 +66,7 @@ pub struct Params {
     pub list_capacity: u32,
     pub list_entries: u32,
     pub query_block: u32,
-    pub padding: u32,
+    pub zero: u32,
 }
 
 #[cfg(test)]

@@ -162,8 +162,10 @@ pub(super) fn loop_iterations(tile: &SegmentTile, p: &Linear, tokens: u32) -> u3
     let rows_each = (tile.rows() * tile.row_lanes).div_ceil(tile.threads);
     let lanes = looped(tile.row_lanes.ilog2(), 0);
     let outputs = tile.row_blocks * dv.div_ceil(tile.edge);
-    // Loops over the words of a stage and the weights of a row are written out; those over matrices may not be.
-    let of_tile = tile.product_iterations(d, dv) + looped(outputs, 0) + 2;
+    // Keys are loaded, looked at for their largest and stored, values loaded and stored, and first of all loaded once more.
+    let staged = 3 * looped(words(tile.keys, d), 0) + 2 * looped(words(tile.keys, dv), 0);
+    // Loops over the weights of a row are written out; the others may not be.
+    let of_tile = tile.product_iterations(d, dv) + looped(outputs, 0) + staged + 2;
     let parts = tile.q_parts(d, dv, weight_pitch(tile));
     let blocks = d.div_ceil(tile.edge);
     let of_queries = looped(
@@ -178,7 +180,12 @@ pub(super) fn loop_iterations(tile: &SegmentTile, p: &Linear, tokens: u32) -> u3
         looped(tile.row_blocks, 0) + looped(words(tile.rows(), tile.edge), 0),
     );
     let of_rows = rows_each * (lanes + looped(d.div_ceil(4), 0));
-    looped(tokens.div_ceil(tile.keys), of_tile) + 2 * of_queries + looped(blocks, of_state_rows) + of_output + of_rows
+    looped(tokens.div_ceil(tile.keys), of_tile)
+        + 2 * staged
+        + 2 * of_queries
+        + looped(blocks, of_state_rows)
+        + of_output
+        + of_rows
 }
 
 /// Tiles of outputs for matrices of 16, best first, by measurements on an NVIDIA H200 (`benches/tune_linear.rs`): two or three of
