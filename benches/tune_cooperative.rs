@@ -4,7 +4,7 @@
 //! cargo bench --bench tune_cooperative -- [N] [D] [heads]
 //! ```
 //! `WGPU_ATTENTION_BACKEND`, `WGPU_ATTENTION_ADAPTER` choose the device; `FULL=1` drops the causal mask; `DTYPE` is f16, or
-//! f32 or bf16 for split products, beside the planner's kernel without matrices; `TILE` keeps the tiles whose names contain
+//! f32 or bf16 for split products, beside the planner's kernel without matrices; `HOOK` is alibi or softcap; `TILE` keeps the tiles whose names contain
 //! one of its `|`-separated parts.
 
 use wgpu_attention::bench::{Problem, rotating_sets};
@@ -30,6 +30,14 @@ fn main() {
         dtype,
         causal: std::env::var("FULL").is_err(),
         ..Default::default()
+    };
+    let problem = match std::env::var("HOOK").as_deref() {
+        Ok("alibi") => Dense { alibi: true, ..problem },
+        Ok("softcap") => Dense {
+            softcap: Some(30.0),
+            ..problem
+        },
+        _ => problem,
     };
     println!("{}", common::device_line(&gpu));
     println!("prefill {heads}x{n}x{d} {dtype} causal {}", problem.causal);
@@ -59,7 +67,7 @@ fn main() {
             if tile.slices == 2 { " split" } else { "" },
             if tile.carried { " carried" } else { "" },
             if tile.own_barriers { " own" } else { "" },
-            if tile.vectors { "" } else { " scalars" },
+            if tile.elements.is_some() { " elements" } else { "" },
         );
         let wanted = std::env::var("TILE").map_or(true, |t| t.split('|').any(|part| name.contains(part)));
         if !wanted || tile.workgroup_bytes(d, d) > gpu.limits().max_compute_workgroup_storage_size {
@@ -103,6 +111,20 @@ const SHAPES: &[[u32; 4]] = &[
     [4, 2, 32, 1],
     [4, 1, 32, 2],
     [8, 1, 32, 1],
+];
+
+/// Strips and blocks of rows where scores and weights stay in registers.
+const ELEMENT_SHAPES: &[[u32; 2]] = &[
+    [8, 2],
+    [4, 2],
+    [2, 2],
+    [8, 1],
+    [4, 1],
+    [2, 1],
+    [8, 3],
+    [4, 3],
+    [4, 4],
+    [2, 4],
 ];
 
 /// The same for split products.
@@ -149,13 +171,22 @@ fn tiles(gpu: &Gpu, edge: u32, shapes: &[[u32; 4]], split: bool) -> Vec<Cooperat
             vectors: gpu.info().backend != wgpu_attention::wgpu::Backend::Metal,
             written_out: true,
             alternate: false,
+            elements: None,
         }
     };
-    shapes
+    let plain = shapes
         .iter()
         .flat_map(|shape| [true, false].map(|carried| tile(shape, carried)))
-        .filter(|tile| !split || tile.stages == 1 || tile.carried)
-        .collect()
+        .filter(|tile| !split || tile.stages == 1 || tile.carried);
+    let elements = abilities.elements.filter(|_| !split);
+    let shapes = if elements.is_some() { ELEMENT_SHAPES } else { &[] };
+    let with_elements = shapes.iter().map(|[strips, row_blocks]| CooperativeTile {
+        elements,
+        row_lanes: 1,
+        own_barriers: abilities.subgroup_barriers,
+        ..tile(&[*strips, *row_blocks, edge, 2], true)
+    });
+    plain.chain(with_elements).collect()
 }
 
 /// Seconds, or why there are none; a wrong result gets no time.

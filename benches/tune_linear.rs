@@ -259,6 +259,7 @@ fn output_tiles(device: &DeviceClass) -> Vec<SegmentTile> {
         vectors: !device.scalar_matrices,
         written_out: !device.software,
         alternate: false,
+        elements: None,
     };
     [
         (4, 2, 16, 1),

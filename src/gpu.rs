@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::FutureExt;
 
 use crate::error::{Error, Result};
+use crate::measure::ProbeRun;
 use crate::ops::host;
 use crate::shader::{self, Pipeline, Variant};
 use crate::tier::{Abilities, Tier};
@@ -127,7 +128,9 @@ impl Gpu {
 
     /// As [`Gpu::new`], with the adapter that the device is from. Of its features these make kernels faster: `SUBGROUP`,
     /// `SUBGROUP_BARRIER`, `SHADER_F16`, and `EXPERIMENTAL_COOPERATIVE_MATRIX`, which takes `SUBGROUP` and `SHADER_F16` as well and
-    /// `wgpu::ExperimentalFeatures::enabled()` when the device is requested.
+    /// `wgpu::ExperimentalFeatures::enabled()` when the device is requested; beside that one, on Vulkan, `PASSTHROUGH_SHADERS`.
+    ///
+    /// With both, a small dispatch is run here and waited for: how invocations have elements of matrices, only trying tells.
     pub fn of_adapter(adapter: &wgpu::Adapter, device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
         Self::with_matrices(device, queue, false, &adapter.cooperative_matrix_properties())
     }
@@ -144,7 +147,7 @@ impl Gpu {
         matrices: &[wgpu::CooperativeMatrixProperties],
     ) -> Self {
         let info = device.adapter_info();
-        Gpu {
+        let mut gpu = Gpu {
             tier: None,
             pipeline_cache: None,
             inner: Arc::new(Inner {
@@ -158,7 +161,13 @@ impl Gpu {
                 pipelines: Mutex::new(HashMap::new()),
                 workspaces: Mutex::new([None, None]),
             }),
+        };
+        let elements = ProbeRun::places(&gpu);
+        if let Some(inner) = Arc::get_mut(&mut gpu.inner) {
+            inner.abilities.elements = elements;
+            inner.pipelines = Mutex::default();
         }
+        gpu
     }
 
     /// Requests a device.
@@ -445,7 +454,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// ```
 ///
 /// Cooperative matrices are an experimental feature of wgpu, so that the descriptor allows those where the adapter has matrices
-/// that kernels can use.
+/// that kernels can use, and with them `PASSTHROUGH_SHADERS`: on Vulkan, kernels that get at the elements of matrices are given to
+/// the driver as SPIR-V.
 pub fn device_descriptor(adapter: &wgpu::Adapter) -> wgpu::DeviceDescriptor<'static> {
     let features = useful_features(adapter);
     wgpu::DeviceDescriptor {
@@ -464,12 +474,13 @@ fn useful_features(adapter: &wgpu::Adapter) -> wgpu::Features {
         | wgpu::Features::SHADER_F16
         | wgpu::Features::SUBGROUP
         | wgpu::Features::SUBGROUP_BARRIER
+        | wgpu::Features::PASSTHROUGH_SHADERS
         | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
     let features = adapter.features() & wanted;
     let abilities = Abilities::of(features, &adapter.get_info(), &adapter.cooperative_matrix_properties());
     match abilities.matrices {
         Some(_) => features,
-        None => features - wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX,
+        None => features - wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX - wgpu::Features::PASSTHROUGH_SHADERS,
     }
 }
 

@@ -87,6 +87,82 @@ pub struct Abilities {
     pub subgroup_barriers: bool,
     /// Edge of the square cooperative matrices with f16 factors and f32 sums, 8 or 16.
     pub matrices: Option<u32>,
+    /// How an invocation has elements of such matrices, where shaders get at them.
+    pub elements: Option<MatrixElements>,
+}
+
+/// The elements of a cooperative matrix that an invocation has, as `shaders/shared/elements.wgsl` relies on them: at the same
+/// places of left factors as of sums; element e is of the row class e / `run` % `classes`, and each class is a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "tuned", derive(serde::Serialize, serde::Deserialize))]
+pub struct MatrixElements {
+    /// Elements of an invocation.
+    pub each: u32,
+    /// Neighbouring elements of one row.
+    pub run: u32,
+    /// Rows that an invocation has elements of.
+    pub classes: u32,
+    /// Invocations whose numbers differ in these bits only have elements of the same rows; others have none of them.
+    pub sharers: u32,
+}
+
+impl MatrixElements {
+    /// What the numbers say that `shaders/measure/places.wgsl` writes, on matrices of `edge` and subgroups of `size`; `None` where
+    /// elements are not as kernels rely on it.
+    pub(crate) fn found(numbers: &[f32], edge: u32, size: u32) -> Option<Self> {
+        let all = (edge * edge) as usize;
+        let each = edge * edge / size;
+        if each * size != edge * edge || numbers.len() != 5 * all {
+            return None;
+        }
+        let part = |n: usize| &numbers[n * all..(n + 1) * all];
+        let in_order = |part: &[f32]| part.iter().enumerate().all(|(n, x)| *x == n as f32);
+        let places: Vec<u32> = part(0).iter().map(|x| *x as u32).collect();
+        let mut seen = places.clone();
+        seen.sort_unstable();
+        let whole = seen.iter().copied().eq(0..edge * edge);
+        let told = |part: &[f32], place: fn(u32, u32) -> u32| {
+            part.iter().zip(&places).all(|(x, n)| *x == place(*n, edge) as f32)
+        };
+        let strides = told(part(3), |n, edge| n / edge) && told(part(4), |n, edge| n % edge);
+        if !(whole && strides && in_order(part(1)) && in_order(part(2))) {
+            return None;
+        }
+        let rows: Vec<Vec<u32>> = places
+            .chunks(each as usize)
+            .map(|places| places.iter().map(|n| n / edge).collect())
+            .collect();
+        let same_rows = |a: &[u32], b: &[u32]| a.iter().all(|row| b.contains(row));
+        let sharers = (0..size)
+            .filter(|lane| same_rows(&rows[*lane as usize], &rows[0]))
+            .fold(0, |bits, lane| bits | lane);
+        let fits = |classes: u32, run: u32| {
+            let class = |e: usize| e as u32 / run % classes;
+            let of_lane = |rows: &Vec<u32>| {
+                let pairs = (0..rows.len()).flat_map(|a| (0..rows.len()).map(move |b| (a, b)));
+                pairs
+                    .into_iter()
+                    .all(|(a, b)| (class(a) == class(b)) == (rows[a] == rows[b]))
+            };
+            // All of a row with the sharers, and in the same classes.
+            let shared = |lane: usize| {
+                let others = (0..rows.len()).filter(|other| (lane ^ other) as u32 & !sharers == 0);
+                let alike = others.clone().all(|other| rows[other] == rows[lane]);
+                alike && others.count() as u32 * each == edge * classes
+            };
+            rows.iter().all(of_lane) && (0..rows.len()).all(shared)
+        };
+        let runs = (0..=each.ilog2()).map(|n| 1 << n);
+        let (run, classes) = runs
+            .flat_map(|run| (0..=(each / run).ilog2()).map(move |n| (run, 1 << n)))
+            .find(|(run, classes)| fits(*classes, *run))?;
+        Some(MatrixElements {
+            each,
+            run,
+            classes,
+            sharers,
+        })
+    }
 }
 
 impl Abilities {
@@ -96,6 +172,7 @@ impl Abilities {
         half: false,
         subgroup_barriers: false,
         matrices: None,
+        elements: None,
     };
 
     /// Those of a device with these features. `matrices`: what its adapter reports, empty if that is not known.
@@ -114,6 +191,8 @@ impl Abilities {
             half,
             subgroup_barriers: subgroups.is_some() && barriers_order_memory(features, info),
             matrices: if usable { edge(matrices) } else { None },
+            // Found by trying, with a device.
+            elements: None,
         }
     }
 
@@ -177,6 +256,61 @@ mod tests {
         assert_eq!(edge(&[shape([8, 8, 8], F32)]), None);
         assert_eq!(edge(&[shape([8, 8, 8], F16), shape([32, 32, 32], F16)]), Some(8));
         assert_eq!(edge(&[shape([16, 8, 8], F16)]), None);
+    }
+
+    /// What the probe writes where invocation `lane` has the element of a row and a column as its e-th.
+    fn numbers(edge: u32, size: u32, place: impl Fn(u32, u32) -> (u32, u32)) -> Vec<f32> {
+        let each = edge * edge / size;
+        let places: Vec<_> = (0..size)
+            .flat_map(|lane| (0..each).map(move |e| (lane, e)))
+            .map(|(l, e)| place(l, e))
+            .collect();
+        let order = (0..edge * edge).map(|n| n as f32);
+        let part = |number: fn(u32, (u32, u32)) -> u32| places.iter().map(move |p| number(edge, *p) as f32);
+        part(|edge, (row, column)| row * edge + column)
+            .chain(order.clone())
+            .chain(order)
+            .chain(part(|_, (row, _)| row))
+            .chain(part(|_, (_, column)| column))
+            .collect()
+    }
+
+    #[test]
+    fn elements_are_used_where_they_are_as_kernels_rely_on_it() {
+        // As an NVIDIA H200 has them.
+        let nvidia = numbers(16, 32, |lane, e| {
+            (lane / 4 + e / 4 * 8, lane % 4 * 2 + e % 2 + e / 2 % 2 * 8)
+        });
+        let found = MatrixElements::found(&nvidia, 16, 32);
+        let expected = MatrixElements {
+            each: 8,
+            run: 4,
+            classes: 2,
+            sharers: 3,
+        };
+        assert_eq!(found, Some(expected));
+        // A row's halves in turn.
+        let turns = numbers(16, 32, |lane, e| {
+            (lane / 4 + e / 2 % 2 * 8, lane % 4 * 2 + e % 2 + e / 4 * 8)
+        });
+        assert_eq!(MatrixElements::found(&turns, 16, 32).unwrap().run, 2);
+        // A column each, as Mesa's software GPU has them; half a column each.
+        let columns = numbers(8, 8, |lane, e| (e, lane));
+        let found = MatrixElements::found(&columns, 8, 8).unwrap();
+        assert_eq!((found.run, found.classes, found.sharers), (1, 8, 7));
+        let halves = numbers(16, 32, |lane, e| (2 * e + lane / 16, lane % 16));
+        let found = MatrixElements::found(&halves, 16, 32).unwrap();
+        assert_eq!((found.run, found.classes, found.sharers), (1, 8, 15));
+        // Rows in another order in every other invocation; factors elsewhere; a stride of 0 that is none.
+        let mixed = numbers(8, 8, |lane, e| (if lane % 2 == 0 { e } else { 7 - e }, lane));
+        assert_eq!(MatrixElements::found(&mixed, 8, 8), None);
+        for wrong in [64, 128, 192, 256] {
+            let mut other = columns.clone();
+            other.swap(wrong + 1, wrong + 10);
+            assert_eq!(MatrixElements::found(&other, 8, 8), None, "{wrong}");
+        }
+        assert_eq!(MatrixElements::found(&columns, 8, 48), None);
+        assert_eq!(MatrixElements::found(&columns[1..], 8, 8), None);
     }
 
     #[test]

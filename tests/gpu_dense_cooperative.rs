@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::matrices::{check, drawn, matrices, of_rounded, scalars_work, share, tolerance};
+use common::matrices::{check, drawn, matrices, of_rounded, scalars_work, share, tolerance, without_elements};
 use common::{Inputs, Random, draw, golden, gpu};
 use wgpu_attention::case::{Case, Op};
 use wgpu_attention::compare::{self, Tolerance};
@@ -34,6 +34,7 @@ fn tile(gpu: &Gpu, shape: Shape, vectors: bool) -> CooperativeTile {
         // As the planner has it.
         written_out: !common::matrices::emulated(gpu),
         alternate: true,
+        elements: None,
     }
 }
 
@@ -44,6 +45,25 @@ fn split(tile: CooperativeTile) -> CooperativeTile {
         carried: tile.carried || tile.stages == 2,
         ..tile
     }
+}
+
+/// The same with scores and weights in registers, where the device's matrices have elements.
+fn in_registers(gpu: &Gpu, tile: CooperativeTile) -> Option<CooperativeTile> {
+    let abilities = gpu.abilities();
+    Some(CooperativeTile {
+        keys: tile.edge,
+        stages: 2,
+        carried: true,
+        row_lanes: 1,
+        own_barriers: abilities.subgroup_barriers,
+        elements: Some(abilities.elements?),
+        ..tile
+    })
+}
+
+/// A tile, and the same with scores and weights in registers where the device can.
+fn both_ways(gpu: &Gpu, tile: CooperativeTile) -> Vec<CooperativeTile> {
+    std::iter::once(tile).chain(in_registers(gpu, tile)).collect()
 }
 
 type Shape = ([u32; 4], u32, bool);
@@ -73,6 +93,14 @@ fn golden_cases_by_split_products() {
 fn golden_cases(reduced_precision: bool) {
     let Some(gpu) = gpu() else { return };
     let Some(_) = matrices(&gpu) else { return };
+    // Split products have no kernel that gets at elements.
+    if reduced_precision && let Some(without) = without_elements(&gpu) {
+        golden_cases_on(&without, reduced_precision);
+    }
+    golden_cases_on(&gpu, reduced_precision);
+}
+
+fn golden_cases_on(gpu: &Gpu, reduced_precision: bool) {
     let gpu = gpu.with_tier(Tier::Cooperative).unwrap();
     let (mut ran, mut decode) = (0, 0);
     for path in golden("dense") {
@@ -142,6 +170,9 @@ fn random_problems() {
             _ if options.reduced_precision => shape,
             _ => split(shape),
         };
+        let shape = in_registers(gpu, shape)
+            .filter(|t| t.slices == 1 && r.one_in(2))
+            .unwrap_or(shape);
         let tuning = common::forced(KernelChoice::Cooperative(shape));
         drawn(gpu, name, &options, (shape.rows(), shape.keys), &tuning, r)
     });
@@ -153,14 +184,12 @@ fn lists_of_keys() {
     let Some((edge, _)) = matrices(&gpu) else { return };
     let shape = tile(&gpu, ([2, 1, 2, 2], 2, true), true);
     let split = split(shape);
-    for (block_size, dtype, shape) in [
-        (1, DType::F16, shape),
-        (3, DType::F16, shape),
-        (edge, DType::F16, shape),
-        (2 * edge + 1, DType::F16, shape),
-        (3, DType::F32, split),
-        (edge, DType::BF16, split),
-    ] {
+    let of_f16 = both_ways(&gpu, shape).into_iter().flat_map(|shape| {
+        let sizes = [1, 3, edge, 2 * edge + 1];
+        sizes.map(|size| (size, DType::F16, shape))
+    });
+    let splits = [(3, DType::F32, split), (edge, DType::BF16, split)];
+    for (block_size, dtype, shape) in of_f16.chain(splits) {
         let entries = 70u32.div_ceil(block_size);
         let selection = Selection {
             block_size,
@@ -239,7 +268,9 @@ fn references_change_at_every_tile_never_and_in_one_row_only() {
     }
     // With a strip's own barriers and without, where the device can; with the strip's two blocks of rows.
     for shape in [SHAPES[0], SHAPES[1], SHAPES[3], SHAPES[4], SHAPES[6]] {
-        references_change(&gpu, tile(&gpu, shape, true));
+        for tile in both_ways(&gpu, tile(&gpu, shape, true)) {
+            references_change(&gpu, tile);
+        }
     }
     for shape in [SHAPES[3], SHAPES[4]] {
         references_change(&gpu, split(tile(&gpu, shape, true)));
@@ -285,8 +316,8 @@ fn rows_that_see_nothing_yet_beside_rows_that_do() {
     if matrices(&gpu).is_none() {
         return;
     }
-    for shape in [SHAPES[1], SHAPES[3]] {
-        let shape = tile(&gpu, shape, true);
+    let shapes = [SHAPES[1], SHAPES[3]].map(|shape| both_ways(&gpu, tile(&gpu, shape, true)));
+    for shape in shapes.concat() {
         let p = Dense {
             queries: shape.rows() + 5,
             keys: shape.rows() + 5,
@@ -325,14 +356,10 @@ fn sigmoid_weights_of_a_long_sequence_do_not_vanish() {
         ..Dense::default()
     };
     let inputs = Inputs::random(&p, &mut Random::new(2));
-    let shape = tile(&gpu, ([2, 1, 2, 1], 2, false), true);
-    check(
-        "sigmoid",
-        &gpu,
-        &p,
-        &inputs,
-        &common::forced(KernelChoice::Cooperative(shape)),
-    );
+    for shape in both_ways(&gpu, tile(&gpu, ([2, 1, 2, 1], 2, false), true)) {
+        let tuning = common::forced(KernelChoice::Cooperative(shape));
+        check("sigmoid", &gpu, &p, &inputs, &tuning);
+    }
 }
 
 #[test]
@@ -353,22 +380,15 @@ fn the_same_bits_twice_and_from_scalars() {
         ..Dense::default()
     };
     let inputs = Inputs::random(&p, &mut Random::new(3));
-    let outputs: Vec<_> = [true, true, !scalars_work(&gpu)]
-        .into_iter()
-        .map(|vectors| {
-            let shape = tile(&gpu, ([2, 1, 2, 1], 2, true), vectors);
-            check(
-                &format!("{shape:?}"),
-                &gpu,
-                &p,
-                &inputs,
-                &common::forced(KernelChoice::Cooperative(shape)),
-            )
-        })
-        .collect();
-    let bits = |o: &DenseOutput<f32>| o.o.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-    assert_eq!(bits(&outputs[0]), bits(&outputs[1]));
-    assert_eq!(bits(&outputs[0]), bits(&outputs[2]));
+    for shape in both_ways(&gpu, tile(&gpu, ([2, 1, 2, 1], 2, true), true)) {
+        let outputs = [true, true, !scalars_work(&gpu)].map(|vectors| {
+            let tuning = common::forced(KernelChoice::Cooperative(CooperativeTile { vectors, ..shape }));
+            check(&format!("{shape:?}"), &gpu, &p, &inputs, &tuning)
+        });
+        let bits = |o: &DenseOutput<f32>| o.o.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&outputs[0]), bits(&outputs[1]));
+        assert_eq!(bits(&outputs[0]), bits(&outputs[2]));
+    }
 }
 
 #[test]

@@ -70,6 +70,7 @@ fn output_tile(gpu: &Gpu, [strips, row_blocks, key_blocks, stages]: [u32; 4], ow
         vectors: true,
         written_out: !emulated(gpu),
         alternate: false,
+        elements: None,
     };
     let own_barriers =
         own && gpu.abilities().subgroup_barriers && least == most && row_lanes * row_blocks * edge == most;

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::ops::host;
 use crate::shader::{Binding, BindingKind, Constant, Pipeline, Spec, Variant};
-use crate::tier::Tier;
+use crate::tier::{MatrixElements, Tier};
 
 /// A kernel that measures the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +21,13 @@ pub enum Probe {
         /// Rows and columns of a matrix, 8 or 16.
         edge: u32,
         /// Invocations of a workgroup: for each of its [`MULTIPLY_SUBGROUPS`] as many as the largest on the device has.
+        threads: u32,
+    },
+    /// `measure/places.wgsl`
+    Places {
+        /// Rows and columns of a matrix, 8 or 16.
+        edge: u32,
+        /// Invocations of a subgroup.
         threads: u32,
     },
     /// `measure/copy.wgsl`
@@ -52,7 +59,7 @@ const MULTIPLY_SUMS: u32 = 8;
 impl Spec for Probe {
     fn label(&self) -> String {
         match self {
-            Probe::Multiply { edge, .. } => format!("{} {edge}x{edge}", self.kernel()),
+            Probe::Multiply { edge, .. } | Probe::Places { edge, .. } => format!("{} {edge}x{edge}", self.kernel()),
             _ => self.kernel().into(),
         }
     }
@@ -62,6 +69,7 @@ impl Spec for Probe {
             Probe::Fma => "measure/fma",
             Probe::FmaHalf => "measure/fma_half",
             Probe::Multiply { .. } => "measure/multiply",
+            Probe::Places { .. } => "measure/places",
             Probe::Copy => "measure/copy",
             Probe::Read => "measure/read",
         }
@@ -77,6 +85,15 @@ impl Spec for Probe {
                 ("THREADS", Count(threads)),
                 ("SUBGROUPS", Count(MULTIPLY_SUBGROUPS)),
             ],
+            Probe::Places { edge, threads } => {
+                let each = edge * edge / threads;
+                // As if each element were of a row of its own; the kernel makes no use of it.
+                vec![
+                    ("THREADS", Count(threads)),
+                    ("ELEMENTS", Count(each)),
+                    ("SHARERS", Count(0)),
+                ]
+            }
             Probe::Copy => vec![],
             Probe::Read => vec![("WORDS", Count(READ_WORDS))],
         }
@@ -84,8 +101,8 @@ impl Spec for Probe {
 
     fn pieces(&self) -> Vec<&'static str> {
         match self {
-            Probe::Multiply { edge: 8, .. } => vec!["shared/matrix_8"],
-            Probe::Multiply { .. } => vec!["shared/matrix_16"],
+            Probe::Multiply { edge: 8, .. } | Probe::Places { edge: 8, .. } => vec!["shared/matrix_8"],
+            Probe::Multiply { .. } | Probe::Places { .. } => vec!["shared/matrix_16"],
             _ => vec![],
         }
     }
@@ -104,6 +121,7 @@ impl Spec for Probe {
     fn workgroup_bytes(&self) -> u32 {
         match self {
             Probe::Multiply { edge, .. } => MULTIPLY_FACTORS * edge * edge * 2,
+            Probe::Places { edge, .. } => edge * edge * (4 + 2) + edge * 4,
             _ => 0,
         }
     }
@@ -111,7 +129,7 @@ impl Spec for Probe {
     fn tier(&self) -> Tier {
         match self {
             Probe::FmaHalf => Tier::Subgroup,
-            Probe::Multiply { .. } => Tier::Cooperative,
+            Probe::Multiply { .. } | Probe::Places { .. } => Tier::Cooperative,
             _ => Tier::Portable,
         }
     }
@@ -119,7 +137,7 @@ impl Spec for Probe {
     fn enables(&self) -> Vec<&'static str> {
         match self {
             Probe::FmaHalf => vec!["f16"],
-            Probe::Multiply { .. } => vec!["f16", "wgpu_cooperative_matrix"],
+            Probe::Multiply { .. } | Probe::Places { .. } => vec!["f16", "wgpu_cooperative_matrix"],
             _ => vec![],
         }
     }
@@ -208,6 +226,28 @@ impl ProbeRun {
             workgroups,
             bytes as f64,
         )
+    }
+
+    /// How the device's invocations have elements of its matrices, where shaders get at those.
+    pub(crate) fn places(gpu: &Gpu) -> Option<MatrixElements> {
+        let abilities = gpu.abilities();
+        let (edge, (least, most)) = (abilities.matrices?, abilities.subgroups?);
+        let spirv =
+            gpu.info().backend == wgpu::Backend::Vulkan && gpu.features().contains(wgpu::Features::PASSTHROUGH_SHADERS);
+        if !spirv || least != most || !(edge * edge).is_multiple_of(most) {
+            return None;
+        }
+        let run = || {
+            let input = host::upload(gpu, "probe", &[0; 4])?;
+            let output = host::poisoned(gpu, "probe", u64::from(5 * edge * edge) * 4)?;
+            let run = Self::new(gpu, Probe::Places { edge, threads: most }, [&input, &output], 1, 0.0)?;
+            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            run.record(&mut encoder.begin_compute_pass(&Default::default()));
+            gpu.submit_and_read_blocking(encoder, run.output())
+        };
+        // A driver that cannot do this has kernels that do without.
+        let numbers: Vec<f32> = bytemuck::pod_collect_to_vec(&run().ok()?);
+        MatrixElements::found(&numbers, edge, most)
     }
 
     fn new(gpu: &Gpu, kind: Probe, buffers: [&wgpu::Buffer; 2], workgroups: u32, work: f64) -> Result<Self> {

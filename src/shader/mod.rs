@@ -13,6 +13,7 @@
 //! assert!(SOURCES.iter().any(|(name, _)| *name == "measure/read"));
 //! ```
 
+mod elements;
 #[cfg(test)]
 pub(crate) mod layout;
 pub(crate) mod snippet;
@@ -230,12 +231,32 @@ pub(crate) fn compile(gpu: &Gpu, variant: &Variant) -> Result<Pipeline> {
     let source = variant.wgsl();
     // Custom code may index its data as it likes, so it keeps every check.
     let trusted = !gpu.checked() && spec.custom().is_none();
+    let spirv = elements::wanted(&source)
+        .then(|| elements::spirv(&source, &spec.bindings(), !trusted))
+        .transpose()
+        .map_err(|message| Error::Device {
+            message: format!("shader `{label}`: {message}"),
+        })?;
     gpu.guarded(|device| {
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(&label),
             source: wgpu::ShaderSource::Wgsl(source.into()),
         };
-        let module = if trusted {
+        let module = if let Some(words) = spirv {
+            let entry = wgpu::PassthroughShaderEntryPoint {
+                name: "main".into(),
+                workgroup_size: (1, 1, 1),
+            };
+            let descriptor = wgpu::ShaderModuleDescriptorPassthrough {
+                label: Some(&label),
+                entry_points: vec![entry].into(),
+                spirv: Some(words.into()),
+                ..Default::default()
+            };
+            // SAFETY: naga wrote the module from valid WGSL, as wgpu would have, and what was put into its functions is of their
+            // types. For what is not checked in there the same holds as below.
+            unsafe { device.create_shader_module_passthrough(descriptor) }
+        } else if trusted {
             // SAFETY: every index into a buffer is bounded by lengths that `encode` checked against the buffers, or
             // clamped in the shader where it comes from device data; every index into workgroup or private memory is
             // a compile-time function of loop counters and the invocation's number, which is below the workgroup's size

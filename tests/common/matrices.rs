@@ -3,9 +3,9 @@
 use wgpu_attention::compare::{self, Tolerance};
 use wgpu_attention::dense::reference;
 use wgpu_attention::dense::tile::Tuning;
-use wgpu_attention::{DType, Dense, DenseInputs, DenseOutput, Error, Gpu, Tier};
+use wgpu_attention::{DType, Dense, DenseInputs, DenseOutput, Error, Gpu, GpuOptions, Tier, gpu};
 
-use super::{Inputs, Random, draw, gpu, property};
+use super::{Inputs, Random, draw, property};
 
 /// The device with what its matrices and subgroups are; `None` where it has no matrices, and is seen to refuse the tier.
 pub fn matrices(gpu: &Gpu) -> Option<(u32, (u32, u32))> {
@@ -20,6 +20,19 @@ pub fn matrices(gpu: &Gpu) -> Option<(u32, (u32, u32))> {
     Some((edge, abilities.subgroups.expect("matrices come with subgroups")))
 }
 
+/// The device without what kernels get at elements of matrices by; `None` where it has no such thing anyway.
+pub fn without_elements(gpu: &Gpu) -> Option<Gpu> {
+    gpu.abilities().elements?;
+    let adapters = pollster::block_on(gpu::adapters(&GpuOptions::from_env().unwrap())).unwrap();
+    let mut descriptor = gpu::device_descriptor(&adapters[0]);
+    descriptor.required_features.remove(wgpu::Features::PASSTHROUGH_SHADERS);
+    let (device, queue) = pollster::block_on(adapters[0].request_device(&descriptor)).unwrap();
+    let without = Gpu::of_adapter(&adapters[0], &device, &queue);
+    assert_eq!(without.abilities().elements, None);
+    assert_eq!(without.abilities().matrices, gpu.abilities().matrices);
+    Some(without)
+}
+
 /// Whether a processor emulates the matrices: loops over them need not be written out then, and had better not be.
 pub fn emulated(gpu: &Gpu) -> bool {
     gpu.info().device_type == wgpu::DeviceType::Cpu
@@ -28,7 +41,7 @@ pub fn emulated(gpu: &Gpu) -> bool {
 /// A share of the random problems (`property::share`): a smaller one where matrices are emulated, because each option set compiles
 /// a kernel there for several seconds.
 pub fn share(set: impl Fn(&Gpu, &str, &mut Random) -> Vec<Result<(), String>>) {
-    let Some(gpu) = gpu() else { return };
+    let Some(gpu) = super::gpu() else { return };
     if matrices(&gpu).is_none() {
         return;
     }

@@ -160,6 +160,7 @@ fn with_matrices() -> Vec<DeviceClass> {
                     half: true,
                     subgroup_barriers: true,
                     matrices: Some(edge),
+                    elements: None,
                 },
                 tier: Some(Tier::Cooperative),
                 scalar_matrices,

@@ -13,7 +13,7 @@ use wgpu_attention::dense::tile::DeviceClass;
 use wgpu_attention::measure::Probe;
 use wgpu_attention::ops::merge::variant::MergeVariant;
 use wgpu_attention::shader::{SOURCES, Spec, Variant};
-use wgpu_attention::tier::{Abilities, Tier};
+use wgpu_attention::tier::{Abilities, MatrixElements, Tier};
 
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
@@ -39,13 +39,24 @@ fn classes() -> Vec<DeviceClass> {
 /// Kinds of device with cooperative matrices: tensor cores, simdgroup matrices, subgroups of open size, and a processor that
 /// emulates them.
 fn matrix_classes() -> Vec<DeviceClass> {
+    let elements = |each, run, classes, sharers| {
+        Some(MatrixElements {
+            each,
+            run,
+            classes,
+            sharers,
+        })
+    };
     let kinds = [
-        (16, (32, 32), 48_u32, false, false),
-        (16, (32, 64), 32, false, false),
-        (8, (32, 32), 32, false, true),
-        (8, (8, 8), 32, true, false),
+        (16, (32, 32), 48_u32, false, false, None),
+        (16, (32, 32), 48, false, false, elements(8, 4, 2, 3)),
+        (16, (32, 64), 32, false, false, None),
+        (8, (32, 32), 32, false, true, None),
+        (8, (8, 8), 32, true, false, None),
+        (8, (8, 8), 32, true, false, elements(8, 1, 8, 7)),
     ];
-    let class = |(edge, subgroups, kib, software, scalar_matrices): (u32, (u32, u32), u32, _, _)| DeviceClass {
+    type Kind = (u32, (u32, u32), u32, bool, bool, Option<MatrixElements>);
+    let class = |(edge, subgroups, kib, software, scalar_matrices, elements): Kind| DeviceClass {
         workgroup_memory: kib * 1024,
         invocations: 1024,
         software,
@@ -55,6 +66,7 @@ fn matrix_classes() -> Vec<DeviceClass> {
             half: true,
             subgroup_barriers: subgroups.0 == subgroups.1,
             matrices: Some(edge),
+            elements,
         },
         tier: Some(Tier::Cooperative),
         scalar_matrices,
@@ -90,6 +102,7 @@ fn subgroup_classes() -> Vec<DeviceClass> {
                     half: subgroups.1 != 64,
                     subgroup_barriers: false,
                     matrices: None,
+                    elements: None,
                 },
                 tier,
                 ..SMALLEST
@@ -132,6 +145,7 @@ fn others() -> BTreeMap<String, Variant> {
     }
     let mut probes = vec![Probe::Fma, Probe::FmaHalf, Probe::Copy, Probe::Read];
     probes.extend([(8, 32), (16, 128)].map(|(edge, threads)| Probe::Multiply { edge, threads }));
+    probes.extend([(8, 8), (16, 32)].map(|(edge, threads)| Probe::Places { edge, threads }));
     let probes = probes.into_iter().map(Variant::Probe);
     for variant in probes.chain([Variant::CopyWords]) {
         variants.insert(variant.wgsl(), variant);

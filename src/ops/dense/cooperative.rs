@@ -2,12 +2,13 @@
 
 use crate::ops::dense::Dense;
 use crate::ops::dense::tile::{DeviceClass, looped};
-use crate::ops::dense::variant::{Attend, Tile, staged_pieces};
+use crate::ops::dense::variant::{Attend, Tile, Visits, staged_pieces};
 use crate::shader::Constant;
 use crate::tensor::DType;
-use crate::tier::{Abilities, Tier};
+use crate::tier::{Abilities, MatrixElements, Tier};
 
-/// Tile shape of `dense/prefill_cooperative.wgsl`; the file's header has the meaning of each.
+/// Tile shape of `dense/prefill_cooperative.wgsl`, or with `elements` of `dense/prefill_elements.wgsl`; their headers have the
+/// meaning of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "tuned", derive(serde::Serialize, serde::Deserialize))]
 pub struct CooperativeTile {
@@ -41,14 +42,28 @@ pub struct CooperativeTile {
     pub written_out: bool,
     /// Long and short query tiles alternate, for devices that deal workgroups out in advance.
     pub alternate: bool,
+    /// Scores and weights stay in registers, whose elements are as the device has them ([`Abilities::elements`]): with one
+    /// slice, `edge` keys, two stages, carried, one lane to a row.
+    pub elements: Option<MatrixElements>,
 }
 
 impl CooperativeTile {
     /// Whether all fields are in range and the shader's static assertions hold.
     pub(crate) fn is_sound(&self) -> bool {
         let counts = [self.strips, self.row_blocks, self.keys, self.row_lanes];
+        let elements = self.elements.is_none_or(|e| {
+            let edge = u64::from(self.edge);
+            let counts = [e.each, e.run, e.classes];
+            (self.slices, self.stages, self.carried, self.row_lanes) == (1, 2, true, 1)
+                && self.keys == self.edge
+                && counts.iter().all(|n| (1..=256).contains(n))
+                && e.each.is_multiple_of(e.run * e.classes)
+                && u64::from(e.each) * u64::from(self.threads) == edge * edge * u64::from(self.strips)
+                && e.sharers < self.threads / self.strips
+        });
         [8, 16].contains(&self.edge)
             && counts.iter().all(|n| (1..=256).contains(n))
+            && elements
             && [1, 2].contains(&self.stages)
             && [1, 2].contains(&self.slices)
             && (self.slices == 1 || self.stages == 1 || self.carried)
@@ -63,7 +78,12 @@ impl CooperativeTile {
     pub(crate) fn suits(&self, abilities: &Abilities) -> bool {
         let (least, most) = abilities.subgroups.unwrap_or_default();
         let own = abilities.subgroup_barriers && least == most && self.row_blocks * self.edge * self.row_lanes == most;
-        self.row_lanes <= least && self.threads == self.strips * most && (own || !self.own_barriers)
+        let own = match self.elements {
+            Some(_) => abilities.subgroup_barriers && least == most,
+            None => own,
+        };
+        let elements = self.elements.is_none() || self.elements == abilities.elements;
+        elements && self.row_lanes <= least && self.threads == self.strips * most && (own || !self.own_barriers)
     }
 
     /// Query rows of a workgroup.
@@ -74,6 +94,16 @@ impl CooperativeTile {
     /// Iterations of the loops over matrices of a key tile, those of a rescale included, where they are not written out.
     pub(crate) fn product_iterations(&self, head_dim: u32, value_dim: u32) -> u32 {
         let rows = looped(self.row_blocks, 0);
+        if let Some(e) = self.elements {
+            let scores = looped(head_dim.div_ceil(self.edge), rows) + 2 * rows;
+            let masks = looped(self.row_blocks, looped(e.classes, looped(e.each, 0)));
+            let weights = looped(self.row_blocks, looped(e.each, 0)) + 2 * looped(self.row_blocks * e.classes, 0);
+            let tops = 2 * looped(e.classes, 2 * looped(8, 0)) + 2 * looped(e.each, 0);
+            let blocks = looped(value_dim.div_ceil(self.edge), looped(e.each, 0));
+            let rescale = looped(self.row_blocks, tops + blocks);
+            let output = looped(value_dim.div_ceil(self.edge), rows);
+            return scores + masks + weights + rescale + output + 3;
+        }
         // A loop over rows for each pair of slices whose product counts.
         let products = self.slices * (self.slices + 1) / 2;
         let key_blocks = self.keys / self.edge;
@@ -104,6 +134,9 @@ impl CooperativeTile {
     fn tile_factors(&self, head_dim: u32, value_dim: u32, weight_pitch: u32) -> u32 {
         let pitch = |d: u32| d.next_multiple_of(self.edge) + 8;
         let stages = self.stages * self.keys * (pitch(head_dim) + pitch(value_dim));
+        if self.elements.is_some() {
+            return stages;
+        }
         self.slices * (stages + self.rows() * weight_pitch) - (weight_pitch - self.keys)
     }
 
@@ -115,7 +148,7 @@ impl CooperativeTile {
     /// As labels have it.
     pub(crate) fn shape(&self) -> String {
         format!(
-            "matrices of {} tile {}x{}x{} strips {} threads {}/{}{}{}{}{}",
+            "matrices of {} tile {}x{}x{} strips {} threads {}/{}{}{}{}{}{}",
             self.edge,
             self.rows(),
             self.keys,
@@ -126,7 +159,11 @@ impl CooperativeTile {
             if self.slices == 2 { " split" } else { "" },
             if self.carried { " carried" } else { "" },
             if self.own_barriers { " own" } else { "" },
-            if self.vectors { "" } else { " scalars" }
+            if self.vectors { "" } else { " scalars" },
+            match self.elements {
+                Some(e) => format!(" elements {}/{}x{}/{}", e.each, e.run, e.classes, e.sharers),
+                None => String::new(),
+            }
         )
     }
 
@@ -140,6 +177,10 @@ impl CooperativeTile {
 
     /// Workgroup memory in bytes.
     pub fn workgroup_bytes(&self, head_dim: u32, value_dim: u32) -> u32 {
+        if self.elements.is_some() {
+            let sums = self.strips * self.edge * (self.edge + 4);
+            return self.product_bytes(head_dim, value_dim, self.keys, sums) + 4 * self.edge;
+        }
         let row_factors = (4 * self.rows()).next_multiple_of(16);
         let told = if self.slices == 1 { 0 } else { 32 };
         let sums = self.strips * self.keys * (self.row_blocks * self.edge + 4);
@@ -148,7 +189,13 @@ impl CooperativeTile {
 }
 
 impl Tile for CooperativeTile {
-    const KERNEL: &'static str = "dense/prefill_cooperative";
+    fn kernel(&self) -> &'static str {
+        match self.elements {
+            Some(_) => "dense/prefill_elements",
+            None => "dense/prefill_cooperative",
+        }
+    }
+
     const TIER: Tier = Tier::Cooperative;
     const CHECKS_LISTS: bool = true;
 
@@ -162,7 +209,15 @@ impl Tile for CooperativeTile {
 
     fn constants(&self, head_dim: u32, value_dim: u32) -> Vec<(&'static str, Constant)> {
         use Constant::{Count, Flag};
-        vec![
+        let elements = self.elements.map(|e| {
+            [
+                ("ELEMENTS", Count(e.each)),
+                ("RUN", Count(e.run)),
+                ("CLASSES", Count(e.classes)),
+                ("SHARERS", Count(e.sharers)),
+            ]
+        });
+        let mut constants = vec![
             ("STRIPS", Count(self.strips)),
             ("ROW_LANES", Count(self.row_lanes)),
             ("ROW_BLOCKS", Count(self.row_blocks)),
@@ -177,11 +232,20 @@ impl Tile for CooperativeTile {
             ("THREADS", Count(self.threads)),
             ("ALTERNATE", Flag(self.alternate)),
             ("MATRICES_WRITTEN_OUT", Count(self.written_out.into())),
-        ]
+        ];
+        constants.extend(elements.into_iter().flatten());
+        constants
     }
 
     fn pieces<T>(&self, attend: &Attend<T>) -> Vec<&'static str> {
-        matrix_pieces(attend, self.edge, self.slices, self.vectors, self.own_barriers)
+        let mut pieces = matrix_pieces(attend, self.edge, self.slices, self.vectors, self.own_barriers);
+        if self.elements.is_some() {
+            pieces.push(match attend.visits {
+                Visits::All => "dense/whole_bounds",
+                Visits::Listed(_) | Visits::Live(_) => "dense/whole_listed",
+            });
+        }
+        pieces
     }
 
     fn workgroup_bytes(&self, head_dim: u32, value_dim: u32) -> u32 {
@@ -311,6 +375,43 @@ pub(crate) const SOFTWARE: &[Candidate] = &[
     Candidate(2, 1, 8, 1, false),
 ];
 
+/// Strips and blocks of rows of a strip where scores and weights stay in registers, for Dv above 64 and up to 128, best first,
+/// by measurements on an NVIDIA H200 (`benches/tune_cooperative.rs`): 8 strips of the first have a processor to themselves.
+const ELEMENTS_WIDE: &[[u32; 2]] = &[[8, 2], [4, 2], [4, 1], [2, 1]];
+
+/// The same for larger Dv.
+const ELEMENTS_WIDEST: &[[u32; 2]] = &[[8, 1], [4, 1], [2, 1]];
+
+/// The same for Dv up to 64.
+const ELEMENTS_NARROW: &[[u32; 2]] = &[[4, 3], [4, 2], [2, 2], [4, 1], [2, 1]];
+
+/// The same for processors that emulate matrices: as `SOFTWARE`.
+const ELEMENTS_SOFTWARE: &[[u32; 2]] = &[[8, 1], [4, 1], [2, 1]];
+
+/// Tiles whose scores and weights stay in registers, best first; none where the device's matrices have no elements to get at.
+fn in_registers(problem: &Dense, device: &DeviceClass) -> Vec<CooperativeTile> {
+    let (Some(elements), Some(edge)) = (device.abilities.elements, device.abilities.matrices) else {
+        return vec![];
+    };
+    let shapes = match problem.value_dim() {
+        _ if device.software => ELEMENTS_SOFTWARE,
+        ..=64 => ELEMENTS_NARROW,
+        65..=128 => ELEMENTS_WIDE,
+        _ => ELEMENTS_WIDEST,
+    };
+    let list: Vec<_> = shapes
+        .iter()
+        .map(|[strips, blocks]| Candidate(*strips, *blocks, edge, 2, true))
+        .collect();
+    let tiles = tiles(&list, 1, device).into_iter().map(|tile| CooperativeTile {
+        row_lanes: 1,
+        own_barriers: device.abilities.subgroup_barriers,
+        elements: Some(elements),
+        ..tile
+    });
+    tiles.filter(|t| t.is_sound() && t.suits(&device.abilities)).collect()
+}
+
 /// Tiles that serve a problem on a device, best first.
 pub(super) fn candidates(problem: &Dense, device: &DeviceClass) -> Vec<CooperativeTile> {
     let slices = slices_of(problem);
@@ -332,9 +433,13 @@ pub(super) fn candidates(problem: &Dense, device: &DeviceClass) -> Vec<Cooperati
     let fits = |t: &CooperativeTile| {
         t.workgroup_bytes(problem.head_dim, problem.value_dim()) + list_bytes(problem) <= device.workgroup_memory
     };
-    let mut tiles = tiles(all, slices, device);
-    tiles.retain(fits);
-    tiles
+    let elements = if slices == 1 {
+        in_registers(problem, device)
+    } else {
+        vec![]
+    };
+    let others = tiles(all, slices, device);
+    elements.into_iter().chain(others).filter(fits).collect()
 }
 
 /// Those of a list that a device can have, whatever workgroup memory they take; none where it has no matrices.
@@ -358,6 +463,7 @@ pub(crate) fn tiles(list: &[Candidate], slices: u32, device: &DeviceClass) -> Ve
             vectors: !device.scalar_matrices,
             written_out: !device.software,
             alternate: device.software,
+            elements: None,
         };
         CooperativeTile {
             own_barriers: tile.suits(&device.abilities),

@@ -164,7 +164,9 @@ impl CooperativeDecodeTile {
 }
 
 impl Tile for CooperativeDecodeTile {
-    const KERNEL: &'static str = "dense/decode_cooperative";
+    fn kernel(&self) -> &'static str {
+        "dense/decode_cooperative"
+    }
     const TIER: Tier = Tier::Cooperative;
     const CHECKS_LISTS: bool = false;
 

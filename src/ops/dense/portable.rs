@@ -69,7 +69,9 @@ impl PrefillTile {
 }
 
 impl Tile for PrefillTile {
-    const KERNEL: &'static str = "dense/prefill";
+    fn kernel(&self) -> &'static str {
+        "dense/prefill"
+    }
     const CHECKS_LISTS: bool = true;
 
     fn tiles_of_an_entry(&self, keys: u32) -> u32 {
@@ -175,7 +177,9 @@ impl DecodeTile {
 }
 
 impl Tile for DecodeTile {
-    const KERNEL: &'static str = "dense/decode";
+    fn kernel(&self) -> &'static str {
+        "dense/decode"
+    }
     const CHECKS_LISTS: bool = false;
 
     fn tiles_of_an_entry(&self, keys: u32) -> u32 {

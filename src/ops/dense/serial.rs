@@ -60,7 +60,9 @@ impl SerialPrefillTile {
 const LIVE_KEYS: u32 = 32;
 
 impl Tile for SerialPrefillTile {
-    const KERNEL: &'static str = "dense/prefill_serial";
+    fn kernel(&self) -> &'static str {
+        "dense/prefill_serial"
+    }
     const TIER: Tier = Tier::Subgroup;
     const CHECKS_LISTS: bool = false;
 
@@ -108,7 +110,9 @@ impl SerialTile {
 }
 
 impl Tile for SerialTile {
-    const KERNEL: &'static str = "dense/decode_serial";
+    fn kernel(&self) -> &'static str {
+        "dense/decode_serial"
+    }
     const CHECKS_LISTS: bool = false;
 
     fn tiles_of_an_entry(&self, keys: u32) -> u32 {

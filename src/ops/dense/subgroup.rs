@@ -133,7 +133,9 @@ impl Subgroup<PrefillTile> {
 }
 
 impl Tile for Subgroup<PrefillTile> {
-    const KERNEL: &'static str = "dense/prefill";
+    fn kernel(&self) -> &'static str {
+        "dense/prefill"
+    }
     const TIER: Tier = Tier::Subgroup;
     const CHECKS_LISTS: bool = true;
 
@@ -209,7 +211,9 @@ impl Subgroup<DecodeTile> {
 }
 
 impl Tile for Subgroup<DecodeTile> {
-    const KERNEL: &'static str = "dense/decode_subgroup";
+    fn kernel(&self) -> &'static str {
+        "dense/decode_subgroup"
+    }
     const TIER: Tier = Tier::Subgroup;
     const CHECKS_LISTS: bool = false;
 
@@ -370,6 +374,7 @@ mod tests {
                 half: true,
                 subgroup_barriers: false,
                 matrices: None,
+                elements: None,
             },
             tier,
             scalar_matrices: false,

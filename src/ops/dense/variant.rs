@@ -491,7 +491,7 @@ pub(crate) fn unroll(steps: u32, wanted: u32) -> u32 {
 /// What a kernel of the dense op adds to the options that all of them have.
 pub(crate) trait Tile {
     /// The kernel's file, without `shaders/` and `.wgsl`.
-    const KERNEL: &'static str;
+    fn kernel(&self) -> &'static str;
 
     /// What it asks of a device.
     const TIER: Tier = Tier::Portable;
@@ -524,11 +524,11 @@ pub(crate) trait Tile {
 
 impl<T: Tile> Spec for Attend<T> {
     fn label(&self) -> String {
-        format!("{} {} {}", T::KERNEL, self.options(), self.tile.label())
+        format!("{} {} {}", self.tile.kernel(), self.options(), self.tile.label())
     }
 
     fn kernel(&self) -> &'static str {
-        T::KERNEL
+        self.tile.kernel()
     }
 
     fn constants(&self) -> Vec<(&'static str, Constant)> {

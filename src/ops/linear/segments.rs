@@ -243,7 +243,7 @@ pub(super) fn state_candidates(p: &Linear, device: &DeviceClass) -> Vec<Cooperat
 
 /// Whether a tile of outputs is one that the shader is made for: factors are never split, loads always a tile ahead.
 pub(super) fn is_sound(tile: &SegmentTile) -> bool {
-    tile.is_sound() && tile.slices == 1 && tile.carried
+    tile.is_sound() && tile.slices == 1 && tile.carried && tile.elements.is_none()
 }
 
 /// Tokens of a segment where there is enough to do for many: see the header of the kernel.

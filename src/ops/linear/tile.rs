@@ -635,6 +635,7 @@ mod tests {
                 subgroup_barriers: false,
                 subgroups: Some((32, 32)),
                 matrices: Some(16),
+                elements: None,
             },
             ..device(false, 48 << 10)
         };

@@ -1,0 +1,56 @@
+// Where the elements of matrices are that an invocation has, for `shared/elements.wgsl` to rely on. One subgroup writes
+//
+//   [0]   for each of its invocations the numbers of its elements of sums, row · EDGE + column
+//   [1]   the same matrix, its elements used as factors, times a unit matrix: the matrix itself if factors and sums have their
+//         elements at the same places
+//   [2]   the same matrix, its elements put back
+//   [3]   for each invocation the rows of its elements by a load with a stride of 0
+//   [4]   and the columns
+// each EDGE · EDGE words.
+@group(0) @binding(1) var<storage, read> input: array<u32>;
+@group(0) @binding(4) var<storage, read_write> output: array<f32>;
+
+const PLACES = EDGE * EDGE;
+
+var<workgroup> sums: array<f32, PLACES>;
+var<workgroup> unit: array<f16, PLACES>;
+var<workgroup> places: array<f32, EDGE>;
+
+#import shared/elements
+
+fn write_elements(part: u32, lane: u32, matrix: MatrixC) {
+    var elements = elements_of(matrix);
+    for (var e = 0u; e < ELEMENTS; e++) {
+        output[part * PLACES + lane * ELEMENTS + e] = elements[e];
+    }
+}
+
+fn write_sums(part: u32, lane: u32) {
+    workgroupBarrier();
+    for (var n = lane; n < PLACES; n += THREADS) {
+        output[part * PLACES + n] = sums[n];
+    }
+    workgroupBarrier();
+}
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(local_invocation_index) index: u32, @builtin(subgroup_invocation_id) lane: u32) {
+    for (var n = index; n < PLACES; n += THREADS) {
+        sums[n] = f32(n);
+        unit[n] = select(0.0h, 1.0h, n / EDGE == n % EDGE);
+    }
+    if (index < EDGE) {
+        places[index] = f32(index);
+    }
+    workgroupBarrier();
+    let numbers = coopLoadT<MatrixC>(&sums[0], EDGE);
+    write_elements(0u, lane, numbers);
+    write_elements(3u, lane, coopLoad<MatrixC>(&places[0], 0u));
+    write_elements(4u, lane, coopLoadT<MatrixC>(&places[0], 0u));
+    let product = coopMultiplyAdd(factors_of(elements_of(numbers)), coopLoadT<MatrixB>(&unit[0], EDGE), MatrixC());
+    workgroupBarrier();
+    coopStoreT(product, &sums[0], EDGE);
+    write_sums(1u, lane);
+    coopStoreT(sums_of(elements_of(numbers)), &sums[0], EDGE);
+    write_sums(2u, lane);
+}

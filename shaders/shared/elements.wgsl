@@ -1,0 +1,33 @@
+// Elements of cooperative matrices. WGSL has none; these functions get their bodies in SPIR-V (`src/shader/elements.rs`), where
+// an invocation can read and write its own elements of a matrix, ELEMENTS of them.
+//
+// Which row and column an element is of is the device's affair; a kernel relies on what was found by trying (`measure/places.wgsl`):
+//   - A and C have their elements at the same places
+//   - element e of any invocation is of the same row as those with the same `class_of(e)`, and no others
+//   - the invocations that differ in bits of SHARERS only have elements of the same rows, and no others
+alias Elements = array<f32, ELEMENTS>;
+
+fn elements_of(sums: MatrixC) -> Elements { return Elements(); }
+fn sums_of(elements: Elements) -> MatrixC { return MatrixC(); }
+fn factors_of(elements: Elements) -> MatrixA { return MatrixA(); }
+
+// Over the invocations that have elements of the same rows.
+fn sharers_max(x: f32) -> f32 {
+    var top = x;
+    for (var bit = 1u; bit <= SHARERS; bit *= 2u) {
+        if ((SHARERS & bit) != 0u) {
+            top = max(top, subgroupShuffleXor(top, bit));
+        }
+    }
+    return top;
+}
+
+fn sharers_sum(x: f32) -> f32 {
+    var sum = x;
+    for (var bit = 1u; bit <= SHARERS; bit *= 2u) {
+        if ((SHARERS & bit) != 0u) {
+            sum += subgroupShuffleXor(sum, bit);
+        }
+    }
+    return sum;
+}

@@ -1,0 +1,344 @@
+//! Elements of cooperative matrices, which WGSL has no way to get at and SPIR-V has.
+//!
+//! A kernel calls the functions of `shared/elements.wgsl`. Here it is translated to SPIR-V, and those functions get their bodies:
+//! `OpCompositeExtract` and `OpCompositeInsert`, element by element, of those that an invocation has of a matrix. wgpu takes the
+//! result on Vulkan, for devices with the feature `PASSTHROUGH_SHADERS`.
+
+use std::collections::HashMap;
+
+use naga::back::spv;
+use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
+use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
+
+use super::Binding;
+
+/// Whether a module calls for elements.
+pub(super) fn wanted(wgsl: &str) -> bool {
+    wgsl.contains("\nfn elements_of(")
+}
+
+/// A module's entry point as SPIR-V, with bindings numbered as wgpu does it on Vulkan: without gaps. With `checked` indices
+/// into buffers and arrays are kept in their bounds.
+///
+/// # Errors
+/// What is wrong with the text, which is the library's own but for a caller's code in it.
+pub(super) fn spirv(wgsl: &str, bindings: &[Binding], checked: bool) -> Result<Vec<u32>, String> {
+    let module = naga::front::wgsl::parse_str(wgsl).map_err(|e| e.emit_to_string(wgsl))?;
+    let info = Validator::new(ValidationFlags::all(), Capabilities::all())
+        .subgroup_stages(ShaderStages::all())
+        .subgroup_operations(SubgroupOperationSet::all())
+        .validate(&module)
+        .map_err(|e| e.emit_to_string(wgsl))?;
+    let mut numbers: Vec<u32> = bindings.iter().map(|b| b.number).collect();
+    numbers.sort_unstable();
+    let place = |(n, number): (usize, &u32)| {
+        let binding = naga::ResourceBinding {
+            group: 0,
+            binding: *number,
+        };
+        let info = spv::BindingInfo {
+            descriptor_set: 0,
+            binding: n as u32,
+            binding_array_size: None,
+        };
+        (binding, info)
+    };
+    let policy = match checked {
+        true => BoundsCheckPolicy::Restrict,
+        false => BoundsCheckPolicy::Unchecked,
+    };
+    let options = spv::Options {
+        lang_version: (1, 6),
+        // With names, which tell the functions.
+        flags: spv::WriterFlags::DEBUG,
+        capabilities: None,
+        force_loop_bounding: checked,
+        zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
+        bounds_check_policies: BoundsCheckPolicies {
+            index: policy,
+            buffer: policy,
+            image_load: policy,
+            binding_array: policy,
+        },
+        binding_map: numbers.iter().enumerate().map(place).collect(),
+        ..Default::default()
+    };
+    let entry = spv::PipelineOptions {
+        shader_stage: naga::ShaderStage::Compute,
+        entry_point: "main".into(),
+    };
+    let words = spv::write_vec(&module, &info, &options, Some(&entry)).map_err(|e| e.to_string())?;
+    with_bodies(&words)
+}
+
+/// Opcodes of SPIR-V.
+mod op {
+    pub const NAME: u32 = 5;
+    pub const TYPE_FLOAT: u32 = 22;
+    pub const TYPE_ARRAY: u32 = 28;
+    pub const CONSTANT: u32 = 43;
+    pub const FUNCTION: u32 = 54;
+    pub const FUNCTION_PARAMETER: u32 = 55;
+    pub const FUNCTION_END: u32 = 56;
+    pub const COMPOSITE_CONSTRUCT: u32 = 80;
+    pub const COMPOSITE_EXTRACT: u32 = 81;
+    pub const COMPOSITE_INSERT: u32 = 82;
+    pub const F_CONVERT: u32 = 115;
+    pub const LABEL: u32 = 248;
+    pub const BRANCH: u32 = 249;
+    pub const RETURN_VALUE: u32 = 254;
+}
+
+/// Words before the first instruction.
+const HEADER: usize = 5;
+/// Which of them is one more than the largest id.
+const BOUND: usize = 3;
+
+/// The instructions of a module or of a part of it: each its opcode and all of its words.
+fn instructions(words: &[u32]) -> impl Iterator<Item = (u32, &[u32])> {
+    let mut rest = words;
+    std::iter::from_fn(move || {
+        let first = rest.first()?;
+        let length = ((first >> 16) as usize).clamp(1, rest.len());
+        let (instruction, after) = rest.split_at(length);
+        rest = after;
+        Some((first & 0xffff, instruction))
+    })
+}
+
+/// The functions whose bodies are written here.
+#[derive(Clone, Copy, PartialEq)]
+enum Marker {
+    Elements,
+    Sums,
+    Factors,
+}
+
+impl Marker {
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "elements_of" => Some(Marker::Elements),
+            "sums_of" => Some(Marker::Sums),
+            "factors_of" => Some(Marker::Factors),
+            _ => None,
+        }
+    }
+}
+
+fn name(words: &[u32]) -> String {
+    let bytes = words.iter().flat_map(|word| word.to_le_bytes());
+    String::from_utf8_lossy(&bytes.take_while(|byte| *byte != 0).collect::<Vec<_>>()).into_owned()
+}
+
+/// What of a module the bodies refer to.
+#[derive(Default)]
+struct Types {
+    f16: u32,
+    f32: u32,
+    /// Lengths of arrays, by their types.
+    arrays: HashMap<u32, u32>,
+}
+
+fn with_bodies(words: &[u32]) -> Result<Vec<u32>, String> {
+    let mut markers = HashMap::new();
+    let mut numbers = HashMap::new();
+    let mut types = Types::default();
+    for (code, words) in instructions(&words[HEADER..]) {
+        match code {
+            op::NAME => {
+                markers.extend(Marker::named(&name(&words[2..])).map(|marker| (words[1], marker)));
+            }
+            op::TYPE_FLOAT if words[2] == 16 => types.f16 = words[1],
+            op::TYPE_FLOAT if words[2] == 32 => types.f32 = words[1],
+            op::CONSTANT => {
+                numbers.insert(words[2], words[3]);
+            }
+            op::TYPE_ARRAY => {
+                types.arrays.extend(numbers.get(&words[3]).map(|n| (words[1], *n)));
+            }
+            _ => {}
+        }
+    }
+    let mut out = words[..HEADER].to_vec();
+    let mut bound = words[BOUND];
+    let mut function: Vec<u32> = vec![];
+    let mut marker = None;
+    for (code, words) in instructions(&words[HEADER..]) {
+        if code == op::FUNCTION {
+            marker = markers.get(&words[2]).copied();
+        }
+        match marker {
+            None => out.extend(words),
+            Some(kind) => {
+                function.extend(words);
+                if code == op::FUNCTION_END {
+                    body(kind, &function, &types, &mut bound, &mut out)?;
+                    function.clear();
+                    marker = None;
+                }
+            }
+        }
+    }
+    out[BOUND] = bound;
+    Ok(out)
+}
+
+/// Writes a function: its head as it is, and its body.
+fn body(marker: Marker, function: &[u32], types: &Types, bound: &mut u32, out: &mut Vec<u32>) -> Result<(), String> {
+    let mut result_type = 0;
+    let (mut parameter_type, mut parameter) = (0, 0);
+    let mut returned = 0;
+    let mut labelled = false;
+    for (code, words) in instructions(function) {
+        match code {
+            op::FUNCTION => result_type = words[1],
+            op::FUNCTION_PARAMETER => (parameter_type, parameter) = (words[1], words[2]),
+            // The first block is the only one, whatever naga splits it into.
+            op::LABEL if !labelled => labelled = true,
+            op::LABEL | op::BRANCH | op::FUNCTION_END => continue,
+            // An empty matrix, to begin with.
+            op::RETURN_VALUE => {
+                returned = words[1];
+                continue;
+            }
+            _ => return Err("a function of elements with a body of its own".into()),
+        }
+        out.extend(words);
+    }
+    let array = if marker == Marker::Elements {
+        result_type
+    } else {
+        parameter_type
+    };
+    let elements = *types
+        .arrays
+        .get(&array)
+        .ok_or("elements are no array of constant length")?;
+    let mut id = || {
+        *bound += 1;
+        *bound - 1
+    };
+    let mut write = |code: u32, operands: &[u32]| {
+        out.push(code | (operands.len() as u32 + 1) << 16);
+        out.extend(operands);
+    };
+    let mut all = vec![];
+    for n in 0..elements {
+        let mut element = id();
+        write(op::COMPOSITE_EXTRACT, &[types.f32, element, parameter, n]);
+        if marker == Marker::Factors {
+            let narrow = id();
+            write(op::F_CONVERT, &[types.f16, narrow, element]);
+            element = narrow;
+        }
+        all.push(element);
+    }
+    let mut value = returned;
+    if marker == Marker::Elements {
+        value = id();
+        write(op::COMPOSITE_CONSTRUCT, &[&[result_type, value][..], &all].concat());
+    } else {
+        for (n, element) in all.iter().enumerate() {
+            let next = id();
+            write(op::COMPOSITE_INSERT, &[result_type, next, *element, value, n as u32]);
+            value = next;
+        }
+    }
+    write(op::RETURN_VALUE, &[value]);
+    write(op::FUNCTION_END, &[]);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shader::BindingKind;
+
+    const TEXT: &str = "enable f16;
+enable wgpu_cooperative_matrix;
+alias MatrixA = coop_mat8x8<f16, A>;
+alias MatrixC = coop_mat8x8<f32, C>;
+alias Elements = array<f32, 8>;
+@group(0) @binding(1) var<storage, read> input: array<f32>;
+@group(0) @binding(4) var<storage, read_write> output: array<f32>;
+var<workgroup> sums: array<f32, 64>;
+
+fn elements_of(sums: MatrixC) -> Elements { return Elements(); }
+fn sums_of(elements: Elements) -> MatrixC { return MatrixC(); }
+fn factors_of(elements: Elements) -> MatrixA { return MatrixA(); }
+fn other(x: f32) -> f32 { return x + 1.0; }
+
+@compute @workgroup_size(8)
+fn main(@builtin(local_invocation_index) n: u32) {
+    sums[n] = other(input[n]);
+    workgroupBarrier();
+    let a = factors_of(elements_of(coopLoad<MatrixC>(&sums[0], 8u)));
+    coopStore(sums_of(elements_of(coopLoad<MatrixC>(&sums[0], 8u))), &sums[0], 8u);
+    workgroupBarrier();
+    output[n] = sums[n];
+}
+";
+
+    fn bindings() -> Vec<Binding> {
+        let binding = |(number, kind)| Binding { number, kind };
+        [(4, BindingKind::Write), (1, BindingKind::Read)].map(binding).to_vec()
+    }
+
+    /// How often an opcode occurs, and all words of the instructions that have it.
+    fn all(words: &[u32], code: u32) -> Vec<Vec<u32>> {
+        let of_code = |(found, words): (u32, &[u32])| (found == code).then(|| words.to_vec());
+        instructions(&words[HEADER..]).filter_map(of_code).collect()
+    }
+
+    #[test]
+    fn functions_of_elements_get_their_bodies_and_others_keep_theirs() {
+        assert!(wanted(TEXT) && !wanted("fn other() {}"));
+        let words = spirv(TEXT, &bindings(), false).unwrap();
+        // 8 of each function; `factors_of` narrows its own.
+        assert_eq!(all(&words, op::COMPOSITE_EXTRACT).len(), 3 * 8);
+        assert_eq!(all(&words, op::COMPOSITE_INSERT).len(), 2 * 8);
+        assert_eq!(all(&words, op::F_CONVERT).len(), 8);
+        let places = all(&words, op::COMPOSITE_INSERT)
+            .iter()
+            .map(|w| w[5])
+            .collect::<Vec<_>>();
+        assert_eq!(places, (0..8).chain(0..8).collect::<Vec<_>>());
+        // Ids are new, and below the bound.
+        let made = [op::COMPOSITE_EXTRACT, op::COMPOSITE_INSERT, op::F_CONVERT].map(|code| all(&words, code));
+        let mut ids: Vec<u32> = made.concat().iter().map(|w| w[2]).collect();
+        ids.sort_unstable();
+        assert!(ids.windows(2).all(|pair| pair[0] < pair[1]) && ids.last() < Some(&words[BOUND]));
+        // Functions begin, are labelled and end as often, and the addition is still there.
+        let count = |code| all(&words, code).len();
+        assert_eq!(count(op::FUNCTION), 5);
+        assert_eq!(count(op::FUNCTION_END), 5);
+        assert_eq!(count(129), 1);
+    }
+
+    #[test]
+    fn bindings_are_numbered_without_gaps() {
+        const DECORATE: u32 = 71;
+        const BINDING: u32 = 33;
+        let words = spirv(TEXT, &bindings(), true).unwrap();
+        let decorations = all(&words, DECORATE);
+        let numbers: Vec<_> = decorations.iter().filter(|w| w[2] == BINDING).map(|w| w[3]).collect();
+        assert_eq!(numbers, [0, 1]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told() {
+        let error = spirv(
+            &TEXT.replace("return Elements();", "return Elemnts();"),
+            &bindings(),
+            false,
+        )
+        .unwrap_err();
+        assert!(error.contains("Elemnts"), "{error}");
+        let own = TEXT.replace(
+            "fn sums_of(elements: Elements) -> MatrixC { return MatrixC(); }",
+            "fn sums_of(elements: Elements) -> MatrixC { return MatrixC() * elements[0]; }",
+        );
+        let error = spirv(&own, &bindings(), false).unwrap_err();
+        assert!(error.contains("body of its own"), "{error}");
+    }
+}
