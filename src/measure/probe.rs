@@ -253,14 +253,16 @@ impl ProbeRun {
     fn new(gpu: &Gpu, kind: Probe, buffers: [&wgpu::Buffer; 2], workgroups: u32, work: f64) -> Result<Self> {
         let pipeline = gpu.pipeline(&Variant::Probe(kind))?;
         let [input, output] = buffers;
-        let group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some("probe"),
-            layout: &pipeline.layout,
-            entries: &[(1, input), (4, output)].map(|(binding, buffer)| wgpu::BindGroupEntry {
-                binding,
-                resource: buffer.as_entire_binding(),
-            }),
-        });
+        let group = gpu.guarded(|device| {
+            device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some("probe"),
+                layout: &pipeline.layout,
+                entries: &[(1, input), (4, output)].map(|(binding, buffer)| wgpu::BindGroupEntry {
+                    binding,
+                    resource: buffer.as_entire_binding(),
+                }),
+            })
+        })?;
         Ok(ProbeRun {
             pipeline,
             group,
