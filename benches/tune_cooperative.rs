@@ -4,8 +4,8 @@
 //! cargo bench --bench tune_cooperative -- [N] [D] [heads]
 //! ```
 //! `WGPU_ATTENTION_BACKEND`, `WGPU_ATTENTION_ADAPTER` choose the device; `FULL=1` drops the causal mask; `DTYPE` is f16, or
-//! f32 or bf16 for split products, beside the planner's kernel without matrices; `HOOK` is alibi or softcap; `TILE` keeps the tiles whose names contain
-//! one of its `|`-separated parts.
+//! f32 or bf16 for split products, beside the planner's kernel without matrices; `SOFTCAP=1` adds a softcap; `TILE` keeps the
+//! tiles whose names contain one of its `|`-separated parts.
 
 use wgpu_attention::bench::{Problem, rotating_sets};
 use wgpu_attention::dense::cooperative::CooperativeTile;
@@ -29,15 +29,8 @@ fn main() {
         head_dim: d,
         dtype,
         causal: std::env::var("FULL").is_err(),
+        softcap: std::env::var("SOFTCAP").is_ok().then_some(30.0),
         ..Default::default()
-    };
-    let problem = match std::env::var("HOOK").as_deref() {
-        Ok("alibi") => Dense { alibi: true, ..problem },
-        Ok("softcap") => Dense {
-            softcap: Some(30.0),
-            ..problem
-        },
-        _ => problem,
     };
     println!("{}", common::device_line(&gpu));
     println!("prefill {heads}x{n}x{d} {dtype} causal {}", problem.causal);
