@@ -50,7 +50,7 @@ fn main() {
     let shapes = if dtype == DType::F16 { SHAPES } else { SPLIT_SHAPES };
     for tile in tiles(&gpu, edge, shapes, dtype != DType::F16) {
         let name = format!(
-            "strips {} blocks {} keys {} stages {} lanes {} {} B{}{}{}{}",
+            "strips {} blocks {} keys {} stages {} lanes {} {} B{}{}{}{}{}",
             tile.strips,
             tile.row_blocks,
             tile.keys,
@@ -60,6 +60,7 @@ fn main() {
             if tile.slices == 2 { " split" } else { "" },
             if tile.carried { " carried" } else { "" },
             if tile.own_barriers { " own" } else { "" },
+            if tile.vectors { "" } else { " scalars" },
             if tile.elements.is_some() { " elements" } else { "" },
         );
         let wanted = std::env::var("TILE").map_or(true, |t| t.split('|').any(|part| name.contains(part)));
@@ -171,15 +172,10 @@ fn tiles(gpu: &Gpu, edge: u32, shapes: &[[u32; 4]], split: bool) -> Vec<Cooperat
         .iter()
         .flat_map(|shape| [true, false].map(|carried| tile(shape, carried)))
         .filter(|tile| !split || tile.stages == 1 || tile.carried);
-    let elements = abilities.elements.filter(|_| !split);
-    let shapes = if elements.is_some() { ELEMENT_SHAPES } else { &[] };
-    let with_elements = shapes.iter().map(|[strips, row_blocks]| CooperativeTile {
-        elements,
-        row_lanes: 1,
-        own_barriers: abilities.subgroup_barriers,
-        ..tile(&[*strips, *row_blocks, edge, 2], true)
-    });
-    plain.chain(with_elements).collect()
+    let shapes = if split { &[] } else { ELEMENT_SHAPES };
+    let in_registers =
+        |&[strips, row_blocks]: &[u32; 2]| tile(&[strips, row_blocks, edge, 2], true).in_registers(&abilities);
+    plain.chain(shapes.iter().filter_map(in_registers)).collect()
 }
 
 /// Seconds, or why there are none; a wrong result gets no time.

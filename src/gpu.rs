@@ -165,6 +165,7 @@ impl Gpu {
         let elements = ProbeRun::places(&gpu);
         if let Some(inner) = Arc::get_mut(&mut gpu.inner) {
             inner.abilities.elements = elements;
+            // The probe's own is not needed again.
             inner.pipelines = Mutex::default();
         }
         gpu

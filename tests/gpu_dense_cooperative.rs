@@ -47,23 +47,11 @@ fn split(tile: CooperativeTile) -> CooperativeTile {
     }
 }
 
-/// The same with scores and weights in registers, where the device's matrices have elements.
-fn in_registers(gpu: &Gpu, tile: CooperativeTile) -> Option<CooperativeTile> {
-    let abilities = gpu.abilities();
-    Some(CooperativeTile {
-        keys: tile.edge,
-        stages: 2,
-        carried: true,
-        row_lanes: 1,
-        own_barriers: abilities.subgroup_barriers,
-        elements: Some(abilities.elements?),
-        ..tile
-    })
-}
-
 /// A tile, and the same with scores and weights in registers where the device can.
 fn both_ways(gpu: &Gpu, tile: CooperativeTile) -> Vec<CooperativeTile> {
-    std::iter::once(tile).chain(in_registers(gpu, tile)).collect()
+    std::iter::once(tile)
+        .chain(tile.in_registers(&gpu.abilities()))
+        .collect()
 }
 
 type Shape = ([u32; 4], u32, bool);
@@ -170,8 +158,9 @@ fn random_problems() {
             _ if options.reduced_precision => shape,
             _ => split(shape),
         };
-        let shape = in_registers(gpu, shape)
-            .filter(|t| t.slices == 1 && r.one_in(2))
+        let in_registers = shape.in_registers(&gpu.abilities());
+        let shape = in_registers
+            .filter(|_| shape.slices == 1 && r.one_in(2))
             .unwrap_or(shape);
         let tuning = common::forced(KernelChoice::Cooperative(shape));
         drawn(gpu, name, &options, (shape.rows(), shape.keys), &tuning, r)

@@ -1,9 +1,10 @@
 // Elements of cooperative matrices. WGSL has none; these functions get their bodies in SPIR-V (`src/shader/elements.rs`), where
 // an invocation can read and write its own elements of a matrix, ELEMENTS of them.
 //
-// Which row and column an element is of is the device's affair; a kernel relies on what was found by trying (`measure/places.wgsl`):
+// Which row and column an element is of is the device's affair; a kernel relies on what was found by trying
+// (`measure/places.wgsl`):
 //   - A and C have their elements at the same places
-//   - element e of any invocation is of the same row as those with the same `class_of(e)`, and no others
+//   - element e of any invocation is of the same row as those with the same class, e / RUN % CLASSES, and no others
 //   - the invocations that differ in bits of SHARERS only have elements of the same rows, and no others
 alias Elements = array<f32, ELEMENTS>;
 

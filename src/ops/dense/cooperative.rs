@@ -77,13 +77,26 @@ impl CooperativeTile {
     /// Whether it is made for subgroups of a device.
     pub(crate) fn suits(&self, abilities: &Abilities) -> bool {
         let (least, most) = abilities.subgroups.unwrap_or_default();
-        let own = abilities.subgroup_barriers && least == most && self.row_blocks * self.edge * self.row_lanes == most;
-        let own = match self.elements {
-            Some(_) => abilities.subgroup_barriers && least == most,
-            None => own,
-        };
+        // A strip in registers is exactly a subgroup's.
+        let strip_fits = self.elements.is_some() || self.row_blocks * self.edge * self.row_lanes == most;
+        let own = abilities.subgroup_barriers && least == most && strip_fits;
         let elements = self.elements.is_none() || self.elements == abilities.elements;
         elements && self.row_lanes <= least && self.threads == self.strips * most && (own || !self.own_barriers)
+    }
+
+    /// The tile with as many strips and blocks of rows whose scores and weights stay in registers; `None` where the device's
+    /// matrices have no elements to get at.
+    pub fn in_registers(self, abilities: &Abilities) -> Option<Self> {
+        Some(CooperativeTile {
+            keys: self.edge,
+            slices: 1,
+            stages: 2,
+            carried: true,
+            row_lanes: 1,
+            own_barriers: abilities.subgroup_barriers,
+            elements: Some(abilities.elements?),
+            ..self
+        })
     }
 
     /// Query rows of a workgroup.
@@ -390,26 +403,20 @@ const ELEMENTS_SOFTWARE: &[[u32; 2]] = &[[8, 1], [4, 1], [2, 1]];
 
 /// Tiles whose scores and weights stay in registers, best first; none where the device's matrices have no elements to get at.
 fn in_registers(problem: &Dense, device: &DeviceClass) -> Vec<CooperativeTile> {
-    let (Some(elements), Some(edge)) = (device.abilities.elements, device.abilities.matrices) else {
-        return vec![];
-    };
     let shapes = match problem.value_dim() {
         _ if device.software => ELEMENTS_SOFTWARE,
         ..=64 => ELEMENTS_NARROW,
         65..=128 => ELEMENTS_WIDE,
         _ => ELEMENTS_WIDEST,
     };
-    let list: Vec<_> = shapes
-        .iter()
-        .map(|[strips, blocks]| Candidate(*strips, *blocks, edge, 2, true))
-        .collect();
-    let tiles = tiles(&list, 1, device).into_iter().map(|tile| CooperativeTile {
-        row_lanes: 1,
-        own_barriers: device.abilities.subgroup_barriers,
-        elements: Some(elements),
-        ..tile
-    });
-    tiles.filter(|t| t.is_sound() && t.suits(&device.abilities)).collect()
+    let edge = device.abilities.matrices.unwrap_or_default();
+    let candidate = |&[strips, blocks]: &[u32; 2]| Candidate(strips, blocks, edge, 2, true);
+    let list: Vec<_> = shapes.iter().map(candidate).collect();
+    let tiles = tiles(&list, 1, device).into_iter();
+    tiles
+        .filter_map(|tile| tile.in_registers(&device.abilities))
+        .filter(|tile| tile.is_sound() && tile.suits(&device.abilities))
+        .collect()
 }
 
 /// Tiles that serve a problem on a device, best first.
