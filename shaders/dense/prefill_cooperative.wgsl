@@ -68,55 +68,27 @@
 #import dense/visibility
 #import dense/score
 #import dense/row_weights
+#import dense/prefill_matrices
 #import shared/staged_keys
 
-const HEAD_BLOCKS = (HEAD_DIM + EDGE - 1u) / EDGE;
-const VALUE_BLOCKS = (VALUE_DIM + EDGE - 1u) / EDGE;
 const KEY_BLOCKS = KEYS / EDGE;
-const STRIP_ROWS = ROW_BLOCKS * EDGE;
-const ROWS = STRIPS * STRIP_ROWS;
 
 // Rows whose weights an invocation works out, and four scores at a time of each.
 const ROWS_EACH = (ROWS * ROW_LANES + THREADS - 1u) / THREADS;
 const ALL_ROWS = ROWS * ROW_LANES % THREADS == 0u;
 const ROW_VECS = KEYS / 4u / ROW_LANES;
 
-const HEAD_VECS = (HEAD_DIM + 3u) / 4u;
-const VALUE_VECS = (VALUE_DIM + 3u) / 4u;
-const HEAD_WORDS = HEAD_BLOCKS * EDGE / 4u;
-const VALUE_WORDS = VALUE_BLOCKS * EDGE / 4u;
-
-const STAGED_KEYS = KEYS;
-const STAGERS = THREADS;
-const STAGING_WRITTEN_OUT = 1u;
-
-// From here on places and pitches are in words of four elements.
-const EDGE_WORDS = EDGE / 4u;
-const HEAD_PITCH = HEAD_WORDS + 2u;
-const VALUE_PITCH = VALUE_WORDS + 2u;
+// Places and pitches are in words of four elements.
 const P_PITCH = select(KEYS / 4u, KEYS / 4u + 2u, KEYS > 16u || VALUE_DIM <= 128u);
 const S_PITCH = STRIP_ROWS / 4u + 1u;
-const K_SLICE = KEYS * HEAD_PITCH;
-const V_SLICE = KEYS * VALUE_PITCH;
 const V_AT = SLICES * K_SLICE;
-const STAGE = SLICES * (K_SLICE + V_SLICE);
 const P_AT = STAGES * STAGE;
 const P_SLICE = ROWS * P_PITCH;
-const Q_BLOCKS = HEAD_BLOCKS / Q_PARTS;
-const Q_WORDS = Q_BLOCKS * EDGE_WORDS;
-const Q_PITCH = Q_WORDS + 2u;
-const Q_SLICE = STRIPS * EDGE * Q_PITCH;
-const Q_PART = STRIPS * EDGE * Q_WORDS;
-// Loads of a part, in batches of up to 16 that are on their way together.
-const Q_LOADS = (Q_PART + THREADS - 1u) / THREADS;
-const Q_BATCHES = (Q_LOADS + 15u) / 16u;
-const Q_BATCH = (Q_LOADS + Q_BATCHES - 1u) / Q_BATCHES;
 // There is no room behind the last row of P.
 const FACTORS = max(P_AT + SLICES * P_SLICE - (P_PITCH - KEYS / 4u), SLICES * Q_SLICE);
 const SUMS = STRIPS * KEYS * S_PITCH;
 
 const_assert KEYS % EDGE == 0u;
-const_assert HEAD_BLOCKS % Q_PARTS == 0u;
 const_assert KEYS / 4u % ROW_LANES == 0u;
 const_assert SLICES <= 2u && (SLICES == 1u || STAGES == 1u || CARRIED);
 
@@ -144,13 +116,12 @@ fn put_row_four(start: u32, vec: u32, four: vec4<f32>) {
     put_sum(at + 3u * S_PITCH, part, four.w);
 }
 
-fn q_row(base: u32, i: u32) -> u32 {
-    return base + (min(i, params.end_query - 1u) - params.first_query) * params.q_seq;
-}
-
-// The row of the tile that is a row of what is staged of q for blocks r: EDGE rows of each strip.
-fn q_tile_row(row: u32, r: u32) -> u32 {
-    return (row / EDGE) * STRIP_ROWS + r * EDGE + row % EDGE;
+// What a row of the tile is multiplied by when it is staged.
+fn q_factor(row: u32, sign: f32) -> f32 {
+    if (SLICES > 1u) {
+        return row_factors[row];
+    }
+    return sign;
 }
 
 @compute @workgroup_size(THREADS)
@@ -209,29 +180,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
         #unroll if MATRICES_WRITTEN_OUT
         for (var part = 0u; part < Q_PARTS; part++) {
             workgroupBarrier();
-            #unroll if MATRICES_WRITTEN_OUT
-            for (var batch = 0u; batch < Q_BATCHES; batch++) {
-                var loaded: array<vec4<f32>, Q_BATCH>;
-                #unroll if MATRICES_WRITTEN_OUT
-                for (var u = 0u; u < Q_BATCH; u++) {
-                    let w = thread + (batch * Q_BATCH + u) * THREADS;
-                    let vec = part * Q_WORDS + w % Q_WORDS;
-                    if (HEAD_WORDS == HEAD_VECS || vec < HEAD_VECS) {
-                        loaded[u] = q4(q_row(q_from, i0 + q_tile_row(w / Q_WORDS, r)) + vec * 4u, HEAD_DIM - vec * 4u);
-                    }
-                }
-                #unroll if MATRICES_WRITTEN_OUT
-                for (var u = 0u; u < Q_BATCH; u++) {
-                    let w = thread + (batch * Q_BATCH + u) * THREADS;
-                    if (Q_PART % (Q_BATCH * THREADS) == 0u || w < Q_PART) {
-                        var factor = sign;
-                        if (SLICES > 1u) {
-                            factor = row_factors[q_tile_row(w / Q_WORDS, r)];
-                        }
-                        put_slices((w / Q_WORDS) * Q_PITCH + w % Q_WORDS, loaded[u] * factor, Q_SLICE);
-                    }
-                }
-            }
+            stage_q(q_from, i0, r, part, sign, thread);
             workgroupBarrier();
             #unroll
             for (var x = 0u; x < SLICES; x++) {

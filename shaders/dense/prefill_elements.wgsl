@@ -60,40 +60,13 @@
 #import dense/visibility
 #import dense/score
 #import shared/elements
+#import dense/prefill_matrices
 #import shared/staged_keys
 
-const HEAD_BLOCKS = (HEAD_DIM + EDGE - 1u) / EDGE;
-const VALUE_BLOCKS = (VALUE_DIM + EDGE - 1u) / EDGE;
-const STRIP_ROWS = ROW_BLOCKS * EDGE;
-const ROWS = STRIPS * STRIP_ROWS;
 const ROW_CLASSES = ROW_BLOCKS * CLASSES;
 
-const HEAD_VECS = (HEAD_DIM + 3u) / 4u;
-const VALUE_VECS = (VALUE_DIM + 3u) / 4u;
-const HEAD_WORDS = HEAD_BLOCKS * EDGE / 4u;
-const VALUE_WORDS = VALUE_BLOCKS * EDGE / 4u;
-
-const STAGED_KEYS = KEYS;
-const STAGERS = THREADS;
-const STAGING_WRITTEN_OUT = 1u;
-
-// From here on places and pitches are in words of four elements.
-const EDGE_WORDS = EDGE / 4u;
-const HEAD_PITCH = HEAD_WORDS + 2u;
-const VALUE_PITCH = VALUE_WORDS + 2u;
+// Places and pitches are in words of four elements.
 const S_PITCH = EDGE_WORDS + 1u;
-const K_SLICE = KEYS * HEAD_PITCH;
-const V_SLICE = KEYS * VALUE_PITCH;
-const STAGE = K_SLICE + V_SLICE;
-const Q_BLOCKS = HEAD_BLOCKS / Q_PARTS;
-const Q_WORDS = Q_BLOCKS * EDGE_WORDS;
-const Q_PITCH = Q_WORDS + 2u;
-const Q_SLICE = STRIPS * EDGE * Q_PITCH;
-const Q_PART = STRIPS * EDGE * Q_WORDS;
-// Loads of a part, in batches of up to 16 that are on their way together.
-const Q_LOADS = (Q_PART + THREADS - 1u) / THREADS;
-const Q_BATCHES = (Q_LOADS + 15u) / 16u;
-const Q_BATCH = (Q_LOADS + Q_BATCHES - 1u) / Q_BATCHES;
 const FACTORS = max(2u * STAGE, Q_SLICE);
 const SUMS = STRIPS * EDGE * S_PITCH;
 
@@ -101,18 +74,13 @@ const HEADROOM = 7.0;
 const LARGEST = 32768.0;
 
 const_assert KEYS == EDGE && STAGES == 2u && SLICES == 1u && CARRIED;
-const_assert HEAD_BLOCKS % Q_PARTS == 0u;
 const_assert f32(ELEMENTS / CLASSES) * 128.0 <= LARGEST;
 
 var<workgroup> places: array<f32, EDGE>;
 
-fn q_row(base: u32, i: u32) -> u32 {
-    return base + (min(i, params.end_query - 1u) - params.first_query) * params.q_seq;
-}
-
-// The row of the tile that is a row of what is staged of q for blocks r: EDGE rows of each strip.
-fn q_tile_row(row: u32, r: u32) -> u32 {
-    return (row / EDGE) * STRIP_ROWS + r * EDGE + row % EDGE;
+// What a row of the tile is multiplied by when it is staged.
+fn q_factor(row: u32, sign: f32) -> f32 {
+    return sign;
 }
 
 @compute @workgroup_size(THREADS)
@@ -158,25 +126,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
         #unroll if MATRICES_WRITTEN_OUT
         for (var part = 0u; part < Q_PARTS; part++) {
             workgroupBarrier();
-            #unroll if MATRICES_WRITTEN_OUT
-            for (var batch = 0u; batch < Q_BATCHES; batch++) {
-                var loaded: array<vec4<f32>, Q_BATCH>;
-                #unroll if MATRICES_WRITTEN_OUT
-                for (var u = 0u; u < Q_BATCH; u++) {
-                    let w = thread + (batch * Q_BATCH + u) * THREADS;
-                    let vec = part * Q_WORDS + w % Q_WORDS;
-                    if (HEAD_WORDS == HEAD_VECS || vec < HEAD_VECS) {
-                        loaded[u] = q4(q_row(q_from, i0 + q_tile_row(w / Q_WORDS, r)) + vec * 4u, HEAD_DIM - vec * 4u);
-                    }
-                }
-                #unroll if MATRICES_WRITTEN_OUT
-                for (var u = 0u; u < Q_BATCH; u++) {
-                    let w = thread + (batch * Q_BATCH + u) * THREADS;
-                    if (Q_PART % (Q_BATCH * THREADS) == 0u || w < Q_PART) {
-                        put_slices((w / Q_WORDS) * Q_PITCH + w % Q_WORDS, loaded[u] * sign, Q_SLICE);
-                    }
-                }
-            }
+            stage_q(q_from, i0, r, part, sign, thread);
             workgroupBarrier();
             #unroll if MATRICES_WRITTEN_OUT
             for (var d = 0u; d < Q_BLOCKS; d++) {

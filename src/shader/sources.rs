@@ -41,6 +41,7 @@ pub const SOURCES: &[(&str, &str)] = &[
     source!("dense/prefill"),
     source!("dense/prefill_cooperative"),
     source!("dense/prefill_elements"),
+    source!("dense/prefill_matrices"),
     source!("dense/prefill_serial"),
     source!("dense/products"),
     source!("dense/query_tile"),
