@@ -14,7 +14,7 @@
 //
 // Order. A step of the walk is S of these keys, P·V of those before, then weights of these (Shah et al., "FlashAttention-3",
 // 2024, do so within a group of threads). So v is stored a step later than k. In milliseconds (NVIDIA H200, driver 580.159.04, 32
-// heads, N = 4096, D = 128, no masks), where this takes 0.913 and weights in workgroup memory 1.09:
+// heads, N = 4096, D = 128, no masks), where this with scores kept takes 0.913 and weights in workgroup memory 1.09:
 //   S, weights, P·V in this order                                                    1.06
 //   stores and loads behind the branch that multiplies O: NVIDIA's compiler moves
 //   half of O to other registers before what follows that branch, and back           1.00
@@ -74,6 +74,7 @@ const HEADROOM = 7.0;
 const LARGEST = 32768.0;
 
 const_assert KEYS == EDGE && STAGES == 2u && SLICES == 1u && CARRIED;
+const_assert VALUES_AHEAD <= VALUE_BLOCKS && (SCORES_KEPT || !SCORE_HOOKS);
 const_assert f32(ELEMENTS / CLASSES) * 128.0 <= LARGEST;
 
 var<workgroup> places: array<f32, EDGE>;
@@ -81,6 +82,50 @@ var<workgroup> places: array<f32, EDGE>;
 // What a row of the tile is multiplied by when it is staged.
 fn q_factor(row: u32, sign: f32) -> f32 {
     return sign;
+}
+
+// Scores, before scale and hooks, of the strip's rows with the keys of a stage.
+fn scores_of(q: ptr<function, array<MatrixA, ROW_BLOCKS * HEAD_BLOCKS>>, stage: u32) -> array<Elements, ROW_BLOCKS> {
+    var s: array<MatrixC, ROW_BLOCKS>;
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var r = 0u; r < ROW_BLOCKS; r++) {
+        s[r] = MatrixC();
+    }
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var d = 0u; d < HEAD_BLOCKS; d++) {
+        let keys = coopLoad<MatrixB>(&factors[(stage + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var r = 0u; r < ROW_BLOCKS; r++) {
+            s[r] = coopMultiplyAdd((*q)[r * HEAD_BLOCKS + d], keys, s[r]);
+        }
+    }
+    var scores: array<Elements, ROW_BLOCKS>;
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var r = 0u; r < ROW_BLOCKS; r++) {
+        scores[r] = elements_of(s[r]);
+    }
+    return scores;
+}
+
+// Scale, hooks and masks: of rows from `first_row` on of batch entry b and head h, and the keys at places from p0 on.
+fn apply_hooks(scores: ptr<function, array<Elements, ROW_BLOCKS>>, scale: f32, whole: bool, list: List, b: u32, h: u32, first_row: u32, p0: u32) {
+    var rows = elements_of(coopLoad<MatrixC>(&places[0], 0u));
+    var columns = elements_of(coopLoadT<MatrixC>(&places[0], 0u));
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var r = 0u; r < ROW_BLOCKS; r++) {
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var c = 0u; c < CLASSES; c++) {
+            let i = min(first_row + r * EDGE + u32(rows[c * RUN]), params.end_query - 1u);
+            let row = row_of(b, i);
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var e = 0u; e < ELEMENTS; e++) {
+                if (e / RUN % CLASSES == c) {
+                    let j = key_at(list, p0 + u32(columns[e]));
+                    (*scores)[r][e] = masked_score((*scores)[r][e] * scale, whole, b, h, i, j, row);
+                }
+            }
+        }
+    }
 }
 
 @compute @workgroup_size(THREADS)
@@ -105,8 +150,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     let first = row_of(b, i0);
     let last = row_of(b, min(i0 + ROWS, params.end_query) - 1u);
     let one_document = !HAS_DOCUMENTS || (first.lo == last.lo && first.hi == last.hi);
-    let strip_first = row_of(b, min(i0 + strip * STRIP_ROWS, params.end_query - 1u));
-    let strip_last = row_of(b, min(i0 + strip * STRIP_ROWS + STRIP_ROWS, params.end_query) - 1u);
+    let strip_row = i0 + strip * STRIP_ROWS;
+    let strip_first = row_of(b, min(strip_row, params.end_query - 1u));
+    let strip_last = row_of(b, min(strip_row + STRIP_ROWS, params.end_query) - 1u);
     let strip_one_document = !HAS_DOCUMENTS || (strip_first.lo == strip_last.lo && strip_first.hi == strip_last.hi);
     let whole_keys = whole_of(strip_first, strip_last, strip_one_document);
     let list = list_of(b, h, i0, place);
@@ -175,23 +221,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
         let p0 = place_of(list, t, KEYS);
         let other = STAGE - stage;
         workgroupBarrier();
-        var s: array<MatrixC, ROW_BLOCKS>;
+        var scores = scores_of(&q, stage);
+        var values_ahead: array<MatrixB, max(VALUES_AHEAD, 1u)>;
         #unroll if MATRICES_WRITTEN_OUT
-        for (var r = 0u; r < ROW_BLOCKS; r++) {
-            s[r] = MatrixC();
-        }
-        #unroll if MATRICES_WRITTEN_OUT
-        for (var d = 0u; d < HEAD_BLOCKS; d++) {
-            let keys = coopLoad<MatrixB>(&factors[(stage + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
-            #unroll if MATRICES_WRITTEN_OUT
-            for (var r = 0u; r < ROW_BLOCKS; r++) {
-                s[r] = coopMultiplyAdd(q[r * HEAD_BLOCKS + d], keys, s[r]);
-            }
-        }
-        var scores: array<Elements, ROW_BLOCKS>;
-        #unroll if MATRICES_WRITTEN_OUT
-        for (var r = 0u; r < ROW_BLOCKS; r++) {
-            scores[r] = elements_of(s[r]);
+        for (var d = 0u; d < VALUES_AHEAD; d++) {
+            values_ahead[d] = coopLoadT<MatrixB>(&factors[(other + K_SLICE + d * EDGE_WORDS) * WORD], VALUE_PITCH * WORD);
         }
 
         // Hooks and masks. Keys that every row of the strip sees take no mask arithmetic. A loop in place of a branch, because
@@ -199,29 +233,20 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
         let whole = is_whole(whole_keys, list, clean, t, p0, p0 + KEYS);
         var unit = scale;
         for (var once = SCORE_HOOKS || !whole; once; once = false) {
-            var rows = elements_of(coopLoad<MatrixC>(&places[0], 0u));
-            var columns = elements_of(coopLoadT<MatrixC>(&places[0], 0u));
-            #unroll if MATRICES_WRITTEN_OUT
-            for (var r = 0u; r < ROW_BLOCKS; r++) {
-                #unroll if MATRICES_WRITTEN_OUT
-                for (var c = 0u; c < CLASSES; c++) {
-                    let i = min(i0 + strip * STRIP_ROWS + r * EDGE + u32(rows[c * RUN]), params.end_query - 1u);
-                    let row = row_of(b, i);
-                    #unroll if MATRICES_WRITTEN_OUT
-                    for (var e = 0u; e < ELEMENTS; e++) {
-                        if (e / RUN % CLASSES == c) {
-                            let j = key_at(list, p0 + u32(columns[e]));
-                            scores[r][e] = masked_score(scores[r][e] * scale, whole, b, h, i, j, row);
-                        }
-                    }
-                }
-            }
+            apply_hooks(&scores, scale, whole, list, b, h, strip_row, p0);
             unit = 1.0;
         }
 
         // O += P·V of the step before.
         #unroll if MATRICES_WRITTEN_OUT
-        for (var d = 0u; d < VALUE_BLOCKS; d++) {
+        for (var d = 0u; d < VALUES_AHEAD; d++) {
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var r = 0u; r < ROW_BLOCKS; r++) {
+                o_sums[r * VALUE_BLOCKS + d] = coopMultiplyAdd(p[r], values_ahead[d], o_sums[r * VALUE_BLOCKS + d]);
+            }
+        }
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var d = VALUES_AHEAD; d < VALUE_BLOCKS; d++) {
             let values = coopLoadT<MatrixB>(&factors[(other + K_SLICE + d * EDGE_WORDS) * WORD], VALUE_PITCH * WORD);
             #unroll if MATRICES_WRITTEN_OUT
             for (var r = 0u; r < ROW_BLOCKS; r++) {
@@ -262,6 +287,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
         }
         for (var once = NORMALIZED && subgroupAny(over); once; once = false) {
             // For all rows of the subgroup, though those that are not over come out as they were.
+            for (var anew = !SCORES_KEPT; anew; anew = false) {
+                scores = scores_of(&q, stage);
+                for (var hooks = !whole; hooks; hooks = false) {
+                    apply_hooks(&scores, scale, whole, list, b, h, strip_row, p0);
+                }
+            }
             #unroll if MATRICES_WRITTEN_OUT
             for (var r = 0u; r < ROW_BLOCKS; r++) {
                 var tops: array<f32, CLASSES>;

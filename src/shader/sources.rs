@@ -47,6 +47,8 @@ pub const SOURCES: &[(&str, &str)] = &[
     source!("dense/query_tile"),
     source!("dense/row_weights"),
     source!("dense/score"),
+    source!("dense/scores_anew"),
+    source!("dense/scores_kept"),
     source!("dense/share"),
     source!("dense/slices_two"),
     source!("dense/small"),

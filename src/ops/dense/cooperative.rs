@@ -113,7 +113,8 @@ impl CooperativeTile {
             let weights = looped(self.row_blocks, looped(e.each, 0)) + 2 * looped(self.row_blocks * e.classes, 0);
             let tops = 2 * looped(e.classes, 2 * looped(8, 0)) + 2 * looped(e.each, 0);
             let blocks = looped(value_dim.div_ceil(self.edge), looped(e.each, 0));
-            let rescale = looped(self.row_blocks, tops + blocks);
+            let anew = if scores_kept(value_dim) { 0 } else { scores + masks + 2 };
+            let rescale = anew + looped(self.row_blocks, tops + blocks);
             let output = looped(value_dim.div_ceil(self.edge), rows);
             return scores + masks + weights + rescale + output + 3;
         }
@@ -257,6 +258,11 @@ impl Tile for CooperativeTile {
                 Visits::All => "dense/whole_bounds",
                 Visits::Listed(_) | Visits::Live(_) => "dense/whole_listed",
             });
+            pieces.push(if scores_kept(attend.value_dim) || attend.score_hooks() {
+                "dense/scores_kept"
+            } else {
+                "dense/scores_anew"
+            });
         }
         pieces
     }
@@ -264,6 +270,11 @@ impl Tile for CooperativeTile {
     fn workgroup_bytes(&self, head_dim: u32, value_dim: u32) -> u32 {
         self.workgroup_bytes(head_dim, value_dim)
     }
+}
+
+/// Whether registers suffice for O of so many columns and for scores beside their weights, where those are in registers.
+const fn scores_kept(value_dim: u32) -> bool {
+    value_dim <= 64
 }
 
 /// The pieces of a kernel on matrices, as the fields of the same names have it.
