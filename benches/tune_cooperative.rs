@@ -50,7 +50,7 @@ fn main() {
     let shapes = if dtype == DType::F16 { SHAPES } else { SPLIT_SHAPES };
     for tile in tiles(&gpu, edge, shapes, dtype != DType::F16) {
         let name = format!(
-            "strips {} blocks {} keys {} stages {} lanes {} {} B{}{}{}{}{}",
+            "strips {} blocks {} keys {} stages {} lanes {} {} B{}{}{}{}{}{}",
             tile.strips,
             tile.row_blocks,
             tile.keys,
@@ -62,6 +62,7 @@ fn main() {
             if tile.own_barriers { " own" } else { "" },
             if tile.vectors { "" } else { " scalars" },
             if tile.elements.is_some() { " elements" } else { "" },
+            if tile.scores_anew { " anew" } else { "" },
         );
         let wanted = std::env::var("TILE").map_or(true, |t| t.split('|').any(|part| name.contains(part)));
         if !wanted || tile.workgroup_bytes(d, d) > gpu.limits().max_compute_workgroup_storage_size {
@@ -166,6 +167,7 @@ fn tiles(gpu: &Gpu, edge: u32, shapes: &[[u32; 4]], split: bool) -> Vec<Cooperat
             written_out: true,
             alternate: false,
             elements: None,
+            scores_anew: false,
         }
     };
     let plain = shapes
@@ -175,7 +177,9 @@ fn tiles(gpu: &Gpu, edge: u32, shapes: &[[u32; 4]], split: bool) -> Vec<Cooperat
     let shapes = if split { &[] } else { ELEMENT_SHAPES };
     let in_registers =
         |&[strips, row_blocks]: &[u32; 2]| tile(&[strips, row_blocks, edge, 2], true).in_registers(&abilities);
-    plain.chain(shapes.iter().filter_map(in_registers)).collect()
+    let ways = |kept: CooperativeTile| [false, true].map(|scores_anew| CooperativeTile { scores_anew, ..kept });
+    let elements = shapes.iter().filter_map(in_registers).flat_map(ways);
+    plain.chain(elements).collect()
 }
 
 /// Seconds, or why there are none; a wrong result gets no time.

@@ -260,6 +260,7 @@ fn output_tiles(device: &DeviceClass) -> Vec<SegmentTile> {
         written_out: !device.software,
         alternate: false,
         elements: None,
+        scores_anew: false,
     };
     [
         (4, 2, 16, 1),

@@ -35,6 +35,7 @@ fn tile(gpu: &Gpu, shape: Shape, vectors: bool) -> CooperativeTile {
         written_out: !common::matrices::emulated(gpu),
         alternate: true,
         elements: None,
+        scores_anew: false,
     }
 }
 
@@ -47,11 +48,18 @@ fn split(tile: CooperativeTile) -> CooperativeTile {
     }
 }
 
-/// A tile, and the same with scores and weights in registers where the device can.
-fn both_ways(gpu: &Gpu, tile: CooperativeTile) -> Vec<CooperativeTile> {
-    std::iter::once(tile)
-        .chain(tile.in_registers(&gpu.abilities()))
-        .collect()
+/// A tile, and the same with scores and weights in registers where the device can: scores kept for a rescale, and made anew.
+fn all_ways(gpu: &Gpu, tile: CooperativeTile) -> Vec<CooperativeTile> {
+    let kept = tile.in_registers(&gpu.abilities());
+    let anew = kept.map(made_anew);
+    std::iter::once(tile).chain(kept).chain(anew).collect()
+}
+
+fn made_anew(tile: CooperativeTile) -> CooperativeTile {
+    CooperativeTile {
+        scores_anew: true,
+        ..tile
+    }
 }
 
 type Shape = ([u32; 4], u32, bool);
@@ -159,9 +167,11 @@ fn random_problems() {
             _ => split(shape),
         };
         let in_registers = shape.in_registers(&gpu.abilities());
-        let shape = in_registers
-            .filter(|_| shape.slices == 1 && r.one_in(2))
-            .unwrap_or(shape);
+        let shape = match in_registers.filter(|_| shape.slices == 1 && r.one_in(2)) {
+            Some(kept) if r.one_in(2) => made_anew(kept),
+            Some(kept) => kept,
+            None => shape,
+        };
         let tuning = common::forced(KernelChoice::Cooperative(shape));
         drawn(gpu, name, &options, (shape.rows(), shape.keys), &tuning, r)
     });
@@ -173,7 +183,7 @@ fn lists_of_keys() {
     let Some((edge, _)) = matrices(&gpu) else { return };
     let shape = tile(&gpu, ([2, 1, 2, 2], 2, true), true);
     let split = split(shape);
-    let of_f16 = both_ways(&gpu, shape).into_iter().flat_map(|shape| {
+    let of_f16 = all_ways(&gpu, shape).into_iter().flat_map(|shape| {
         let sizes = [1, 3, edge, 2 * edge + 1];
         sizes.map(|size| (size, DType::F16, shape))
     });
@@ -257,7 +267,7 @@ fn references_change_at_every_tile_never_and_in_one_row_only() {
     }
     // With a strip's own barriers and without, where the device can; with the strip's two blocks of rows.
     for shape in [SHAPES[0], SHAPES[1], SHAPES[3], SHAPES[4], SHAPES[6]] {
-        for tile in both_ways(&gpu, tile(&gpu, shape, true)) {
+        for tile in all_ways(&gpu, tile(&gpu, shape, true)) {
             references_change(&gpu, tile);
         }
     }
@@ -305,7 +315,7 @@ fn rows_that_see_nothing_yet_beside_rows_that_do() {
     if matrices(&gpu).is_none() {
         return;
     }
-    let shapes = [SHAPES[1], SHAPES[3]].map(|shape| both_ways(&gpu, tile(&gpu, shape, true)));
+    let shapes = [SHAPES[1], SHAPES[3]].map(|shape| all_ways(&gpu, tile(&gpu, shape, true)));
     for shape in shapes.concat() {
         let p = Dense {
             queries: shape.rows() + 5,
@@ -345,7 +355,7 @@ fn sigmoid_weights_of_a_long_sequence_do_not_vanish() {
         ..Dense::default()
     };
     let inputs = Inputs::random(&p, &mut Random::new(2));
-    for shape in both_ways(&gpu, tile(&gpu, ([2, 1, 2, 1], 2, false), true)) {
+    for shape in all_ways(&gpu, tile(&gpu, ([2, 1, 2, 1], 2, false), true)) {
         let tuning = common::forced(KernelChoice::Cooperative(shape));
         check("sigmoid", &gpu, &p, &inputs, &tuning);
     }
@@ -369,7 +379,7 @@ fn the_same_bits_twice_and_from_scalars() {
         ..Dense::default()
     };
     let inputs = Inputs::random(&p, &mut Random::new(3));
-    for shape in both_ways(&gpu, tile(&gpu, ([2, 1, 2, 1], 2, true), true)) {
+    for shape in all_ways(&gpu, tile(&gpu, ([2, 1, 2, 1], 2, true), true)) {
         let outputs = [true, true, !scalars_work(&gpu)].map(|vectors| {
             let tuning = common::forced(KernelChoice::Cooperative(CooperativeTile { vectors, ..shape }));
             check(&format!("{shape:?}"), &gpu, &p, &inputs, &tuning)

@@ -71,6 +71,7 @@ fn output_tile(gpu: &Gpu, [strips, row_blocks, key_blocks, stages]: [u32; 4], ow
         written_out: !emulated(gpu),
         alternate: false,
         elements: None,
+        scores_anew: false,
     };
     let own_barriers =
         own && gpu.abilities().subgroup_barriers && least == most && row_lanes * row_blocks * edge == most;

@@ -64,6 +64,9 @@
 #import shared/staged_keys
 
 const ROW_CLASSES = ROW_BLOCKS * CLASSES;
+// Matrices of q and O in a subgroup.
+const QUERIES = ROW_BLOCKS * HEAD_BLOCKS;
+const OUTPUTS = ROW_BLOCKS * VALUE_BLOCKS;
 
 // Places and pitches are in words of four elements.
 const S_PITCH = EDGE_WORDS + 1u;
@@ -74,7 +77,6 @@ const HEADROOM = 7.0;
 const LARGEST = 32768.0;
 
 const_assert KEYS == EDGE && STAGES == 2u && SLICES == 1u && CARRIED;
-const_assert VALUES_AHEAD <= VALUE_BLOCKS && (SCORES_KEPT || !SCORE_HOOKS);
 const_assert f32(ELEMENTS / CLASSES) * 128.0 <= LARGEST;
 
 var<workgroup> places: array<f32, EDGE>;
@@ -85,7 +87,7 @@ fn q_factor(row: u32, sign: f32) -> f32 {
 }
 
 // Scores, before scale and hooks, of the strip's rows with the keys of a stage.
-fn scores_of(q: ptr<function, array<MatrixA, ROW_BLOCKS * HEAD_BLOCKS>>, stage: u32) -> array<Elements, ROW_BLOCKS> {
+fn scores_of(q: ptr<function, array<MatrixA, QUERIES>>, stage: u32) -> array<Elements, ROW_BLOCKS> {
     var s: array<MatrixC, ROW_BLOCKS>;
     #unroll if MATRICES_WRITTEN_OUT
     for (var r = 0u; r < ROW_BLOCKS; r++) {
@@ -164,8 +166,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     if (thread < EDGE) {
         places[thread] = f32(thread);
     }
-    var q: array<MatrixA, ROW_BLOCKS * HEAD_BLOCKS>;
-    var o_sums: array<MatrixC, ROW_BLOCKS * VALUE_BLOCKS>;
+    var q: array<MatrixA, QUERIES>;
+    var o_sums: array<MatrixC, OUTPUTS>;
     let sign = select(1.0, -1.0, params.q_scale < 0.0);
     #unroll if MATRICES_WRITTEN_OUT
     for (var r = 0u; r < ROW_BLOCKS; r++) {
@@ -222,11 +224,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
         let other = STAGE - stage;
         workgroupBarrier();
         var scores = scores_of(&q, stage);
-        var values_ahead: array<MatrixB, max(VALUES_AHEAD, 1u)>;
-        #unroll if MATRICES_WRITTEN_OUT
-        for (var d = 0u; d < VALUES_AHEAD; d++) {
-            values_ahead[d] = coopLoadT<MatrixB>(&factors[(other + K_SLICE + d * EDGE_WORDS) * WORD], VALUE_PITCH * WORD);
-        }
+        let values_ahead = load_values_ahead(other + K_SLICE);
 
         // Hooks and masks. Keys that every row of the strip sees take no mask arithmetic. A loop in place of a branch, because
         // matrices are loaded in control flow that is the same for a whole subgroup, which a branch would have to prove.
@@ -238,13 +236,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
         }
 
         // O += P·V of the step before.
-        #unroll if MATRICES_WRITTEN_OUT
-        for (var d = 0u; d < VALUES_AHEAD; d++) {
-            #unroll if MATRICES_WRITTEN_OUT
-            for (var r = 0u; r < ROW_BLOCKS; r++) {
-                o_sums[r * VALUE_BLOCKS + d] = coopMultiplyAdd(p[r], values_ahead[d], o_sums[r * VALUE_BLOCKS + d]);
-            }
-        }
+        add_values_ahead(&o_sums, &p, values_ahead);
         #unroll if MATRICES_WRITTEN_OUT
         for (var d = VALUES_AHEAD; d < VALUE_BLOCKS; d++) {
             let values = coopLoadT<MatrixB>(&factors[(other + K_SLICE + d * EDGE_WORDS) * WORD], VALUE_PITCH * WORD);
@@ -287,12 +279,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
         }
         for (var once = NORMALIZED && subgroupAny(over); once; once = false) {
             // For all rows of the subgroup, though those that are not over come out as they were.
-            for (var anew = !SCORES_KEPT; anew; anew = false) {
-                scores = scores_of(&q, stage);
-                for (var hooks = !whole; hooks; hooks = false) {
-                    apply_hooks(&scores, scale, whole, list, b, h, strip_row, p0);
-                }
-            }
+            scores_again(&scores, &q, stage, scale, whole, list, b, h, strip_row, p0);
             #unroll if MATRICES_WRITTEN_OUT
             for (var r = 0u; r < ROW_BLOCKS; r++) {
                 var tops: array<f32, CLASSES>;

@@ -1,12 +1,38 @@
 // Where `dense/prefill_elements.wgsl` has the scores from when it moves the references of rows: from another product, so that
 // no registers hold them while weights are made. NVIDIA's compiler had moved half of O out of its way and back for want of
-// registers there. In milliseconds (NVIDIA H200, driver 580.159.04, 32 heads, N = 4096, D = 128):
-//                      no masks   causal
-//   this                 0.891     0.626
-//   scores kept          0.916     0.641
-// with values ahead of which there are none, one or three blocks, this takes 0.925, 0.918 and 0.924.
-//
-// This piece and `scores_kept` declare the same: whether scores are kept, and how many blocks of v's columns are loaded before
-// the hooks, which are what separates the products: NVIDIA's compiler moves no load across them.
-const SCORES_KEPT = false;
-const VALUES_AHEAD = 2u;
+// registers. What is loaded of v ahead is on its way while the last products with keys are worked on; the compiler moves no load
+// across hooks and masks. In milliseconds (NVIDIA H200, driver 580.159.04, 32 heads, N = 4096, f16):
+//                    D = 128: full   causal   softcap   window of 256     D = 64: full   causal
+//   this                     0.883    0.626     1.530           0.220            0.603    0.405
+//   scores kept              0.907    0.641     1.475           0.198            0.527    0.361
+// So it is for many keys without hooks. With none, one or three blocks of values ahead full takes 0.925, 0.918 and 0.924.
+const VALUES_AHEAD = VALUE_BLOCKS + 2u - max(VALUE_BLOCKS, 2u);
+
+alias ValuesAhead = array<MatrixB, VALUES_AHEAD>;
+
+fn load_values_ahead(at: u32) -> ValuesAhead {
+    var values: ValuesAhead;
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var d = 0u; d < VALUES_AHEAD; d++) {
+        values[d] = coopLoadT<MatrixB>(&factors[(at + d * EDGE_WORDS) * WORD], VALUE_PITCH * WORD);
+    }
+    return values;
+}
+
+fn add_values_ahead(o_sums: ptr<function, array<MatrixC, OUTPUTS>>, p: ptr<function, array<MatrixA, ROW_BLOCKS>>, values: ValuesAhead) {
+    var ahead = values;
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var d = 0u; d < VALUES_AHEAD; d++) {
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var r = 0u; r < ROW_BLOCKS; r++) {
+            (*o_sums)[r * VALUE_BLOCKS + d] = coopMultiplyAdd((*p)[r], ahead[d], (*o_sums)[r * VALUE_BLOCKS + d]);
+        }
+    }
+}
+
+fn scores_again(scores: ptr<function, array<Elements, ROW_BLOCKS>>, q: ptr<function, array<MatrixA, QUERIES>>, stage: u32, scale: f32, whole: bool, list: List, b: u32, h: u32, first_row: u32, p0: u32) {
+    *scores = scores_of(q, stage);
+    for (var once = SCORE_HOOKS || !whole; once; once = false) {
+        apply_hooks(scores, scale, whole, list, b, h, first_row, p0);
+    }
+}

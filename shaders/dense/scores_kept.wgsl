@@ -1,7 +1,15 @@
-// Where `dense/prefill_elements.wgsl` has the scores from when it moves the references of rows: they are kept. So it is where
-// registers suffice or hooks would have to run again. In milliseconds (NVIDIA H200, driver 580.159.04, 32 heads, N = 4096):
-//                      D = 64   D = 64, causal   D = 128, causal, softcap
-//   this                0.533        0.361               1.475
-//   scores anew         0.603        0.405               1.530
-const SCORES_KEPT = true;
+// Where `dense/prefill_elements.wgsl` has the scores from when it moves the references of rows: they are kept in registers.
+//
+// This piece and `scores_anew` declare the same: VALUES_AHEAD blocks of v's columns that are loaded before hooks and masks, their
+// part of P·V, and scores for a rescale.
 const VALUES_AHEAD = 0u;
+
+alias ValuesAhead = u32;
+
+fn load_values_ahead(at: u32) -> ValuesAhead {
+    return 0u;
+}
+
+fn add_values_ahead(o_sums: ptr<function, array<MatrixC, OUTPUTS>>, p: ptr<function, array<MatrixA, ROW_BLOCKS>>, values: ValuesAhead) {}
+
+fn scores_again(scores: ptr<function, array<Elements, ROW_BLOCKS>>, q: ptr<function, array<MatrixA, QUERIES>>, stage: u32, scale: f32, whole: bool, list: List, b: u32, h: u32, first_row: u32, p0: u32) {}

@@ -1,8 +1,8 @@
 //! Prefill on cooperative matrices: its tile, when it serves, and which tile a device gets.
 
-use crate::ops::dense::Dense;
 use crate::ops::dense::tile::{DeviceClass, looped};
 use crate::ops::dense::variant::{Attend, Tile, Visits, staged_pieces};
+use crate::ops::dense::{Dense, Weighting};
 use crate::shader::Constant;
 use crate::tensor::DType;
 use crate::tier::{Abilities, MatrixElements, Tier};
@@ -45,6 +45,10 @@ pub struct CooperativeTile {
     /// Scores and weights stay in registers, whose elements are as the device has them ([`Abilities::elements`]): with one
     /// slice, `edge` keys, two stages, carried, one lane to a row.
     pub elements: Option<MatrixElements>,
+    /// Where they do: scores are made anew for a rescale, not kept for it. Saves registers where most keys are seen without
+    /// masks, and takes time where they are not.
+    #[cfg_attr(feature = "tuned", serde(default))]
+    pub scores_anew: bool,
 }
 
 impl CooperativeTile {
@@ -64,6 +68,7 @@ impl CooperativeTile {
         [8, 16].contains(&self.edge)
             && counts.iter().all(|n| (1..=256).contains(n))
             && elements
+            && (!self.scores_anew || self.elements.is_some())
             && [1, 2].contains(&self.stages)
             && [1, 2].contains(&self.slices)
             && (self.slices == 1 || self.stages == 1 || self.carried)
@@ -95,6 +100,7 @@ impl CooperativeTile {
             row_lanes: 1,
             own_barriers: abilities.subgroup_barriers,
             elements: Some(abilities.elements?),
+            scores_anew: false,
             ..self
         })
     }
@@ -113,7 +119,7 @@ impl CooperativeTile {
             let weights = looped(self.row_blocks, looped(e.each, 0)) + 2 * looped(self.row_blocks * e.classes, 0);
             let tops = 2 * looped(e.classes, 2 * looped(8, 0)) + 2 * looped(e.each, 0);
             let blocks = looped(value_dim.div_ceil(self.edge), looped(e.each, 0));
-            let anew = if scores_kept(value_dim) { 0 } else { scores + masks + 2 };
+            let anew = if self.scores_anew { scores + masks + 2 } else { 0 };
             let rescale = anew + looped(self.row_blocks, tops + blocks);
             let output = looped(value_dim.div_ceil(self.edge), rows);
             return scores + masks + weights + rescale + output + 3;
@@ -162,7 +168,7 @@ impl CooperativeTile {
     /// As labels have it.
     pub(crate) fn shape(&self) -> String {
         format!(
-            "matrices of {} tile {}x{}x{} strips {} threads {}/{}{}{}{}{}{}",
+            "matrices of {} tile {}x{}x{} strips {} threads {}/{}{}{}{}{}{}{}",
             self.edge,
             self.rows(),
             self.keys,
@@ -177,7 +183,8 @@ impl CooperativeTile {
             match self.elements {
                 Some(e) => format!(" elements {}/{}x{}/{}", e.each, e.run, e.classes, e.sharers),
                 None => String::new(),
-            }
+            },
+            if self.scores_anew { " anew" } else { "" },
         )
     }
 
@@ -258,10 +265,10 @@ impl Tile for CooperativeTile {
                 Visits::All => "dense/whole_bounds",
                 Visits::Listed(_) | Visits::Live(_) => "dense/whole_listed",
             });
-            pieces.push(if scores_kept(attend.value_dim) || attend.score_hooks() {
-                "dense/scores_kept"
-            } else {
+            pieces.push(if self.scores_anew {
                 "dense/scores_anew"
+            } else {
+                "dense/scores_kept"
             });
         }
         pieces
@@ -270,11 +277,6 @@ impl Tile for CooperativeTile {
     fn workgroup_bytes(&self, head_dim: u32, value_dim: u32) -> u32 {
         self.workgroup_bytes(head_dim, value_dim)
     }
-}
-
-/// Whether registers suffice for O of so many columns and for scores beside their weights, where those are in registers.
-const fn scores_kept(value_dim: u32) -> bool {
-    value_dim <= 64
 }
 
 /// The pieces of a kernel on matrices, as the fields of the same names have it.
@@ -412,7 +414,7 @@ const ELEMENTS_NARROW: &[[u32; 2]] = &[[4, 3], [4, 2], [2, 2], [4, 1], [2, 1]];
 /// The same for processors that emulate matrices: as `SOFTWARE`.
 const ELEMENTS_SOFTWARE: &[[u32; 2]] = &[[8, 1], [4, 1], [2, 1]];
 
-/// Tiles whose scores and weights stay in registers, best first; none where the device's matrices have no elements to get at.
+/// Tiles whose scores and weights stay in registers, best first, some with scores kept and made anew; none where the device's matrices have no elements to get at.
 fn in_registers(problem: &Dense, device: &DeviceClass) -> Vec<CooperativeTile> {
     let shapes = match problem.value_dim() {
         _ if device.software => ELEMENTS_SOFTWARE,
@@ -424,10 +426,44 @@ fn in_registers(problem: &Dense, device: &DeviceClass) -> Vec<CooperativeTile> {
     let candidate = |&[strips, blocks]: &[u32; 2]| Candidate(strips, blocks, edge, 2, true);
     let list: Vec<_> = shapes.iter().map(candidate).collect();
     let tiles = tiles(&list, 1, device).into_iter();
-    tiles
-        .filter_map(|tile| tile.in_registers(&device.abilities))
+    let kept = tiles.filter_map(|tile| tile.in_registers(&device.abilities));
+    let ways = |tile: CooperativeTile| {
+        let anew = |scores_anew| CooperativeTile { scores_anew, ..tile };
+        let first = bare(problem) && sees_many(problem);
+        let second = (bare(problem) && is_full(&tile, problem)).then(|| anew(!first));
+        std::iter::once(anew(first && second.is_some())).chain(second)
+    };
+    kept.flat_map(ways)
         .filter(|tile| tile.is_sound() && tile.suits(&device.abilities))
         .collect()
+}
+
+/// Keys of a query, on average, from which it pays to make scores anew: by the measurements in `dense/scores_anew.wgsl` steps
+/// with masks take a sixth longer then, and some 270 keys of a tile of 8 strips are masked in each strip.
+const MANY_KEYS: u32 = 2048;
+
+/// Whether most keys are seen without masks.
+fn sees_many(problem: &Dense) -> bool {
+    let (left, right) = match problem.causal {
+        true => (problem.keys.saturating_sub(problem.queries / 2), 0),
+        false => (problem.keys, problem.window_right.unwrap_or(u32::MAX)),
+    };
+    let window = problem
+        .window_left
+        .map(|left| left.saturating_add(right).saturating_add(1));
+    window.unwrap_or(u32::MAX).min(left) >= MANY_KEYS
+}
+
+/// Whether nothing but positions hides a key, and nothing changes a score.
+fn bare(problem: &Dense) -> bool {
+    let hooks = problem.softcap.is_some() || problem.bias.is_some() || problem.alibi || problem.custom.is_some();
+    let hidden = problem.mask.is_some() || problem.documents.is_some() || problem.selection.is_some();
+    !hooks && !hidden && problem.weighting == Weighting::Softmax
+}
+
+/// Whether O, q and scores fill the registers, so that it may pay to make scores anew.
+fn is_full(tile: &CooperativeTile, problem: &Dense) -> bool {
+    (tile.edge, tile.strips, tile.row_blocks) == (16, 8, 2) && problem.value_dim() > 64
 }
 
 /// Tiles that serve a problem on a device, best first.
@@ -482,6 +518,7 @@ pub(crate) fn tiles(list: &[Candidate], slices: u32, device: &DeviceClass) -> Ve
             written_out: !device.software,
             alternate: device.software,
             elements: None,
+            scores_anew: false,
         };
         CooperativeTile {
             own_barriers: tile.suits(&device.abilities),
@@ -501,6 +538,68 @@ fn list_bytes(problem: &Dense) -> u32 {
 mod tests {
     use super::*;
     use crate::ops::dense::Selection;
+
+    #[test]
+    fn scores_are_made_anew_where_most_keys_are_seen_without_masks() {
+        let device = DeviceClass {
+            workgroup_memory: 48 << 10,
+            invocations: 1024,
+            software: false,
+            processors: 132,
+            abilities: Abilities {
+                subgroups: Some((32, 32)),
+                subgroup_barriers: true,
+                matrices: Some(16),
+                elements: Some(MatrixElements {
+                    each: 8,
+                    run: 4,
+                    classes: 2,
+                    sharers: 3,
+                }),
+                ..Abilities::NONE
+            },
+            tier: None,
+            scalar_matrices: false,
+        };
+        let full = Dense {
+            queries: 4096,
+            keys: 4096,
+            head_dim: 128,
+            dtype: DType::F16,
+            ..Dense::default()
+        };
+        let ways = |p: &Dense| -> Vec<_> {
+            let tiles = candidates(p, &device);
+            tiles.iter().take(3).map(|t| (t.strips, t.scores_anew)).collect()
+        };
+        let anew = [(8, true), (8, false), (4, false)];
+        let kept = [(8, false), (8, true), (4, false)];
+        assert_eq!(ways(&full), anew);
+        let causal = |queries| Dense {
+            causal: true,
+            queries,
+            ..full.clone()
+        };
+        assert_eq!(ways(&causal(4096)), anew);
+        let short = Dense {
+            keys: 2048,
+            ..causal(2048)
+        };
+        assert_eq!(ways(&short), kept);
+        let window = |left| Dense {
+            window_left: Some(left),
+            ..causal(4096)
+        };
+        assert_eq!(ways(&window(255)), kept);
+        assert_eq!(ways(&window(2047)), anew);
+        let capped = Dense {
+            softcap: Some(30.0),
+            ..full.clone()
+        };
+        assert_eq!(ways(&capped)[..2], [(8, false), (4, false)]);
+        let narrow = Dense { head_dim: 64, ..full };
+        assert!(candidates(&narrow, &device).iter().all(|t| !t.scores_anew));
+    }
 
     #[test]
     fn the_largest_tile_leaves_room_for_a_verdict_on_a_list() {
