@@ -79,7 +79,7 @@ const LARGEST = 32768.0;
 const_assert KEYS == EDGE && STAGES == 2u && SLICES == 1u && CARRIED;
 const_assert f32(ELEMENTS / CLASSES) * 128.0 <= LARGEST;
 
-var<workgroup> places: array<f32, EDGE>;
+var<workgroup> places: array<vec4<f32>, EDGE_WORDS>;
 
 // What a row of the tile is multiplied by when it is staged.
 fn q_factor(row: u32, sign: f32) -> f32 {
@@ -163,8 +163,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     let last_key = u32(max(keys_of(b), 1) - 1);
 
     strip_start(thread);
-    if (thread < EDGE) {
-        places[thread] = f32(thread);
+    if (thread < EDGE_WORDS) {
+        places[thread] = f32(4u * thread) + vec4<f32>(0.0, 1.0, 2.0, 3.0);
     }
     var q: array<MatrixA, QUERIES>;
     var o_sums: array<MatrixC, OUTPUTS>;

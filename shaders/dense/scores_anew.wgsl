@@ -31,8 +31,11 @@ fn add_values_ahead(o_sums: ptr<function, array<MatrixC, OUTPUTS>>, p: ptr<funct
 }
 
 fn scores_again(scores: ptr<function, array<Elements, ROW_BLOCKS>>, q: ptr<function, array<MatrixA, QUERIES>>, stage: u32, scale: f32, whole: bool, list: List, b: u32, h: u32, first_row: u32, p0: u32) {
-    *scores = scores_of(q, stage);
-    for (var once = SCORE_HOOKS || !whole; once; once = false) {
-        apply_hooks(scores, scale, whole, list, b, h, first_row, p0);
+    // In a loop of one turn, as it was measured.
+    for (var anew = true; anew; anew = false) {
+        *scores = scores_of(q, stage);
+        for (var once = SCORE_HOOKS || !whole; once; once = false) {
+            apply_hooks(scores, scale, whole, list, b, h, first_row, p0);
+        }
     }
 }

@@ -62,7 +62,7 @@ var<workgroup> largest: array<atomic<u32>, 4>;
 // The invocation in its subgroup.
 var<private> subgroup_lane: u32;
 // What a row's sums are multiplied by, for outputs that are normalised.
-var<workgroup> row_factors: array<f32, select(1u, ROWS, NORMALIZE)>;
+var<workgroup> row_factors: array<f32, select(4u, ROWS, NORMALIZE)>;
 
 fn note_largest(kind: u32, four: vec4<f32>) {
     let top = subgroupMax(max(max(four.x, four.y), max(four.z, four.w)));

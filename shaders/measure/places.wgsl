@@ -14,7 +14,7 @@ const PLACES = EDGE * EDGE;
 
 var<workgroup> sums: array<f32, PLACES>;
 var<workgroup> unit: array<f16, PLACES>;
-var<workgroup> places: array<f32, EDGE>;
+var<workgroup> places: array<vec4<f32>, EDGE / 4u>;
 
 #import shared/elements
 
@@ -39,8 +39,8 @@ fn main(@builtin(local_invocation_index) index: u32, @builtin(subgroup_invocatio
         sums[n] = f32(n);
         unit[n] = select(0.0h, 1.0h, n / EDGE == n % EDGE);
     }
-    if (index < EDGE) {
-        places[index] = f32(index);
+    if (index < EDGE / 4u) {
+        places[index] = f32(4u * index) + vec4<f32>(0.0, 1.0, 2.0, 3.0);
     }
     workgroupBarrier();
     let numbers = coopLoadT<MatrixC>(&sums[0], EDGE);

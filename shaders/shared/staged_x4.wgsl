@@ -1,6 +1,10 @@
 // Workgroup memory between vectors and cooperative matrices: factors as f16, sums as f32, four elements to an entry. Places
 // are counted in words of four elements; a matrix is loaded or stored at [place * WORD], its rows so many words * WORD
 // apart.
+//
+// Matrices are loaded from multiples of 16 bytes only (Vulkan asks for it, and an NVIDIA driver takes the multiple of 8 before an
+// address for it, silently), but drivers lay variables out as their types need it. So all variables of a kernel on matrices are
+// multiples of 16 bytes long, whatever their order.
 const WORD: u32 = 1u;
 
 var<workgroup> factors: array<vec4<f16>, FACTORS>;

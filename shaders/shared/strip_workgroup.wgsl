@@ -1,12 +1,13 @@
 // What the invocations of a strip of rows tell each other, where subgroups may turn out smaller than a strip: all that
 // the workgroup's do.
 
-// One more than the last round in which one was told.
-var<workgroup> strip_round: u32;
+// One more than the last round in which one was told; the rest for what lies behind, which matrices may read
+// (`staged_x4.wgsl`).
+var<workgroup> strip_round: vec4<u32>;
 
 fn strip_start(thread: u32) {
     if (thread == 0u) {
-        strip_round = 0u;
+        strip_round.x = 0u;
     }
 }
 
@@ -18,13 +19,13 @@ fn strip_barrier() {
 // Before a barrier: whether x holds here, in round t, which is greater than those before.
 fn strip_tell(x: bool, t: u32) {
     if (x) {
-        strip_round = t + 1u;
+        strip_round.x = t + 1u;
     }
 }
 
 // After that barrier: whether it holds for any.
 fn strip_told(x: bool, t: u32) -> bool {
-    return strip_round == t + 1u;
+    return strip_round.x == t + 1u;
 }
 
 // The words of workgroup memory that an invocation takes care of, of as many for each strip, strip after strip: some of

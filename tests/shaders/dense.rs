@@ -245,6 +245,13 @@ fn add_cooperative(variants: &mut BTreeMap<String, Variant>) {
             add(variants, &split(on_matrices(head_dim, None)), &class);
             add(variants, &few(on_matrices(head_dim, None)), &class);
         }
+        let long = Dense {
+            heads: 256,
+            queries: 4096,
+            keys: 4096,
+            ..on_matrices(128, None)
+        };
+        add(variants, &long, &class);
         for (_, option) in OPTIONS {
             add(variants, &on_matrices(40, Some(*option)), &class);
             // The options' code does not depend on the class of the device.

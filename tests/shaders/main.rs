@@ -265,6 +265,25 @@ fn workgroup_bytes(module: &naga::Module) -> u32 {
         .sum()
 }
 
+/// That matrices lie at multiples of 16 bytes in workgroup memory whatever the order of its variables: all are that long.
+fn assert_alignment(label: &str, module: &naga::Module) {
+    let matrices = |(_, ty): (_, &naga::Type)| matches!(ty.inner, naga::TypeInner::CooperativeMatrix { .. });
+    if !module.types.iter().any(matrices) {
+        return;
+    }
+    let mut layouter = naga::proc::Layouter::default();
+    layouter.update(module.to_ctx()).unwrap();
+    for (_, variable) in module.global_variables.iter() {
+        let size = layouter[variable.ty].size;
+        let shared = variable.space == naga::AddressSpace::WorkGroup;
+        assert!(
+            !shared || size.is_multiple_of(16),
+            "{label}: {:?} takes {size} bytes",
+            variable.name
+        );
+    }
+}
+
 /// That the spec's bindings are the module's.
 fn assert_bindings(label: &str, module: &naga::Module, variant: &Variant) {
     use wgpu_attention::shader::BindingKind;
@@ -302,6 +321,7 @@ fn every_reachable_variant_is_valid_and_translates() {
         let (module, info) = validated(variant.spec(), wgsl);
         assert_bindings(&label, &module, variant);
         assert_eq!(variant.spec().workgroup_bytes(), workgroup_bytes(&module), "{label}");
+        assert_alignment(&label, &module);
         translate(&label, &module, &info, variant);
     }
     let linear = variants.values().filter(|v| matches!(v, Variant::Linear(_))).count();
