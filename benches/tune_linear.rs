@@ -196,7 +196,7 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, tokens: u32, head_dim: u32, heads: u3
                 for segment in [64, 128, 256, 512, 1024] {
                     if segment < tokens && segment.is_multiple_of(output.rows()) {
                         let name = format!(
-                            "cooperative split {segment} state {}x{} strips {}x{} staged {} output {}x{}x{}",
+                            "cooperative split {segment} state {}x{} strips {}x{} staged {} output {}x{}x{} strips {}{}",
                             state.rows(),
                             state.columns(),
                             state.strips,
@@ -205,6 +205,8 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, tokens: u32, head_dim: u32, heads: u3
                             output.rows(),
                             output.keys,
                             output.stages,
+                            output.strips,
+                            if output.elements.is_some() { " elements" } else { "" },
                         );
                         let form = Form::CooperativeSplit {
                             state: *state,
@@ -275,8 +277,13 @@ fn output_tiles(device: &DeviceClass) -> Vec<SegmentTile> {
         (6, 2, 16, 1),
         (8, 2, 16, 1),
     ]
-    .map(tile)
-    .to_vec()
+    .into_iter()
+    .flat_map(|shape| {
+        let tile = tile(shape);
+        let elements = tile.in_registers(&device.abilities);
+        std::iter::once(tile).chain(elements.filter(|_| shape.2 == edge && shape.3 == 2))
+    })
+    .collect()
 }
 
 /// Tiles on cooperative matrices, none where the device has no such: strips, shares, blocks of tokens of a strip and of

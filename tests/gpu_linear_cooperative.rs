@@ -88,16 +88,16 @@ fn forms(gpu: &Gpu, p: &Linear, tile: CooperativeTile) -> Vec<Form> {
         _ => [2, 1, 2, 1],
     };
     let output = output_tile(gpu, shape, tile.strips == 1);
-    let split = Form::CooperativeSplit {
+    let split = |output: SegmentTile| Form::CooperativeSplit {
         state: tile,
         output,
         segment: 2 * output.rows(),
     };
-    serial
-        .then_some(Form::Cooperative(tile))
-        .into_iter()
-        .chain([split])
-        .collect()
+    // And with scores and weights in registers, where the device can.
+    let in_registers = output.in_registers(&gpu.abilities());
+    let serial = serial.then_some(Form::Cooperative(tile));
+    let splits = std::iter::once(output).chain(in_registers).map(split);
+    serial.into_iter().chain(splits).collect()
 }
 
 /// Ragged sizes, grouped heads, both states.
@@ -486,7 +486,15 @@ fn what_matrices_do_not_serve_is_refused() {
     );
 
     let output = output_tile(&gpu, [2, 1, 2, 1], false);
-    let wrong_outputs: [(SegmentTile, u32, &str); 5] = [
+    let wrong_outputs: [(SegmentTile, u32, &str); 6] = [
+        (
+            SegmentTile {
+                scores_anew: true,
+                ..output
+            },
+            1,
+            "keeps to the rules",
+        ),
         (SegmentTile { slices: 2, ..output }, 1, "one slice"),
         (
             SegmentTile {

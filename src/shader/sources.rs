@@ -97,6 +97,8 @@ pub const SOURCES: &[(&str, &str)] = &[
     source!("linear/params"),
     source!("linear/scan"),
     source!("linear/segment_cooperative"),
+    source!("linear/segment_elements"),
+    source!("linear/segment_matrices"),
     source!("linear/span"),
     source!("linear/state_in_none"),
     source!("linear/state_in_place"),

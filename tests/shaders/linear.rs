@@ -7,7 +7,7 @@ use wgpu_attention::linear::tile::{self, Form};
 use wgpu_attention::linear::variant::{LinearVariant, Scan, Start, TotalDecay};
 use wgpu_attention::linear::variants_of;
 use wgpu_attention::shader::Variant;
-use wgpu_attention::tier::{Abilities, Tier};
+use wgpu_attention::tier::{Abilities, MatrixElements, Tier};
 use wgpu_attention::{DType, Decay, Error, FeatureMap, Layout, Linear, LinearInputs};
 
 use crate::{DTYPES, SMALLEST, classes};
@@ -151,6 +151,17 @@ fn with_matrices() -> Vec<DeviceClass> {
         (8, (8, 8), true),
     ] {
         for (kib, scalar_matrices) in [(32, false), (48, false), (48, true)] {
+            let elements = |each, run, classes, sharers| MatrixElements {
+                each,
+                run,
+                classes,
+                sharers,
+            };
+            let elements = match (edge, subgroups) {
+                (16, (32, 32)) => Some(elements(8, 4, 2, 3)),
+                (8, (8, 8)) => Some(elements(8, 1, 8, 7)),
+                _ => None,
+            };
             classes.push(DeviceClass {
                 workgroup_memory: kib << 10,
                 invocations: 1024,
@@ -160,7 +171,7 @@ fn with_matrices() -> Vec<DeviceClass> {
                     half: true,
                     subgroup_barriers: true,
                     matrices: Some(edge),
-                    elements: None,
+                    elements: elements.filter(|_| (kib, scalar_matrices) == (48, false)),
                 },
                 tier: Some(Tier::Cooperative),
                 scalar_matrices,
@@ -182,6 +193,12 @@ fn add_cooperative(variants: &mut BTreeMap<String, Variant>) {
             "{form:?}: {p:?} on {class:?}"
         );
         add(variants, variants_of(p, form));
+        if let Form::CooperativeSplit { state, output, segment } = form {
+            let split = |output| Form::CooperativeSplit { state, output, segment };
+            if let Some(output) = output.in_registers(&class.abilities) {
+                add(variants, variants_of(p, split(output)));
+            }
+        }
     };
     for class in with_matrices() {
         for (n, head_dim) in [1, 20, 64, 65, 128, 256].into_iter().enumerate() {

@@ -105,6 +105,21 @@ impl CooperativeTile {
         })
     }
 
+    /// What `shared/elements.wgsl` is to know.
+    pub(crate) fn element_constants(&self) -> Vec<(&'static str, Constant)> {
+        let Some(e) = self.elements else {
+            return vec![];
+        };
+        let count = |(name, n)| (name, Constant::Count(n));
+        let all = [
+            ("ELEMENTS", e.each),
+            ("RUN", e.run),
+            ("CLASSES", e.classes),
+            ("SHARERS", e.sharers),
+        ];
+        all.map(count).to_vec()
+    }
+
     /// Query rows of a workgroup.
     pub const fn rows(&self) -> u32 {
         self.strips * self.row_blocks * self.edge
@@ -230,14 +245,6 @@ impl Tile for CooperativeTile {
 
     fn constants(&self, head_dim: u32, value_dim: u32) -> Vec<(&'static str, Constant)> {
         use Constant::{Count, Flag};
-        let elements = self.elements.map(|e| {
-            [
-                ("ELEMENTS", Count(e.each)),
-                ("RUN", Count(e.run)),
-                ("CLASSES", Count(e.classes)),
-                ("SHARERS", Count(e.sharers)),
-            ]
-        });
         let mut constants = vec![
             ("STRIPS", Count(self.strips)),
             ("ROW_LANES", Count(self.row_lanes)),
@@ -254,7 +261,7 @@ impl Tile for CooperativeTile {
             ("ALTERNATE", Flag(self.alternate)),
             ("MATRICES_WRITTEN_OUT", Count(self.written_out.into())),
         ];
-        constants.extend(elements.into_iter().flatten());
+        constants.extend(self.element_constants());
         constants
     }
 

@@ -67,7 +67,10 @@ impl Spec for Chunk<SegmentTile> {
     }
 
     fn kernel(&self) -> &'static str {
-        "linear/segment_cooperative"
+        match self.tile.elements {
+            Some(_) => "linear/segment_elements",
+            None => "linear/segment_cooperative",
+        }
     }
 
     fn constants(&self) -> Vec<(&'static str, Constant)> {
@@ -88,6 +91,7 @@ impl Spec for Chunk<SegmentTile> {
             ("THREADS", Count(t.threads)),
             ("MATRICES_WRITTEN_OUT", Count(t.written_out.into())),
         ]);
+        constants.extend(t.element_constants());
         constants
     }
 
@@ -151,8 +155,11 @@ fn segment_workgroup_bytes(tile: &SegmentTile, head_dim: u32, value_dim: u32, no
         .iter()
         .map(|n| n.next_multiple_of(16))
         .sum::<u32>();
-    let sums = tile.rows() * (tile.keys + 4);
-    tile.product_bytes(head_dim, value_dim, weight_pitch(tile), sums) + extra
+    let (sums, places) = match tile.elements {
+        Some(_) => (tile.strips * tile.edge * (tile.edge + 4), 4 * tile.edge),
+        None => (tile.rows() * (tile.keys + 4), 0),
+    };
+    tile.product_bytes(head_dim, value_dim, weight_pitch(tile), sums) + extra + places
 }
 
 /// Iterations of all loops of an invocation of `linear/segment_cooperative.wgsl` for a segment of so many tokens, at most.
@@ -199,6 +206,10 @@ const OUTPUTS_WIDE: &[Candidate] = &[
 /// The same for Dv up to 64 and beyond 128.
 const OUTPUTS: &[Candidate] = &[Candidate(4, 1, 16, 1, true), Candidate(2, 1, 16, 1, true)];
 
+/// Strips and blocks of rows of a strip where scores and weights stay in registers. Not measured yet, so behind the others: for
+/// `tune` to find.
+const OUTPUTS_ELEMENTS: [[u32; 2]; 3] = [[8, 1], [4, 2], [4, 1]];
+
 /// Tiles of outputs that a device can have, best first.
 pub(super) fn candidates(p: &Linear, device: &DeviceClass) -> Vec<SegmentTile> {
     let list = match (device.abilities.matrices, device.software) {
@@ -210,8 +221,12 @@ pub(super) fn candidates(p: &Linear, device: &DeviceClass) -> Vec<SegmentTile> {
     let fits = |t: &SegmentTile| {
         segment_workgroup_bytes(t, p.head_dim, p.value_dim(), p.normalize.is_some()) <= device.workgroup_memory
     };
+    let edge = device.abilities.matrices.unwrap_or_default();
+    let shapes = OUTPUTS_ELEMENTS.map(|[strips, blocks]| Candidate(strips, blocks, edge, 2, true));
+    let in_registers = prefill::tiles(&shapes, 1, device).into_iter();
     let mut tiles = prefill::tiles(list, 1, device);
-    tiles.retain(fits);
+    tiles.extend(in_registers.filter_map(|tile| tile.in_registers(&device.abilities)));
+    tiles.retain(|tile| tile.is_sound() && tile.suits(&device.abilities) && fits(tile));
     // Tiles of a segment do not alternate, and their loads are always a tile ahead.
     for tile in &mut tiles {
         (tile.alternate, tile.carried) = (false, true);
@@ -241,9 +256,10 @@ pub(super) fn state_candidates(p: &Linear, device: &DeviceClass) -> Vec<Cooperat
     tiles
 }
 
-/// Whether a tile of outputs is one that the shader is made for: factors are never split, loads always a tile ahead.
+/// Whether a tile of outputs is one that the shaders are made for: factors are never split, loads always a tile ahead, and there
+/// is no rescale.
 pub(super) fn is_sound(tile: &SegmentTile) -> bool {
-    tile.is_sound() && tile.slices == 1 && tile.carried && tile.elements.is_none()
+    tile.is_sound() && tile.slices == 1 && tile.carried && !tile.scores_anew
 }
 
 /// Tokens of a segment where there is enough to do for many: see the header of the kernel.

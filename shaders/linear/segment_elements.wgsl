@@ -1,0 +1,275 @@
+// Outputs of linear attention over the segments of a sequence on cooperative matrices whose elements a shader gets at.
+//
+// As `linear/segment_cooperative.wgsl`, whose header has the formulas, the order of dispatches and the powers of two, but scores and
+// weights never leave the registers, as in `dense/prefill_elements.wgsl`, whose header has strips and elements:
+//
+//   φ(Q)·φ(K)ᵀ   sums of matrices → weights, element by element → factors
+//   O += W·V     in matrices, where it stays until the end
+//
+// Weights need no maximum and no rescale here, so that a step is that and no more: S, weights, W·V. KEYS = EDGE, and workgroup
+// memory has room for two key tiles: strips meet once a step.
+//
+// Workgroup memory (pitches in words of four elements):
+//   factors, f16   twice φ(k) [KEYS][HEAD_PITCH] and v [KEYS][VALUE_PITCH]
+//                  before that φ(q), EDGE rows of each strip, in Q_PARTS parts of its columns, and then S [EDGE][VALUE_PITCH]
+//   sums, f32      a block of O on its way to be written [STRIPS][EDGE][S_PITCH]
+//   places         0 … EDGE − 1: loaded with a stride of 0, an element's row or column
+//
+// Tile sizes: not measured yet; `src/ops/linear/segments.rs` has them behind those of the other kernel, where `tune` finds them.
+#import shared/output
+#import linear/span
+#import linear/normalizer
+#import linear/outside
+#import shared/elements
+#import linear/segment_matrices
+
+const ROW_CLASSES = ROW_BLOCKS * CLASSES;
+
+// In words of four elements.
+const S_PITCH = EDGE_WORDS + 1u;
+const FACTORS = max(2u * STAGE, STRIPS * EDGE * Q_PITCH);
+const SUMS = STRIPS * EDGE * S_PITCH;
+
+const_assert KEYS == EDGE && STAGES == 2u;
+
+var<workgroup> places: array<vec4<f32>, EDGE_WORDS>;
+// Sums of rows' weights, and then what the rows of O are to be multiplied by, where they are normalised.
+var<workgroup> row_factors: array<f32, select(4u, ROWS, NORMALIZE)>;
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgroup: u32,
+        @builtin(subgroup_size) subgroup_size: u32, @builtin(subgroup_invocation_id) lane: u32) {
+    // Neighbours by this number are neighbours in a subgroup, which by the invocation index they need not be.
+    let thread = subgroup * subgroup_size + lane;
+    let strip = subgroup % STRIPS;
+    let o_at = strip * EDGE * S_PITCH;
+    // Words of a block of O in `sums` that this invocation takes care of.
+    let block_words = strip_words(strip, lane, subgroup_size, thread, EDGE * EDGE_WORDS);
+    // Tiles of a segment, the last ones, which see most, first.
+    let tiles = params.segment / ROWS;
+    let i0 = (tiles - 1u - workgroup.x % tiles) * ROWS;
+    let strip_row = i0 + strip * STRIP_ROWS;
+    let span = span_of(workgroup.z, workgroup.x / tiles);
+    let count = span.end - span.start;
+    let batch = select(workgroup.z, 0u, DOCUMENTS);
+    head = params.first_head + workgroup.y;
+    let kv = head / params.group - params.first_head / params.group;
+    let q_from = params.q_base + batch * params.q_batch + workgroup.y * params.q_head;
+    let k_from = params.k_base + batch * params.k_batch + kv * params.k_head;
+    let v_from = params.v_base + batch * params.v_batch + kv * params.v_head;
+    let o_from = params.o_base + batch * params.o_batch + workgroup.y * params.o_head;
+
+    if (i0 == 0u) {
+        clear_outside(span, o_from, 0u, VALUE_VECS, thread);
+    }
+    // A loop in place of a branch: naga takes what is behind a return for control flow that invocations part in.
+    for (var any = i0 < count; any; any = false) {
+        begin_decay(batch, workgroup.y);
+        kv_head = kv;
+        // Non-causal, every segment meets the whole sequence's state, which lies where its first segment's would.
+        let slot = select(span.first, span.slot, CAUSAL);
+        let in_from = params.in_base + select(span.sequence, 0u, DOCUMENTS) * params.in_sequence + workgroup.y * params.in_head
+            + slot * params.in_segment;
+        let known = !DOCUMENTS || span.sequence < params.documents;
+        load_normalizer(in_from, known, thread);
+        if (thread < 4u) {
+            atomicStore(&told[thread], 0u);
+        }
+        if (thread < EDGE_WORDS) {
+            places[thread] = f32(4u * thread) + vec4<f32>(0.0, 1.0, 2.0, 3.0);
+        }
+        strip_start(thread);
+
+        let last_key = span.end - 1u;
+        let q_held = load_queries(q_from, span.start, i0, count, thread);
+        let s_first = load_state_rows(in_from, known, 0u, thread);
+        let s_second = load_state_rows(in_from, known, min(1u, HEAD_BLOCKS - 1u), thread);
+        var k_held: array<Held, K_LOADS>;
+        var v_held: array<Held, V_LOADS>;
+        if (CAUSAL) {
+            k_held = load_k(k_from, span.start, 0u, last_key, thread);
+            v_held = load_v(v_from, span.start, 0u, last_key, thread);
+        }
+        var q: array<MatrixA, QUERIES>;
+        var round = 0u;
+        tell(queries_to_matrices(&q, q_held, strip, thread), lane, OF_QUERIES);
+        var o: array<MatrixC, OUTPUTS>;
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var e = 0u; e < OUTPUTS; e++) {
+            o[e] = MatrixC();
+        }
+
+        // What the state contributes.
+        var power = add_state(&o, &q, s_first, s_second, in_from, known, &round, lane, thread);
+        // Of this invocation's elements of a block: rows, and rows less columns.
+        var rows = elements_of(coopLoad<MatrixC>(&places[0], 0u));
+        var columns = elements_of(coopLoadT<MatrixC>(&places[0], 0u));
+        var apart: Elements;
+        // Decay over so many tokens and EDGE − 1.
+        var near: Elements;
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var e = 0u; e < ELEMENTS; e++) {
+            apart[e] = rows[e / RUN % CLASSES * RUN] - columns[e];
+            near[e] = decay_over(vec4<f32>(apart[e] + f32(EDGE - 1u))).x;
+        }
+        if (DECAYS) {
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var r = 0u; r < ROW_BLOCKS; r++) {
+                var decays: array<f32, CLASSES>;
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var c = 0u; c < CLASSES; c++) {
+                    decays[c] = decay_from_start(strip_row + r * EDGE + u32(rows[c * RUN]));
+                }
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var d = 0u; d < VALUE_BLOCKS; d++) {
+                    var x = elements_of(o[r * VALUE_BLOCKS + d]);
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var e = 0u; e < ELEMENTS; e++) {
+                        x[e] *= decays[e / RUN % CLASSES];
+                    }
+                    o[r * VALUE_BLOCKS + d] = sums_of(x);
+                }
+            }
+        }
+
+        // What the segment's own tokens contribute.
+        // This invocation's part of the sums of its rows' weights.
+        var sums_of_weights: array<f32, ROW_CLASSES>;
+        if (CAUSAL) {
+            let bound_of_key = f32(HEAD_DIM) * told_of(OF_QUERIES);
+            let end = min(i0 + ROWS, count);
+            var stage = 0u;
+            round++;
+            tell(largest_key(k_held), lane, round % 3u);
+            workgroupBarrier();
+            var top_key = all_told(thread, round);
+            store_k(k_held, 1.0, thread, 0u);
+            store_v(v_held, 1.0, thread, V_AT);
+            k_held = load_k(k_from, span.start, KEYS, last_key, thread);
+            v_held = load_v(v_from, span.start, KEYS, last_key, thread);
+            for (var p0 = 0u; p0 < end; p0 += KEYS) {
+                let other = STAGE - stage;
+                round++;
+                tell(largest_key(k_held), lane, round % 3u);
+                workgroupBarrier();
+                let next_power = power_after(power, bound_of_key * top_key);
+                scale_output(&o, next_power / power);
+                power = next_power;
+
+                // Strips whose rows are all before the tile's keys only meet the others.
+                for (var sees = subgroupAny(p0 < strip_row + STRIP_ROWS); sees; sees = false) {
+                    var s: array<MatrixC, ROW_BLOCKS>;
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var r = 0u; r < ROW_BLOCKS; r++) {
+                        s[r] = MatrixC();
+                    }
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var d = 0u; d < HEAD_BLOCKS; d++) {
+                        let keys = coopLoad<MatrixB>(&factors[(stage + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
+                        #unroll if MATRICES_WRITTEN_OUT
+                        for (var r = 0u; r < ROW_BLOCKS; r++) {
+                            s[r] = coopMultiplyAdd(q[r * HEAD_BLOCKS + d], keys, s[r]);
+                        }
+                    }
+                    var p: array<MatrixA, ROW_BLOCKS>;
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var r = 0u; r < ROW_BLOCKS; r++) {
+                        let scores = elements_of(s[r]);
+                        p[r] = factors_of(weights_of(scores, apart, near, f32(strip_row + r * EDGE) - f32(p0), power, r, &sums_of_weights));
+                    }
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var d = 0u; d < VALUE_BLOCKS; d++) {
+                        let values = coopLoadT<MatrixB>(&factors[(stage + V_AT + d * EDGE_WORDS) * WORD], VALUE_PITCH * WORD);
+                        #unroll if MATRICES_WRITTEN_OUT
+                        for (var r = 0u; r < ROW_BLOCKS; r++) {
+                            o[r * VALUE_BLOCKS + d] = coopMultiplyAdd(p[r], values, o[r * VALUE_BLOCKS + d]);
+                        }
+                    }
+                }
+                top_key = all_told(thread, round);
+                store_k(k_held, 1.0, thread, other);
+                store_v(v_held, 1.0, thread, other + V_AT);
+                k_held = load_k(k_from, span.start, p0 + 2u * KEYS, last_key, thread);
+                v_held = load_v(v_from, span.start, p0 + 2u * KEYS, last_key, thread);
+                stage = other;
+            }
+        }
+
+        if (NORMALIZE) {
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var n = 0u; n < ROW_CLASSES; n++) {
+                let sum = sharers_sum(sums_of_weights[n]);
+                if ((lane & SHARERS) == 0u) {
+                    row_factors[strip * STRIP_ROWS + n / CLASSES * EDGE + u32(rows[n % CLASSES * RUN])] = sum;
+                }
+            }
+            workgroupBarrier();
+            for (var row = thread; row < ROWS; row += THREADS) {
+                let i = min(i0 + row, count - 1u);
+                var of_state = 0.0;
+                for (var vec = 0u; vec < HEAD_QUADS; vec++) {
+                    of_state += dot(unscaled_feature_q(q_from, head, span.start + i, vec), normalizer[vec]);
+                }
+                let sum = fma(of_state, decay_from_start(i), row_factors[row]);
+                row_factors[row] = params.scale / (params.scale * sum + params.epsilon);
+            }
+            workgroupBarrier();
+        }
+
+        // The output, a block at a time.
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var r = 0u; r < ROW_BLOCKS; r++) {
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var d = 0u; d < VALUE_BLOCKS; d++) {
+                strip_barrier();
+                coopStoreT(o[r * VALUE_BLOCKS + d], &sums[o_at * WORD], S_PITCH * WORD);
+                strip_barrier();
+                for (var w = block_words.first; w < block_words.end; w += block_words.step) {
+                    let row = w / EDGE_WORDS / EDGE * STRIP_ROWS + r * EDGE + w / EDGE_WORDS % EDGE;
+                    let i = i0 + row;
+                    let column = d * EDGE + w % EDGE_WORDS * 4u;
+                    if (i < count && column < VALUE_DIM) {
+                        var factor = params.scale / power;
+                        if (NORMALIZE) {
+                            factor = row_factors[row] / power;
+                        }
+                        store_o4(o_from + (span.start + i) * params.o_seq + column, get_sums(w / EDGE_WORDS * S_PITCH + w % EDGE_WORDS) * factor, VALUE_DIM - column);
+                    }
+                }
+            }
+        }
+    }
+}
+
+// Weights of a block of scores times a power of two: `apart` is what rows and columns of elements are apart in a block, `steps`
+// from the block's first key to its first row, which are rows of block r of the strip. Adds what the weights of rows sum up to.
+//
+// Where all rows see all keys, the decay between two is that over the elements' part of the way, at least 0, times that over the
+// rest, so that an exponential is worked out once a block. Neither exceeds 1, and where one is too small for f32 the weight is.
+fn weights_of(scores: Elements, apart: Elements, near: Elements, steps: f32, power: f32, r: u32, sums_of_weights: ptr<function, array<f32, ROW_CLASSES>>) -> Elements {
+    var own = scores;
+    var own_apart = apart;
+    var own_near = near;
+    var weights: Elements;
+    if (steps >= f32(EDGE - 1u)) {
+        let far = decay_over(vec4<f32>(steps - f32(EDGE - 1u))).x;
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var e = 0u; e < ELEMENTS; e++) {
+            weights[e] = own[e] * (own_near[e] * far);
+        }
+    } else {
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var e = 0u; e < ELEMENTS; e++) {
+            let between = steps + own_apart[e];
+            weights[e] = select(0.0, own[e] * decay_over(vec4<f32>(between)).x, between >= 0.0);
+        }
+    }
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var e = 0u; e < ELEMENTS; e++) {
+        if (NORMALIZE) {
+            (*sums_of_weights)[r * CLASSES + e / RUN % CLASSES] += weights[e];
+        }
+        weights[e] *= power;
+    }
+    return weights;
+}

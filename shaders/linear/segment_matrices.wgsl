@@ -1,0 +1,218 @@
+// What the two kernels of segments on cooperative matrices share, `linear/segment_cooperative.wgsl` and
+// `linear/segment_elements.wgsl`, whose headers have the meaning of each size: sizes that follow from the tile, powers of two that
+// keep factors inside f16, φ(q) on its way to matrices, and rows of S.
+#import linear/params
+#import linear/features
+#import linear/causal_weights
+#import shared/staged_keys
+
+const HEAD_BLOCKS = (HEAD_DIM + EDGE - 1u) / EDGE;
+const VALUE_BLOCKS = (VALUE_DIM + EDGE - 1u) / EDGE;
+const KEY_BLOCKS = KEYS / EDGE;
+const STRIP_ROWS = ROW_BLOCKS * EDGE;
+const ROWS = STRIPS * STRIP_ROWS;
+// Matrices of φ(q) and O in a subgroup.
+const QUERIES = ROW_BLOCKS * HEAD_BLOCKS;
+const OUTPUTS = ROW_BLOCKS * VALUE_BLOCKS;
+
+const HEAD_VECS = HEAD_QUADS;
+const VALUE_VECS = (VALUE_DIM + 3u) / 4u;
+const VALUE_VECS_ALL = VALUE_VECS;
+const HEAD_WORDS = HEAD_BLOCKS * EDGE / 4u;
+const VALUE_WORDS = VALUE_BLOCKS * EDGE / 4u;
+
+const STAGED_KEYS = KEYS;
+const STAGERS = THREADS;
+const STAGING_WRITTEN_OUT = MATRICES_WRITTEN_OUT;
+
+// From here on places and pitches are in words of four elements.
+const EDGE_WORDS = EDGE / 4u;
+const HEAD_PITCH = HEAD_WORDS + 2u;
+const VALUE_PITCH = VALUE_WORDS + 2u;
+const K_SLICE = KEYS * HEAD_PITCH;
+const V_SLICE = KEYS * VALUE_PITCH;
+const V_AT = K_SLICE;
+const STAGE = K_SLICE + V_SLICE;
+const Q_BLOCKS = HEAD_BLOCKS / Q_PARTS;
+const Q_WORDS = Q_BLOCKS * EDGE_WORDS;
+const Q_PITCH = Q_WORDS + 2u;
+
+// Words of a part of φ(q), and of EDGE rows of S, that an invocation loads.
+const Q_LOADS = (STRIPS * EDGE * Q_WORDS + THREADS - 1u) / THREADS;
+const STATE_LOADS = (EDGE * VALUE_WORDS + THREADS - 1u) / THREADS;
+
+const_assert KEYS % EDGE == 0u;
+const_assert HEAD_BLOCKS % Q_PARTS == 0u;
+
+// Heads, for feature maps.
+var<private> head: u32;
+var<private> kv_head: u32;
+
+// Keys are counted from the segment's first token.
+alias List = u32;
+
+fn key_at(first: u32, p: u32) -> u32 {
+    return first + p;
+}
+
+// Bits of the largest magnitudes of a tile, which are ordered as the numbers are. Of three rounds: one that is read while the next
+// one's is written by those who are ahead, and one made ready. Behind them that of the queries.
+var<workgroup> told: array<atomic<u32>, 4>;
+const OF_QUERIES = 3u;
+
+// Before a barrier: the largest magnitude that this invocation has met.
+fn tell(top: f32, lane: u32, slot: u32) {
+    let bits = subgroupMax(bitcast<u32>(top));
+    if (lane == 0u) {
+        atomicMax(&told[slot], bits);
+    }
+}
+
+// After that barrier: the largest of all.
+fn told_of(slot: u32) -> f32 {
+    return bitcast<f32>(atomicLoad(&told[slot]));
+}
+
+// The same, of a round.
+fn all_told(thread: u32, round: u32) -> f32 {
+    // Read before the barrier, and written to behind the next one.
+    if (thread == 0u) {
+        atomicStore(&told[(round + 2u) % 3u], 0u);
+    }
+    return told_of(round % 3u);
+}
+
+fn largest_of(four: vec4<f32>) -> f32 {
+    let all = abs(four);
+    return max(max(all.x, all.y), max(all.z, all.w));
+}
+
+fn largest_held(held: Held) -> f32 {
+    return largest_of(vec4<f32>(unpack2x16float(held.x), unpack2x16float(held.y)));
+}
+
+fn largest_key(held: array<Held, K_LOADS>) -> f32 {
+    var top = 0.0;
+    #unroll if STAGING_WRITTEN_OUT
+    for (var u = 0u; u < K_LOADS; u++) {
+        top = max(top, largest_held(held[u]));
+    }
+    return top;
+}
+
+// A power of two for what is bounded so: the one so far, where f16 has room for it and does not lose much.
+fn power_after(power: f32, bound: f32) -> f32 {
+    if (bound * power > 32768.0 || (bound * power < 128.0 && bound > 0.0)) {
+        return power_for(bound);
+    }
+    return power;
+}
+
+fn scale_output(o: ptr<function, array<MatrixC, OUTPUTS>>, factor: f32) {
+    // A loop in place of a branch, because matrices are worked on in control flow that is the same for a whole subgroup, which a
+    // branch would have to prove.
+    for (var change = subgroupAny(factor != 1.0); change; change = false) {
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var e = 0u; e < OUTPUTS; e++) {
+            (*o)[e] = (*o)[e] * factor;
+        }
+    }
+}
+
+// Turn u of a part of the queries: EDGE rows of each strip, Q_WORDS of each row.
+fn load_queries(base: u32, start: u32, i0: u32, count: u32, thread: u32) -> array<Held, ROW_BLOCKS * Q_PARTS * Q_LOADS> {
+    var loaded: array<Held, ROW_BLOCKS * Q_PARTS * Q_LOADS>;
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var part = 0u; part < ROW_BLOCKS * Q_PARTS; part++) {
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var u = 0u; u < Q_LOADS; u++) {
+            let w = thread + u * THREADS;
+            let row = w / Q_WORDS;
+            let vec = part % Q_PARTS * Q_WORDS + w % Q_WORDS;
+            // Rows past the end repeat the last one and are not written.
+            let i = min(i0 + (row / EDGE) * STRIP_ROWS + part / Q_PARTS * EDGE + row % EDGE, count - 1u);
+            if (HEAD_WORDS == HEAD_VECS || vec < HEAD_VECS) {
+                loaded[part * Q_LOADS + u] = q_four(base, start + i, vec);
+            }
+        }
+    }
+    return loaded;
+}
+
+// Through workgroup memory to matrices. Returns the largest magnitude.
+fn queries_to_matrices(q: ptr<function, array<MatrixA, QUERIES>>, loaded: array<Held, ROW_BLOCKS * Q_PARTS * Q_LOADS>, strip: u32, thread: u32) -> f32 {
+    var top = 0.0;
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var part = 0u; part < ROW_BLOCKS * Q_PARTS; part++) {
+        workgroupBarrier();
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var u = 0u; u < Q_LOADS; u++) {
+            let w = thread + u * THREADS;
+            if (STRIPS * EDGE * Q_WORDS % THREADS == 0u || w < STRIPS * EDGE * Q_WORDS) {
+                top = max(top, largest_held(loaded[part * Q_LOADS + u]));
+                put_held((w / Q_WORDS) * Q_PITCH + w % Q_WORDS, loaded[part * Q_LOADS + u], 1.0, 0u);
+            }
+        }
+        workgroupBarrier();
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var d = 0u; d < Q_BLOCKS; d++) {
+            (*q)[part * Q_BLOCKS + d] = coopLoadT<MatrixA>(&factors[(strip * EDGE * Q_PITCH + d * EDGE_WORDS) * WORD], Q_PITCH * WORD);
+        }
+    }
+    return top;
+}
+
+// EDGE rows of S from block d on.
+fn load_state_rows(base: u32, known: bool, d: u32, thread: u32) -> array<vec4<f32>, STATE_LOADS> {
+    var loaded: array<vec4<f32>, STATE_LOADS>;
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var u = 0u; u < STATE_LOADS; u++) {
+        let w = thread + u * THREADS;
+        let row = d * EDGE + w / VALUE_WORDS;
+        let vec = w % VALUE_WORDS;
+        if (known && row < min((d + 1u) * EDGE, HEAD_DIM) && vec < VALUE_VECS) {
+            loaded[u] = state_in4(base + row * VALUE_DIM + vec * 4u, VALUE_DIM - vec * 4u);
+        }
+    }
+    return loaded;
+}
+
+// O = φ(q)ᵀ S, its rows not yet decayed, times a power of two, which it returns; the first two EDGE rows of S are loaded already.
+fn add_state(o: ptr<function, array<MatrixC, OUTPUTS>>, q: ptr<function, array<MatrixA, QUERIES>>, first: array<vec4<f32>, STATE_LOADS>, second: array<vec4<f32>, STATE_LOADS>, base: u32, known: bool, round: ptr<function, u32>, lane: u32, thread: u32) -> f32 {
+    var power = 1.0;
+    var s_held = first;
+    var s_next = second;
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var d = 0u; d < HEAD_BLOCKS; d++) {
+        var top = 0.0;
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var u = 0u; u < STATE_LOADS; u++) {
+            top = max(top, largest_of(s_held[u]));
+        }
+        (*round)++;
+        tell(top, lane, *round % 3u);
+        workgroupBarrier();
+        let next_power = power_after(power, all_told(thread, *round));
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var u = 0u; u < STATE_LOADS; u++) {
+            let w = thread + u * THREADS;
+            if (EDGE * VALUE_WORDS % THREADS == 0u || w < EDGE * VALUE_WORDS) {
+                put_factors((w / VALUE_WORDS) * VALUE_PITCH + w % VALUE_WORDS, vec4<f16>(s_held[u] * next_power));
+            }
+        }
+        s_held = s_next;
+        s_next = load_state_rows(base, known, min(d + 2u, HEAD_BLOCKS - 1u), thread);
+        workgroupBarrier();
+        scale_output(o, next_power / power);
+        power = next_power;
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var n = 0u; n < VALUE_BLOCKS; n++) {
+            let rows = coopLoadT<MatrixB>(&factors[(n * EDGE_WORDS) * WORD], VALUE_PITCH * WORD);
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var r = 0u; r < ROW_BLOCKS; r++) {
+                (*o)[r * VALUE_BLOCKS + n] = coopMultiplyAdd((*q)[r * HEAD_BLOCKS + d], rows, (*o)[r * VALUE_BLOCKS + n]);
+            }
+        }
+    }
+    return power;
+}
