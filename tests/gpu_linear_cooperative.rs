@@ -534,6 +534,13 @@ fn what_matrices_do_not_serve_is_refused() {
         output,
         segment,
     };
+    if let Some(kept) = output.in_registers(&gpu.abilities()) {
+        let anew = SegmentTile {
+            scores_anew: true,
+            ..kept
+        };
+        refused(&plain(Decay::Head), split(anew, anew.rows()), "without `scores_anew`");
+    }
     for (output, rest, part) in wrong_outputs {
         refused(&plain(Decay::Head), split(output, output.rows() + rest), part);
     }

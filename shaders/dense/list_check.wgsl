@@ -1,5 +1,5 @@
-// Looks at the whole list once, so that tiles need not ask about each entry. The first is what it found; the rest is for what
-// lies behind, which matrices may read (`shared/staged_x4.wgsl`).
+// Looks at the whole list once, so that tiles need not ask about each entry.
+// What it found, padded to 16 bytes (`shared/staged_x4.wgsl`).
 var<workgroup> unsound: array<atomic<u32>, 4>;
 
 // Whether all entries of a list are sound. For all invocations of a workgroup together, before anything else.

@@ -1,11 +1,12 @@
-// Where `dense/prefill_elements.wgsl` has the scores from when it moves the references of rows: from another product, so that
-// no registers hold them while weights are made. NVIDIA's compiler had moved half of O out of its way and back for want of
-// registers. What is loaded of v ahead is on its way while the last products with keys are worked on; the compiler moves no load
-// across hooks and masks. In milliseconds (NVIDIA H200, driver 580.159.04, 32 heads, N = 4096, f16):
+// Scores for a rescale, in `dense/prefill_elements.wgsl`: by the same products again, so that no registers hold them while weights
+// are made. Where they are kept, NVIDIA's compiler moves part of O to other registers and back in every step. What is loaded of v
+// ahead is on its way while the last products with keys are worked on; the compiler moves no load across hooks and masks. In
+// milliseconds (NVIDIA H200, driver 580.159.04, 32 heads, N = 4096, f16):
 //                    D = 128: full   causal   softcap   window of 256     D = 64: full   causal
 //   this                     0.883    0.626     1.530           0.220            0.603    0.405
 //   scores kept              0.907    0.641     1.475           0.198            0.527    0.361
 // So it is for many keys without hooks. With none, one or three blocks of values ahead full takes 0.925, 0.918 and 0.924.
+// The lesser of VALUE_BLOCKS and 2.
 const VALUES_AHEAD = VALUE_BLOCKS + 2u - max(VALUE_BLOCKS, 2u);
 
 alias ValuesAhead = array<MatrixB, VALUES_AHEAD>;
@@ -31,7 +32,7 @@ fn add_values_ahead(o_sums: ptr<function, array<MatrixC, OUTPUTS>>, p: ptr<funct
 }
 
 fn scores_again(scores: ptr<function, array<Elements, ROW_BLOCKS>>, q: ptr<function, array<MatrixA, QUERIES>>, stage: u32, scale: f32, whole: bool, list: List, b: u32, h: u32, first_row: u32, p0: u32) {
-    // In a loop of one turn, as it was measured.
+    // A loop of one turn changes nothing; with it this is to the instruction what was measured.
     for (var anew = true; anew; anew = false) {
         *scores = scores_of(q, stage);
         for (var once = SCORE_HOOKS || !whole; once; once = false) {

@@ -1,4 +1,4 @@
-// Where `dense/prefill_elements.wgsl` has the scores from when it moves the references of rows: they are kept in registers.
+// Scores for a rescale, in `dense/prefill_elements.wgsl`: kept in registers.
 //
 // This piece and `scores_anew` declare the same: VALUES_AHEAD blocks of v's columns that are loaded before hooks and masks, their
 // part of P·V, and scores for a rescale.

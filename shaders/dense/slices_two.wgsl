@@ -29,7 +29,8 @@ fn put_held(at: u32, held: Held, factor: f32, apart: u32) {
 }
 
 // Bits of the largest magnitudes of a tile's keys and values, which are ordered as the numbers are. Of three rounds: one
-// that is read while the next one's is written by those who are ahead, and one made ready.
+// that is read while the next one's is written by those who are ahead, and one made ready. Padded to 32 bytes
+// (`shared/staged_x4.wgsl`).
 var<workgroup> told: array<atomic<u32>, 8>;
 
 // Before the barriers before all others.

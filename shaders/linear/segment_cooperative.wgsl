@@ -45,7 +45,7 @@ const SUMS = ROWS * S_PITCH;
 
 const_assert KEYS / 4u % ROW_LANES == 0u;
 
-// What the rows of O are to be multiplied by, where they are normalised.
+// What the rows of O are to be multiplied by, where they are normalised; at least 16 bytes (`shared/staged_x4.wgsl`).
 var<workgroup> row_factors: array<f32, select(4u, ROWS, NORMALIZE)>;
 
 @compute @workgroup_size(THREADS)
@@ -75,7 +75,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
     if (i0 == 0u) {
         clear_outside(span, o_from, 0u, VALUE_VECS, thread);
     }
-    // A loop for the same reason as above: naga takes what is behind a return for control flow that invocations part in.
+    // A loop in place of a branch: naga takes what is behind a return for control flow that invocations part in.
     for (var any = i0 < count; any; any = false) {
         begin_decay(batch, workgroup.y);
         kv_head = kv;

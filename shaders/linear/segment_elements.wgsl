@@ -6,14 +6,15 @@
 //   φ(Q)·φ(K)ᵀ   sums of matrices → weights, element by element → factors
 //   O += W·V     in matrices, where it stays until the end
 //
-// Weights need no maximum and no rescale here, so that a step is that and no more: S, weights, W·V. KEYS = EDGE, and workgroup
-// memory has room for two key tiles: strips meet once a step.
+// Weights need no maximum here, and nothing is multiplied by what it changes by, so that a step is that and no more: S, weights,
+// W·V. KEYS = EDGE, and workgroup memory has room for two key tiles: strips meet once a step.
 //
 // Workgroup memory (pitches in words of four elements):
 //   factors, f16   twice φ(k) [KEYS][HEAD_PITCH] and v [KEYS][VALUE_PITCH]
 //                  before that φ(q), EDGE rows of each strip, in Q_PARTS parts of its columns, and then S [EDGE][VALUE_PITCH]
 //   sums, f32      a block of O on its way to be written [STRIPS][EDGE][S_PITCH]
 //   places         0 … EDGE − 1: loaded with a stride of 0, an element's row or column
+//   row_factors    sums of rows' weights, later what rows are multiplied by, where they are normalised
 //
 // Tile sizes: not measured yet; `src/ops/linear/segments.rs` has them behind those of the other kernel, where `tune` finds them.
 #import shared/output
@@ -33,7 +34,7 @@ const SUMS = STRIPS * EDGE * S_PITCH;
 const_assert KEYS == EDGE && STAGES == 2u;
 
 var<workgroup> places: array<vec4<f32>, EDGE_WORDS>;
-// Sums of rows' weights, and then what the rows of O are to be multiplied by, where they are normalised.
+// Sums of rows' weights, and then what the rows of O are to be multiplied by, where they are normalised; at least 16 bytes.
 var<workgroup> row_factors: array<f32, select(4u, ROWS, NORMALIZE)>;
 
 @compute @workgroup_size(THREADS)

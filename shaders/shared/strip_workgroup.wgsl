@@ -1,8 +1,7 @@
 // What the invocations of a strip of rows tell each other, where subgroups may turn out smaller than a strip: all that
 // the workgroup's do.
 
-// One more than the last round in which one was told; the rest for what lies behind, which matrices may read
-// (`staged_x4.wgsl`).
+// One more than the last round in which one was told, padded to 16 bytes (`shared/staged_x4.wgsl`).
 var<workgroup> strip_round: vec4<u32>;
 
 fn strip_start(thread: u32) {

@@ -252,6 +252,13 @@ fn add_cooperative(variants: &mut BTreeMap<String, Variant>) {
             ..on_matrices(128, None)
         };
         add(variants, &long, &class);
+        if class.abilities.matrices == Some(16) && class.abilities.elements.is_some() {
+            let anew = |choice| matches!(choice, KernelChoice::Cooperative(tile) if tile.scores_anew);
+            assert!(
+                anew(tile::choose(&long, &class).unwrap()),
+                "scores are kept on {class:?}"
+            );
+        }
         for (_, option) in OPTIONS {
             add(variants, &on_matrices(40, Some(*option)), &class);
             // The options' code does not depend on the class of the device.

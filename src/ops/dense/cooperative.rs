@@ -45,8 +45,8 @@ pub struct CooperativeTile {
     /// Scores and weights stay in registers, whose elements are as the device has them ([`Abilities::elements`]): with one
     /// slice, `edge` keys, two stages, carried, one lane to a row.
     pub elements: Option<MatrixElements>,
-    /// Where they do: scores are made anew for a rescale, not kept for it. Saves registers where most keys are seen without
-    /// masks, and takes time where they are not.
+    /// Only with `elements`: scores are worked out again for a rescale instead of kept for it, which saves registers where most keys
+    /// are seen without masks and takes longer where they are not.
     #[cfg_attr(feature = "tuned", serde(default))]
     pub scores_anew: bool,
 }
@@ -134,7 +134,8 @@ impl CooperativeTile {
             let weights = looped(self.row_blocks, looped(e.each, 0)) + 2 * looped(self.row_blocks * e.classes, 0);
             let tops = 2 * looped(e.classes, 2 * looped(8, 0)) + 2 * looped(e.each, 0);
             let blocks = looped(value_dim.div_ceil(self.edge), looped(e.each, 0));
-            let anew = if self.scores_anew { scores + masks + 2 } else { 0 };
+            // Scores and masks once more, and values ahead.
+            let anew = if self.scores_anew { scores + masks + 5 } else { 0 };
             let rescale = anew + looped(self.row_blocks, tops + blocks);
             let output = looped(value_dim.div_ceil(self.edge), rows);
             return scores + masks + weights + rescale + output + 3;
@@ -421,7 +422,8 @@ const ELEMENTS_NARROW: &[[u32; 2]] = &[[4, 3], [4, 2], [2, 2], [4, 1], [2, 1]];
 /// The same for processors that emulate matrices: as `SOFTWARE`.
 const ELEMENTS_SOFTWARE: &[[u32; 2]] = &[[8, 1], [4, 1], [2, 1]];
 
-/// Tiles whose scores and weights stay in registers, best first, some with scores kept and made anew; none where the device's matrices have no elements to get at.
+/// Tiles whose scores and weights stay in registers, best first, a full tile both with scores made anew and with scores kept; none
+/// where the device's matrices have no elements to get at.
 fn in_registers(problem: &Dense, device: &DeviceClass) -> Vec<CooperativeTile> {
     let shapes = match problem.value_dim() {
         _ if device.software => ELEMENTS_SOFTWARE,
@@ -434,31 +436,36 @@ fn in_registers(problem: &Dense, device: &DeviceClass) -> Vec<CooperativeTile> {
     let list: Vec<_> = shapes.iter().map(candidate).collect();
     let tiles = tiles(&list, 1, device).into_iter();
     let kept = tiles.filter_map(|tile| tile.in_registers(&device.abilities));
-    let ways = |tile: CooperativeTile| {
-        let anew = |scores_anew| CooperativeTile { scores_anew, ..tile };
-        let first = bare(problem) && sees_many(problem);
-        let second = (bare(problem) && is_full(&tile, problem)).then(|| anew(!first));
-        std::iter::once(anew(first && second.is_some())).chain(second)
+    let ways = |kept: CooperativeTile| {
+        let anew = CooperativeTile {
+            scores_anew: true,
+            ..kept
+        };
+        match (bare(problem) && is_full(&kept, problem), sees_many(problem)) {
+            (true, true) => vec![anew, kept],
+            (true, false) => vec![kept, anew],
+            (false, _) => vec![kept],
+        }
     };
     kept.flat_map(ways)
         .filter(|tile| tile.is_sound() && tile.suits(&device.abilities))
         .collect()
 }
 
-/// Keys of a query, on average, from which it pays to make scores anew: by the measurements in `dense/scores_anew.wgsl` steps
-/// with masks take a sixth longer then, and some 270 keys of a tile of 8 strips are masked in each strip.
+/// Keys of a query, on average, from which scores are made anew: where most are seen without masks. That takes 0.98 of the time
+/// with 2048 (causal over 4096), 0.97 with 4096 and 1.11 with a window of 256; in between is not measured.
 const MANY_KEYS: u32 = 2048;
 
-/// Whether most keys are seen without masks.
+/// Whether a query sees so many keys, the last query standing at the last key.
 fn sees_many(problem: &Dense) -> bool {
-    let (left, right) = match problem.causal {
-        true => (problem.keys.saturating_sub(problem.queries / 2), 0),
-        false => (problem.keys, problem.window_right.unwrap_or(u32::MAX)),
+    let right = match problem.causal {
+        true => Some(0),
+        false => problem.window_right,
     };
-    let window = problem
-        .window_left
-        .map(|left| left.saturating_add(right).saturating_add(1));
-    window.unwrap_or(u32::MAX).min(left) >= MANY_KEYS
+    let up_to = |right: u32| problem.keys.saturating_sub(problem.queries / 2).saturating_add(right);
+    let visible = right.map_or(problem.keys, |right| problem.keys.min(up_to(right)));
+    let window = |left: u32| left.saturating_add(right.unwrap_or(u32::MAX)).saturating_add(1);
+    visible.min(problem.window_left.map_or(u32::MAX, window)) >= MANY_KEYS
 }
 
 /// Whether nothing but positions hides a key, and nothing changes a score.
@@ -599,6 +606,14 @@ mod tests {
         };
         assert_eq!(ways(&window(255)), kept);
         assert_eq!(ways(&window(2047)), anew);
+        let right = |queries| Dense {
+            window_right: Some(0),
+            queries,
+            keys: queries,
+            ..full.clone()
+        };
+        assert_eq!(ways(&right(4096)), anew);
+        assert_eq!(ways(&right(4000)), kept);
         let capped = Dense {
             softcap: Some(30.0),
             ..full.clone()

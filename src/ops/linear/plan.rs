@@ -304,7 +304,7 @@ fn check_form(p: &Linear, form: Form, gpu: &Gpu) -> Result<Form> {
             if !on_segments::is_sound(&output) {
                 return invalid(
                     "an output tile that keeps to the rules beside its fields, each of which is 1 to 256, with one slice \
-                     and `carried`",
+                     and `carried`, without `scores_anew`",
                 );
             }
             if segment == 0 || !segment.is_multiple_of(output.rows()) {

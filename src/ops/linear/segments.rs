@@ -144,7 +144,7 @@ fn weight_pitch(tile: &SegmentTile) -> u32 {
     tile.keys + if tile.keys > 16 { 8 } else { 0 }
 }
 
-/// Workgroup memory in bytes of `linear/segment_cooperative.wgsl`.
+/// Workgroup memory in bytes of `linear/segment_cooperative.wgsl`, or with elements of `linear/segment_elements.wgsl`.
 fn segment_workgroup_bytes(tile: &SegmentTile, head_dim: u32, value_dim: u32, normalize: bool) -> u32 {
     let (normalizer, row_factors) = match normalize {
         true => (head_dim.div_ceil(4) * 16, tile.rows() * 4),
@@ -162,7 +162,9 @@ fn segment_workgroup_bytes(tile: &SegmentTile, head_dim: u32, value_dim: u32, no
     tile.product_bytes(head_dim, value_dim, weight_pitch(tile), sums) + extra + places
 }
 
-/// Iterations of all loops of an invocation of `linear/segment_cooperative.wgsl` for a segment of so many tokens, at most.
+/// Iterations of all loops of an invocation of `linear/segment_cooperative.wgsl` for a segment of so many tokens, at most; with
+/// elements of `linear/segment_elements.wgsl`, which has none of the masks and the rescale that are counted for a tile, and little
+/// beside that.
 pub(super) fn loop_iterations(tile: &SegmentTile, p: &Linear, tokens: u32) -> u32 {
     let (d, dv) = (p.head_dim, p.value_dim());
     let words = |rows: u32, width: u32| (rows * width.next_multiple_of(tile.edge) / 4).div_ceil(tile.threads);

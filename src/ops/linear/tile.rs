@@ -27,7 +27,7 @@ pub enum Form {
     /// As `Serial`, on cooperative matrices, `linear/chunk_cooperative.wgsl`.
     Cooperative(CooperativeTile),
     /// As `Split`, with the first and the last of the three dispatches on cooperative matrices: `linear/chunk_state_cooperative.wgsl`,
-    /// `linear/scan.wgsl`, `linear/segment_cooperative.wgsl`.
+    /// `linear/scan.wgsl`, `linear/segment_cooperative.wgsl` or `linear/segment_elements.wgsl`.
     CooperativeSplit {
         /// Tile of the first.
         state: CooperativeTile,

@@ -16,7 +16,7 @@ pub enum LinearVariant {
     Chunk(Chunk),
     /// `linear/chunk_cooperative.wgsl`
     Cooperative(Chunk<CooperativeTile>),
-    /// `linear/segment_cooperative.wgsl`
+    /// `linear/segment_cooperative.wgsl`, `linear/segment_elements.wgsl`
     Segment(Chunk<SegmentTile>),
     /// `linear/chunk_state.wgsl`
     ChunkState(ChunkState),
