@@ -81,8 +81,8 @@ impl Suite {
             ],
             (Suite::Decode, true) => &[
                 "D64/1:1/f32/softmax/Nk4096",
-                "D128/8:1/f32/softmax/Nk16384",
-                "D128/8:1/f16/softmax/Nk16384",
+                "D64/8:1/f32/softmax/Nk16384",
+                "D64/8:1/f16/softmax/Nk16384",
             ],
             (Suite::Decode, false) => &[
                 "D128/32:32/f32/softmax/Nk16384",
@@ -100,7 +100,7 @@ impl Suite {
                 "D128/decay of a head/f16/N4096/B4H32",
                 "D128/decay of a head/f32/N1/B8H16",
             ],
-            (Suite::Topk, true) => &["D64/causal/f32/softmax/N4096", "D128/8:1/f32/softmax/Nk16384"],
+            (Suite::Topk, true) => &["D64/causal/f32/softmax/N4096", "D64/8:1/f32/softmax/Nk16384"],
             (Suite::Topk, false) => &["D128/causal/f32/softmax/N8192", "D128/64:8/f32/softmax/Nk65536"],
         };
         let mut all = self.entries(software);
