@@ -281,7 +281,7 @@ fn output_tiles(device: &DeviceClass) -> Vec<SegmentTile> {
     .flat_map(|shape| {
         let tile = tile(shape);
         let elements = tile.in_registers(&device.abilities);
-        std::iter::once(tile).chain(elements.filter(|_| shape.2 == edge && shape.3 == 2))
+        std::iter::once(tile).chain(elements.filter(|_| shape.3 == 2))
     })
     .collect()
 }

@@ -14,7 +14,7 @@
 //
 // Order. A step of the walk is S of these keys, P·V of those before, then weights of these (Shah et al., "FlashAttention-3",
 // 2024, do so within a group of threads). So v is stored a step later than k. In milliseconds (NVIDIA H200, driver 580.159.04, 32
-// heads, N = 4096, D = 128, no masks), where this with scores kept took 0.913 (0.907 in another run, `scores_anew`) and weights in workgroup memory 1.09:
+// heads, N = 4096, D = 128, no masks), where in one session this with scores kept took 0.913 and weights in workgroup memory 1.09:
 //   S, weights, P·V in this order                                                    1.06
 //   stores and loads behind the branch that multiplies O: NVIDIA's compiler moves
 //   half of O to other registers before what follows that branch, and back           1.00

@@ -431,11 +431,6 @@ fn in_registers(problem: &Dense, device: &DeviceClass) -> Vec<CooperativeTile> {
         65..=128 => ELEMENTS_WIDE,
         _ => ELEMENTS_WIDEST,
     };
-    let edge = device.abilities.matrices.unwrap_or_default();
-    let candidate = |&[strips, blocks]: &[u32; 2]| Candidate(strips, blocks, edge, 2, true);
-    let list: Vec<_> = shapes.iter().map(candidate).collect();
-    let tiles = tiles(&list, 1, device).into_iter();
-    let kept = tiles.filter_map(|tile| tile.in_registers(&device.abilities));
     let ways = |kept: CooperativeTile| {
         let anew = CooperativeTile {
             scores_anew: true,
@@ -447,7 +442,17 @@ fn in_registers(problem: &Dense, device: &DeviceClass) -> Vec<CooperativeTile> {
             (false, _) => vec![kept],
         }
     };
-    kept.flat_map(ways)
+    tiles_in_registers(shapes, device).into_iter().flat_map(ways).collect()
+}
+
+/// Tiles of so many strips and blocks of rows of a strip whose scores and weights stay in registers, those that a device can have.
+pub(crate) fn tiles_in_registers(shapes: &[[u32; 2]], device: &DeviceClass) -> Vec<CooperativeTile> {
+    let edge = device.abilities.matrices.unwrap_or_default();
+    let candidate = |&[strips, blocks]: &[u32; 2]| Candidate(strips, blocks, edge, 2, true);
+    let list: Vec<_> = shapes.iter().map(candidate).collect();
+    let tiles = tiles(&list, 1, device).into_iter();
+    tiles
+        .filter_map(|tile| tile.in_registers(&device.abilities))
         .filter(|tile| tile.is_sound() && tile.suits(&device.abilities))
         .collect()
 }
@@ -553,9 +558,8 @@ mod tests {
     use super::*;
     use crate::ops::dense::Selection;
 
-    #[test]
-    fn scores_are_made_anew_where_most_keys_are_seen_without_masks() {
-        let device = DeviceClass {
+    fn tensor_cores(elements: Option<MatrixElements>) -> DeviceClass {
+        DeviceClass {
             workgroup_memory: 48 << 10,
             invocations: 1024,
             software: false,
@@ -564,24 +568,33 @@ mod tests {
                 subgroups: Some((32, 32)),
                 subgroup_barriers: true,
                 matrices: Some(16),
-                elements: Some(MatrixElements {
-                    each: 8,
-                    run: 4,
-                    classes: 2,
-                    sharers: 3,
-                }),
+                elements,
                 ..Abilities::NONE
             },
             tier: None,
             scalar_matrices: false,
-        };
-        let full = Dense {
+        }
+    }
+
+    fn prompt() -> Dense {
+        Dense {
             queries: 4096,
             keys: 4096,
             head_dim: 128,
             dtype: DType::F16,
             ..Dense::default()
-        };
+        }
+    }
+
+    #[test]
+    fn scores_are_made_anew_where_most_keys_are_seen_without_masks() {
+        let device = tensor_cores(Some(MatrixElements {
+            each: 8,
+            run: 4,
+            classes: 2,
+            sharers: 3,
+        }));
+        let full = prompt();
         let ways = |p: &Dense| -> Vec<_> {
             let tiles = candidates(p, &device);
             tiles.iter().take(3).map(|t| (t.strips, t.scores_anew)).collect()
@@ -625,27 +638,8 @@ mod tests {
 
     #[test]
     fn the_largest_tile_leaves_room_for_a_verdict_on_a_list() {
-        let device = DeviceClass {
-            workgroup_memory: 48 << 10,
-            invocations: 1024,
-            software: false,
-            processors: 132,
-            abilities: Abilities {
-                subgroups: Some((32, 32)),
-                subgroup_barriers: true,
-                matrices: Some(16),
-                ..Abilities::NONE
-            },
-            tier: None,
-            scalar_matrices: false,
-        };
-        let whole = Dense {
-            queries: 4096,
-            keys: 4096,
-            head_dim: 128,
-            dtype: DType::F16,
-            ..Dense::default()
-        };
+        let device = tensor_cores(None);
+        let whole = prompt();
         let listed = Dense {
             selection: Some(Selection {
                 query_block: 256,

@@ -173,11 +173,6 @@ impl<T> Attend<T> {
         self.softcap || self.custom_score()
     }
 
-    /// Hooks that change a score, not only hide it.
-    pub(crate) fn score_hooks(&self) -> bool {
-        self.softcap || self.bias.is_some() || self.alibi || self.custom_score()
-    }
-
     /// The options that tell this variant from others, for labels.
     pub(crate) fn options(&self) -> String {
         let mut s = format!(
@@ -227,7 +222,10 @@ impl<T> Attend<T> {
             ("CUSTOM_SCORE", Flag(self.custom_score())),
             ("CUSTOM_MASK", Flag(self.custom_mask())),
             ("NATURAL_SCORE", Flag(self.natural_score())),
-            ("SCORE_HOOKS", Flag(self.score_hooks())),
+            (
+                "SCORE_HOOKS",
+                Flag(self.softcap || self.bias.is_some() || self.alibi || self.custom_score()),
+            ),
             ("ELEMENT_MASK", Flag(self.mask || self.custom_mask())),
         ];
         if let Visits::Listed(keys) | Visits::Live(keys) = self.visits {

@@ -223,12 +223,9 @@ pub(super) fn candidates(p: &Linear, device: &DeviceClass) -> Vec<SegmentTile> {
     let fits = |t: &SegmentTile| {
         segment_workgroup_bytes(t, p.head_dim, p.value_dim(), p.normalize.is_some()) <= device.workgroup_memory
     };
-    let edge = device.abilities.matrices.unwrap_or_default();
-    let shapes = OUTPUTS_ELEMENTS.map(|[strips, blocks]| Candidate(strips, blocks, edge, 2, true));
-    let in_registers = prefill::tiles(&shapes, 1, device).into_iter();
     let mut tiles = prefill::tiles(list, 1, device);
-    tiles.extend(in_registers.filter_map(|tile| tile.in_registers(&device.abilities)));
-    tiles.retain(|tile| tile.is_sound() && tile.suits(&device.abilities) && fits(tile));
+    tiles.extend(prefill::tiles_in_registers(&OUTPUTS_ELEMENTS, device));
+    tiles.retain(fits);
     // Tiles of a segment do not alternate, and their loads are always a tile ahead.
     for tile in &mut tiles {
         (tile.alternate, tile.carried) = (false, true);
