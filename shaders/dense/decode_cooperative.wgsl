@@ -45,10 +45,9 @@
 #import dense/score
 #import dense/share
 #import dense/row_weights
+#import shared/matrix_sizes
 #import shared/staged_keys
 
-const HEAD_BLOCKS = (HEAD_DIM + EDGE - 1u) / EDGE;
-const VALUE_BLOCKS = (VALUE_DIM + EDGE - 1u) / EDGE;
 const KEY_BLOCKS = STRIP_KEYS / EDGE;
 const KEYS = STRIPS * STRIP_KEYS;
 const ROWS = ROW_BLOCKS * EDGE;
@@ -61,16 +60,11 @@ const ROW_VECS = STRIP_KEYS / 4u / ROW_LANES;
 
 const HEAD_VECS = (HEAD_DIM + 3u) / 4u;
 const VALUE_VECS = (VALUE_DIM + 3u) / 4u;
-const HEAD_WORDS = HEAD_BLOCKS * EDGE / 4u;
-const VALUE_WORDS = VALUE_BLOCKS * EDGE / 4u;
 const STAGED_KEYS = STRIP_KEYS;
 const STAGERS = LANES;
 const STAGING_WRITTEN_OUT = MATRICES_WRITTEN_OUT;
 
-// From here on places and pitches are in words of four elements.
-const EDGE_WORDS = EDGE / 4u;
-const HEAD_PITCH = HEAD_WORDS + 2u;
-const VALUE_PITCH = VALUE_WORDS + 2u;
+// Places and pitches are in words of four elements.
 const P_PITCH = STRIP_KEYS / 4u + select(0u, 2u, PADDED && STRIP_KEYS > 16u);
 const S_PITCH = STRIP_KEYS / 4u + select(0u, 1u, PADDED);
 const STAGE = STRIP_KEYS * max(HEAD_PITCH, VALUE_PITCH);

@@ -59,14 +59,11 @@
 #import dense/query_tile
 #import dense/visibility
 #import dense/score
-#import shared/elements
+#import shared/strip_elements
 #import dense/prefill_matrices
 #import shared/staged_keys
 
 const ROW_CLASSES = ROW_BLOCKS * CLASSES;
-// Matrices of q and O in a subgroup.
-const QUERIES = ROW_BLOCKS * HEAD_BLOCKS;
-const OUTPUTS = ROW_BLOCKS * VALUE_BLOCKS;
 
 // Places and pitches are in words of four elements.
 const S_PITCH = EDGE_WORDS + 1u;
@@ -79,40 +76,15 @@ const LARGEST = 32768.0;
 const_assert KEYS == EDGE && STAGES == 2u && SLICES == 1u && CARRIED;
 const_assert f32(ELEMENTS / CLASSES) * 128.0 <= LARGEST;
 
-var<workgroup> places: array<vec4<f32>, EDGE_WORDS>;
-
 // What a row of the tile is multiplied by when it is staged.
 fn q_factor(row: u32, sign: f32) -> f32 {
     return sign;
 }
 
-// Scores, before scale and hooks, of the strip's rows with the keys of a stage.
-fn scores_of(q: ptr<function, array<MatrixA, QUERIES>>, stage: u32) -> array<Elements, ROW_BLOCKS> {
-    var s: array<MatrixC, ROW_BLOCKS>;
-    #unroll if MATRICES_WRITTEN_OUT
-    for (var r = 0u; r < ROW_BLOCKS; r++) {
-        s[r] = MatrixC();
-    }
-    #unroll if MATRICES_WRITTEN_OUT
-    for (var d = 0u; d < HEAD_BLOCKS; d++) {
-        let keys = coopLoad<MatrixB>(&factors[(stage + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
-        #unroll if MATRICES_WRITTEN_OUT
-        for (var r = 0u; r < ROW_BLOCKS; r++) {
-            s[r] = coopMultiplyAdd((*q)[r * HEAD_BLOCKS + d], keys, s[r]);
-        }
-    }
-    var scores: array<Elements, ROW_BLOCKS>;
-    #unroll if MATRICES_WRITTEN_OUT
-    for (var r = 0u; r < ROW_BLOCKS; r++) {
-        scores[r] = elements_of(s[r]);
-    }
-    return scores;
-}
-
 // Scale, hooks and masks: of rows from `first_row` on of batch entry b and head h, and the keys at places from p0 on.
 fn apply_hooks(scores: ptr<function, array<Elements, ROW_BLOCKS>>, scale: f32, whole: bool, list: List, b: u32, h: u32, first_row: u32, p0: u32) {
-    var rows = elements_of(coopLoad<MatrixC>(&places[0], 0u));
-    var columns = elements_of(coopLoadT<MatrixC>(&places[0], 0u));
+    var rows = element_rows();
+    var columns = element_columns();
     #unroll if MATRICES_WRITTEN_OUT
     for (var r = 0u; r < ROW_BLOCKS; r++) {
         #unroll if MATRICES_WRITTEN_OUT
@@ -163,9 +135,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     let last_key = u32(max(keys_of(b), 1) - 1);
 
     strip_start(thread);
-    if (thread < EDGE_WORDS) {
-        places[thread] = f32(4u * thread) + vec4<f32>(0.0, 1.0, 2.0, 3.0);
-    }
+    fill_places(thread);
     var q: array<MatrixA, QUERIES>;
     var o_sums: array<MatrixC, OUTPUTS>;
     let sign = select(1.0, -1.0, params.q_scale < 0.0);
@@ -311,12 +281,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
                 p[r] = factors_of(w);
                 #unroll if MATRICES_WRITTEN_OUT
                 for (var d = 0u; d < VALUE_BLOCKS; d++) {
-                    var x = elements_of(o_sums[r * VALUE_BLOCKS + d]);
-                    #unroll if MATRICES_WRITTEN_OUT
-                    for (var e = 0u; e < ELEMENTS; e++) {
-                        x[e] *= shrink[e / RUN % CLASSES];
-                    }
-                    o_sums[r * VALUE_BLOCKS + d] = sums_of(x);
+                    o_sums[r * VALUE_BLOCKS + d] = rows_times(o_sums[r * VALUE_BLOCKS + d], shrink);
                 }
             }
         }
@@ -339,17 +304,17 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     }
 
     // What a row's sums have to be multiplied by, and its log-sum-exp.
-    var scales: array<f32, ROW_CLASSES>;
-    var rows = elements_of(coopLoad<MatrixC>(&places[0], 0u));
+    var scales: array<array<f32, CLASSES>, ROW_BLOCKS>;
+    var rows = element_rows();
     #unroll if MATRICES_WRITTEN_OUT
     for (var r = 0u; r < ROW_BLOCKS; r++) {
         #unroll if MATRICES_WRITTEN_OUT
         for (var c = 0u; c < CLASSES; c++) {
             let at = r * CLASSES + c;
             let sum = sharers_sum(l[at]);
-            scales[at] = 1.0 / LARGEST;
+            scales[r][c] = 1.0 / LARGEST;
             if (NORMALIZED) {
-                scales[at] = select(0.0, 1.0 / sum, sum > 0.0);
+                scales[r][c] = select(0.0, 1.0 / sum, sum > 0.0);
             }
             let i = i0 + strip * STRIP_ROWS + r * EDGE + u32(rows[c * RUN]);
             if (HAS_LSE && (lane & SHARERS) == 0u && i < params.end_query) {
@@ -366,13 +331,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     for (var r = 0u; r < ROW_BLOCKS; r++) {
         #unroll if MATRICES_WRITTEN_OUT
         for (var d = 0u; d < VALUE_BLOCKS; d++) {
-            var x = elements_of(o_sums[r * VALUE_BLOCKS + d]);
-            #unroll if MATRICES_WRITTEN_OUT
-            for (var e = 0u; e < ELEMENTS; e++) {
-                x[e] *= scales[r * CLASSES + e / RUN % CLASSES];
-            }
+            let scaled = rows_times(o_sums[r * VALUE_BLOCKS + d], scales[r]);
             strip_barrier();
-            coopStore(sums_of(x), &sums[o_at * WORD], S_PITCH * WORD);
+            coopStore(scaled, &sums[o_at * WORD], S_PITCH * WORD);
             strip_barrier();
             for (var w = block_words.first; w < block_words.end; w += block_words.step) {
                 let row = w / EDGE_WORDS;

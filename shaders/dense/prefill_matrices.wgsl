@@ -3,38 +3,20 @@
 // workgroup memory.
 //
 // A kernel declares `q_factor`: what a row of the tile is multiplied by when it is staged, where `sign` is that of q's scale.
-const HEAD_BLOCKS = (HEAD_DIM + EDGE - 1u) / EDGE;
-const VALUE_BLOCKS = (VALUE_DIM + EDGE - 1u) / EDGE;
-const STRIP_ROWS = ROW_BLOCKS * EDGE;
-const ROWS = STRIPS * STRIP_ROWS;
+#import shared/strip_tile
 
 const HEAD_VECS = (HEAD_DIM + 3u) / 4u;
 const VALUE_VECS = (VALUE_DIM + 3u) / 4u;
-const HEAD_WORDS = HEAD_BLOCKS * EDGE / 4u;
-const VALUE_WORDS = VALUE_BLOCKS * EDGE / 4u;
-
-const STAGED_KEYS = KEYS;
-const STAGERS = THREADS;
 const STAGING_WRITTEN_OUT = 1u;
 
-// From here on places and pitches are in words of four elements.
-const EDGE_WORDS = EDGE / 4u;
-const HEAD_PITCH = HEAD_WORDS + 2u;
-const VALUE_PITCH = VALUE_WORDS + 2u;
-const K_SLICE = KEYS * HEAD_PITCH;
-const V_SLICE = KEYS * VALUE_PITCH;
+// Places are in words of four elements.
 const STAGE = SLICES * (K_SLICE + V_SLICE);
-const Q_BLOCKS = HEAD_BLOCKS / Q_PARTS;
-const Q_WORDS = Q_BLOCKS * EDGE_WORDS;
-const Q_PITCH = Q_WORDS + 2u;
 const Q_SLICE = STRIPS * EDGE * Q_PITCH;
 const Q_PART = STRIPS * EDGE * Q_WORDS;
 // Loads of a part, in batches of up to 16 that are on their way together.
 const Q_LOADS = (Q_PART + THREADS - 1u) / THREADS;
 const Q_BATCHES = (Q_LOADS + 15u) / 16u;
 const Q_BATCH = (Q_LOADS + Q_BATCHES - 1u) / Q_BATCHES;
-
-const_assert HEAD_BLOCKS % Q_PARTS == 0u;
 
 fn q_row(base: u32, i: u32) -> u32 {
     return base + (min(i, params.end_query - 1u) - params.first_query) * params.q_seq;

@@ -26,8 +26,6 @@
 //
 // Non-causal, there is the state only, of the whole sequence. Tokens outside every document give 0.
 #import shared/output
-#import linear/span
-#import linear/normalizer
 #import linear/outside
 #import linear/segment_matrices
 
@@ -59,46 +57,26 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
     let p_matrices = P_AT + strip * STRIP_ROWS * P_PITCH;
     // Words of a block of columns of O in `sums` that this invocation takes care of.
     let block_words = strip_words(strip, lane, subgroup_size, thread, STRIP_ROWS * EDGE_WORDS);
-    // Tiles of a segment, the last ones, which see most, first.
-    let tiles = params.segment / ROWS;
-    let i0 = (tiles - 1u - workgroup.x % tiles) * ROWS;
-    let span = span_of(workgroup.z, workgroup.x / tiles);
-    let count = span.end - span.start;
-    let batch = select(workgroup.z, 0u, DOCUMENTS);
-    head = params.first_head + workgroup.y;
-    let kv = head / params.group - params.first_head / params.group;
-    let q_from = params.q_base + batch * params.q_batch + workgroup.y * params.q_head;
-    let k_from = params.k_base + batch * params.k_batch + kv * params.k_head;
-    let v_from = params.v_base + batch * params.v_batch + kv * params.v_head;
-    let o_from = params.o_base + batch * params.o_batch + workgroup.y * params.o_head;
+    let tile = tile_of(workgroup);
+    let i0 = tile.i0;
+    let span = tile.span;
+    let count = tile.count;
 
     if (i0 == 0u) {
-        clear_outside(span, o_from, 0u, VALUE_VECS, thread);
+        clear_outside(span, tile.o_from, 0u, VALUE_VECS, thread);
     }
     // A loop in place of a branch: naga takes what is behind a return for control flow that invocations part in.
     for (var any = i0 < count; any; any = false) {
-        begin_decay(batch, workgroup.y);
-        kv_head = kv;
-        // Non-causal, every segment meets the whole sequence's state, which lies where its first segment's would.
-        let slot = select(span.first, span.slot, CAUSAL);
-        let in_from = params.in_base + select(span.sequence, 0u, DOCUMENTS) * params.in_sequence + workgroup.y * params.in_head
-            + slot * params.in_segment;
-        let known = !DOCUMENTS || span.sequence < params.documents;
-        load_normalizer(in_from, known, thread);
-        if (thread < 4u) {
-            atomicStore(&told[thread], 0u);
-        }
-        strip_start(thread);
-
+        let state = begin_tile(tile, workgroup, thread);
         let last_key = span.end - 1u;
-        let q_held = load_queries(q_from, span.start, i0, count, thread);
-        let s_first = load_state_rows(in_from, known, 0u, thread);
-        let s_second = load_state_rows(in_from, known, min(1u, HEAD_BLOCKS - 1u), thread);
+        let q_held = load_queries(tile.q_from, span.start, i0, count, thread);
+        let s_first = load_state_rows(state.at, state.known, 0u, thread);
+        let s_second = load_state_rows(state.at, state.known, min(1u, HEAD_BLOCKS - 1u), thread);
         var k_held: array<Held, K_LOADS>;
         var v_held: array<Held, V_LOADS>;
         if (CAUSAL) {
-            k_held = load_k(k_from, span.start, 0u, last_key, thread);
-            v_held = load_v(v_from, span.start, 0u, last_key, thread);
+            k_held = load_k(tile.k_from, span.start, 0u, last_key, thread);
+            v_held = load_v(tile.v_from, span.start, 0u, last_key, thread);
         }
         var q: array<MatrixA, QUERIES>;
         var round = 0u;
@@ -110,7 +88,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         }
 
         // What the state contributes.
-        var power = add_state(&o, &q, s_first, s_second, in_from, known, &round, lane, thread);
+        var power = add_state(&o, &q, s_first, s_second, state.at, state.known, &round, lane, thread);
         if (DECAYS) {
             #unroll if MATRICES_WRITTEN_OUT
             for (var d = 0u; d < VALUE_BLOCKS; d++) {
@@ -147,8 +125,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
             var top_key = all_told(thread, round);
             store_k(k_held, 1.0, thread, 0u);
             store_v(v_held, 1.0, thread, V_AT);
-            k_held = load_k(k_from, span.start, KEYS, last_key, thread);
-            v_held = load_v(v_from, span.start, KEYS, last_key, thread);
+            k_held = load_k(tile.k_from, span.start, KEYS, last_key, thread);
+            v_held = load_v(tile.v_from, span.start, KEYS, last_key, thread);
             for (var p0 = 0u; p0 < end; p0 += KEYS) {
                 let other = STAGE - stage;
                 round++;
@@ -203,8 +181,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                     top_key = all_told(thread, round);
                     store_k(k_held, 1.0, thread, other);
                     store_v(v_held, 1.0, thread, other + V_AT);
-                    k_held = load_k(k_from, span.start, p0 + 2u * KEYS, last_key, thread);
-                    v_held = load_v(v_from, span.start, p0 + 2u * KEYS, last_key, thread);
+                    k_held = load_k(tile.k_from, span.start, p0 + 2u * KEYS, last_key, thread);
+                    v_held = load_v(tile.v_from, span.start, p0 + 2u * KEYS, last_key, thread);
                 }
                 strip_barrier();
 
@@ -234,8 +212,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                     top_key = all_told(thread, round);
                     store_k(k_held, 1.0, thread, 0u);
                     store_v(v_held, 1.0, thread, V_AT);
-                    k_held = load_k(k_from, span.start, p0 + 2u * KEYS, last_key, thread);
-                    v_held = load_v(v_from, span.start, p0 + 2u * KEYS, last_key, thread);
+                    k_held = load_k(tile.k_from, span.start, p0 + 2u * KEYS, last_key, thread);
+                    v_held = load_v(tile.v_from, span.start, p0 + 2u * KEYS, last_key, thread);
                 }
             }
         }
@@ -247,7 +225,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                 let i = min(i0 + row, count - 1u);
                 var of_state = 0.0;
                 for (var vec = row_lane; vec < HEAD_QUADS; vec += ROW_LANES) {
-                    of_state += dot(unscaled_feature_q(q_from, head, span.start + i, vec), normalizer[vec]);
+                    of_state += dot(unscaled_feature_q(tile.q_from, head, span.start + i, vec), normalizer[vec]);
                 }
                 let sum = lanes_sum(fma(of_state, decay_from_start(i), sums_of_weights[n]));
                 if ((ALL_ROWS || row < ROWS) && row_lane == 0u) {
@@ -274,7 +252,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                     if (NORMALIZE) {
                         factor = row_factors[row] / power;
                     }
-                    store_o4(o_from + (span.start + i) * params.o_seq + column, get_sums(row * S_PITCH + w % EDGE_WORDS) * factor, VALUE_DIM - column);
+                    store_o4(tile.o_from + (span.start + i) * params.o_seq + column, get_sums(row * S_PITCH + w % EDGE_WORDS) * factor, VALUE_DIM - column);
                 }
             }
         }

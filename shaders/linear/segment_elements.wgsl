@@ -18,11 +18,9 @@
 //
 // Tile sizes: not measured yet; `src/ops/linear/segments.rs` has them behind those of the other kernel, where `tune` finds them.
 #import shared/output
-#import linear/span
-#import linear/normalizer
 #import linear/outside
-#import shared/elements
 #import linear/segment_matrices
+#import shared/strip_elements
 
 const ROW_CLASSES = ROW_BLOCKS * CLASSES;
 
@@ -33,7 +31,6 @@ const SUMS = STRIPS * EDGE * S_PITCH;
 
 const_assert KEYS == EDGE && STAGES == 2u;
 
-var<workgroup> places: array<vec4<f32>, EDGE_WORDS>;
 // Sums of rows' weights, and then what the rows of O are to be multiplied by, where they are normalised; at least 16 bytes.
 var<workgroup> row_factors: array<f32, select(4u, ROWS, NORMALIZE)>;
 
@@ -46,50 +43,28 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
     let o_at = strip * EDGE * S_PITCH;
     // Words of a block of O in `sums` that this invocation takes care of.
     let block_words = strip_words(strip, lane, subgroup_size, thread, EDGE * EDGE_WORDS);
-    // Tiles of a segment, the last ones, which see most, first.
-    let tiles = params.segment / ROWS;
-    let i0 = (tiles - 1u - workgroup.x % tiles) * ROWS;
+    let tile = tile_of(workgroup);
+    let i0 = tile.i0;
+    let span = tile.span;
+    let count = tile.count;
     let strip_row = i0 + strip * STRIP_ROWS;
-    let span = span_of(workgroup.z, workgroup.x / tiles);
-    let count = span.end - span.start;
-    let batch = select(workgroup.z, 0u, DOCUMENTS);
-    head = params.first_head + workgroup.y;
-    let kv = head / params.group - params.first_head / params.group;
-    let q_from = params.q_base + batch * params.q_batch + workgroup.y * params.q_head;
-    let k_from = params.k_base + batch * params.k_batch + kv * params.k_head;
-    let v_from = params.v_base + batch * params.v_batch + kv * params.v_head;
-    let o_from = params.o_base + batch * params.o_batch + workgroup.y * params.o_head;
 
     if (i0 == 0u) {
-        clear_outside(span, o_from, 0u, VALUE_VECS, thread);
+        clear_outside(span, tile.o_from, 0u, VALUE_VECS, thread);
     }
     // A loop in place of a branch: naga takes what is behind a return for control flow that invocations part in.
     for (var any = i0 < count; any; any = false) {
-        begin_decay(batch, workgroup.y);
-        kv_head = kv;
-        // Non-causal, every segment meets the whole sequence's state, which lies where its first segment's would.
-        let slot = select(span.first, span.slot, CAUSAL);
-        let in_from = params.in_base + select(span.sequence, 0u, DOCUMENTS) * params.in_sequence + workgroup.y * params.in_head
-            + slot * params.in_segment;
-        let known = !DOCUMENTS || span.sequence < params.documents;
-        load_normalizer(in_from, known, thread);
-        if (thread < 4u) {
-            atomicStore(&told[thread], 0u);
-        }
-        if (thread < EDGE_WORDS) {
-            places[thread] = f32(4u * thread) + vec4<f32>(0.0, 1.0, 2.0, 3.0);
-        }
-        strip_start(thread);
-
+        let state = begin_tile(tile, workgroup, thread);
+        fill_places(thread);
         let last_key = span.end - 1u;
-        let q_held = load_queries(q_from, span.start, i0, count, thread);
-        let s_first = load_state_rows(in_from, known, 0u, thread);
-        let s_second = load_state_rows(in_from, known, min(1u, HEAD_BLOCKS - 1u), thread);
+        let q_held = load_queries(tile.q_from, span.start, i0, count, thread);
+        let s_first = load_state_rows(state.at, state.known, 0u, thread);
+        let s_second = load_state_rows(state.at, state.known, min(1u, HEAD_BLOCKS - 1u), thread);
         var k_held: array<Held, K_LOADS>;
         var v_held: array<Held, V_LOADS>;
         if (CAUSAL) {
-            k_held = load_k(k_from, span.start, 0u, last_key, thread);
-            v_held = load_v(v_from, span.start, 0u, last_key, thread);
+            k_held = load_k(tile.k_from, span.start, 0u, last_key, thread);
+            v_held = load_v(tile.v_from, span.start, 0u, last_key, thread);
         }
         var q: array<MatrixA, QUERIES>;
         var round = 0u;
@@ -101,10 +76,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         }
 
         // What the state contributes.
-        var power = add_state(&o, &q, s_first, s_second, in_from, known, &round, lane, thread);
+        var power = add_state(&o, &q, s_first, s_second, state.at, state.known, &round, lane, thread);
         // Of this invocation's elements of a block: rows, and rows less columns.
-        var rows = elements_of(coopLoad<MatrixC>(&places[0], 0u));
-        var columns = elements_of(coopLoadT<MatrixC>(&places[0], 0u));
+        var rows = element_rows();
+        var columns = element_columns();
         var apart: Elements;
         // Decay over so many tokens and EDGE − 1.
         var near: Elements;
@@ -123,12 +98,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                 }
                 #unroll if MATRICES_WRITTEN_OUT
                 for (var d = 0u; d < VALUE_BLOCKS; d++) {
-                    var x = elements_of(o[r * VALUE_BLOCKS + d]);
-                    #unroll if MATRICES_WRITTEN_OUT
-                    for (var e = 0u; e < ELEMENTS; e++) {
-                        x[e] *= decays[e / RUN % CLASSES];
-                    }
-                    o[r * VALUE_BLOCKS + d] = sums_of(x);
+                    o[r * VALUE_BLOCKS + d] = rows_times(o[r * VALUE_BLOCKS + d], decays);
                 }
             }
         }
@@ -146,8 +116,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
             var top_key = all_told(thread, round);
             store_k(k_held, 1.0, thread, 0u);
             store_v(v_held, 1.0, thread, V_AT);
-            k_held = load_k(k_from, span.start, KEYS, last_key, thread);
-            v_held = load_v(v_from, span.start, KEYS, last_key, thread);
+            k_held = load_k(tile.k_from, span.start, KEYS, last_key, thread);
+            v_held = load_v(tile.v_from, span.start, KEYS, last_key, thread);
             for (var p0 = 0u; p0 < end; p0 += KEYS) {
                 let other = STAGE - stage;
                 round++;
@@ -159,24 +129,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
 
                 // Strips whose rows are all before the tile's keys only meet the others.
                 for (var sees = subgroupAny(p0 < strip_row + STRIP_ROWS); sees; sees = false) {
-                    var s: array<MatrixC, ROW_BLOCKS>;
-                    #unroll if MATRICES_WRITTEN_OUT
-                    for (var r = 0u; r < ROW_BLOCKS; r++) {
-                        s[r] = MatrixC();
-                    }
-                    #unroll if MATRICES_WRITTEN_OUT
-                    for (var d = 0u; d < HEAD_BLOCKS; d++) {
-                        let keys = coopLoad<MatrixB>(&factors[(stage + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
-                        #unroll if MATRICES_WRITTEN_OUT
-                        for (var r = 0u; r < ROW_BLOCKS; r++) {
-                            s[r] = coopMultiplyAdd(q[r * HEAD_BLOCKS + d], keys, s[r]);
-                        }
-                    }
+                    var scores = scores_of(&q, stage);
                     var p: array<MatrixA, ROW_BLOCKS>;
                     #unroll if MATRICES_WRITTEN_OUT
                     for (var r = 0u; r < ROW_BLOCKS; r++) {
-                        let scores = elements_of(s[r]);
-                        p[r] = factors_of(weights_of(scores, apart, near, f32(strip_row + r * EDGE) - f32(p0), power, r, &sums_of_weights));
+                        p[r] = factors_of(weights_of(scores[r], apart, near, f32(strip_row + r * EDGE) - f32(p0), power, r, &sums_of_weights));
                     }
                     #unroll if MATRICES_WRITTEN_OUT
                     for (var d = 0u; d < VALUE_BLOCKS; d++) {
@@ -190,8 +147,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                 top_key = all_told(thread, round);
                 store_k(k_held, 1.0, thread, other);
                 store_v(v_held, 1.0, thread, other + V_AT);
-                k_held = load_k(k_from, span.start, p0 + 2u * KEYS, last_key, thread);
-                v_held = load_v(v_from, span.start, p0 + 2u * KEYS, last_key, thread);
+                k_held = load_k(tile.k_from, span.start, p0 + 2u * KEYS, last_key, thread);
+                v_held = load_v(tile.v_from, span.start, p0 + 2u * KEYS, last_key, thread);
                 stage = other;
             }
         }
@@ -209,7 +166,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                 let i = min(i0 + row, count - 1u);
                 var of_state = 0.0;
                 for (var vec = 0u; vec < HEAD_QUADS; vec++) {
-                    of_state += dot(unscaled_feature_q(q_from, head, span.start + i, vec), normalizer[vec]);
+                    of_state += dot(unscaled_feature_q(tile.q_from, head, span.start + i, vec), normalizer[vec]);
                 }
                 let sum = fma(of_state, decay_from_start(i), row_factors[row]);
                 row_factors[row] = params.scale / (params.scale * sum + params.epsilon);
@@ -234,7 +191,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                         if (NORMALIZE) {
                             factor = row_factors[row] / power;
                         }
-                        store_o4(o_from + (span.start + i) * params.o_seq + column, get_sums(w / EDGE_WORDS * S_PITCH + w % EDGE_WORDS) * factor, VALUE_DIM - column);
+                        store_o4(tile.o_from + (span.start + i) * params.o_seq + column, get_sums(w / EDGE_WORDS * S_PITCH + w % EDGE_WORDS) * factor, VALUE_DIM - column);
                     }
                 }
             }

@@ -4,45 +4,26 @@
 #import linear/params
 #import linear/features
 #import linear/causal_weights
+#import linear/normalizer
+#import linear/span
+#import shared/strip_tile
 #import shared/staged_keys
 
-const HEAD_BLOCKS = (HEAD_DIM + EDGE - 1u) / EDGE;
-const VALUE_BLOCKS = (VALUE_DIM + EDGE - 1u) / EDGE;
 const KEY_BLOCKS = KEYS / EDGE;
-const STRIP_ROWS = ROW_BLOCKS * EDGE;
-const ROWS = STRIPS * STRIP_ROWS;
-// Matrices of φ(q) and O in a subgroup.
-const QUERIES = ROW_BLOCKS * HEAD_BLOCKS;
-const OUTPUTS = ROW_BLOCKS * VALUE_BLOCKS;
-
 const HEAD_VECS = HEAD_QUADS;
 const VALUE_VECS = (VALUE_DIM + 3u) / 4u;
 const VALUE_VECS_ALL = VALUE_VECS;
-const HEAD_WORDS = HEAD_BLOCKS * EDGE / 4u;
-const VALUE_WORDS = VALUE_BLOCKS * EDGE / 4u;
-
-const STAGED_KEYS = KEYS;
-const STAGERS = THREADS;
 const STAGING_WRITTEN_OUT = MATRICES_WRITTEN_OUT;
 
-// From here on places and pitches are in words of four elements.
-const EDGE_WORDS = EDGE / 4u;
-const HEAD_PITCH = HEAD_WORDS + 2u;
-const VALUE_PITCH = VALUE_WORDS + 2u;
-const K_SLICE = KEYS * HEAD_PITCH;
-const V_SLICE = KEYS * VALUE_PITCH;
+// Places are in words of four elements.
 const V_AT = K_SLICE;
 const STAGE = K_SLICE + V_SLICE;
-const Q_BLOCKS = HEAD_BLOCKS / Q_PARTS;
-const Q_WORDS = Q_BLOCKS * EDGE_WORDS;
-const Q_PITCH = Q_WORDS + 2u;
 
 // Words of a part of φ(q), and of EDGE rows of S, that an invocation loads.
 const Q_LOADS = (STRIPS * EDGE * Q_WORDS + THREADS - 1u) / THREADS;
 const STATE_LOADS = (EDGE * VALUE_WORDS + THREADS - 1u) / THREADS;
 
 const_assert KEYS % EDGE == 0u;
-const_assert HEAD_BLOCKS % Q_PARTS == 0u;
 
 // Heads, for feature maps.
 var<private> head: u32;
@@ -106,6 +87,59 @@ fn power_after(power: f32, bound: f32) -> f32 {
         return power_for(bound);
     }
     return power;
+}
+
+// A workgroup's tile of a segment.
+struct Tile {
+    // Its first token, counted from the segment's.
+    i0: u32,
+    // The segment, and its tokens.
+    span: Span,
+    count: u32,
+    kv: u32,
+    q_from: u32,
+    k_from: u32,
+    v_from: u32,
+    o_from: u32,
+}
+
+fn tile_of(workgroup: vec3<u32>) -> Tile {
+    // Tiles of a segment, the last ones, which see most, first.
+    let tiles = params.segment / ROWS;
+    let i0 = (tiles - 1u - workgroup.x % tiles) * ROWS;
+    let span = span_of(workgroup.z, workgroup.x / tiles);
+    let count = span.end - span.start;
+    let batch = select(workgroup.z, 0u, DOCUMENTS);
+    head = params.first_head + workgroup.y;
+    let kv = head / params.group - params.first_head / params.group;
+    return Tile(i0, span, count, kv,
+        params.q_base + batch * params.q_batch + workgroup.y * params.q_head,
+        params.k_base + batch * params.k_batch + kv * params.k_head,
+        params.v_base + batch * params.v_batch + kv * params.v_head,
+        params.o_base + batch * params.o_batch + workgroup.y * params.o_head);
+}
+
+// Where the state before the segment is, and whether there is one.
+struct State {
+    at: u32,
+    known: bool,
+}
+
+// For a tile that has tokens; before a barrier.
+fn begin_tile(tile: Tile, workgroup: vec3<u32>, thread: u32) -> State {
+    begin_decay(select(workgroup.z, 0u, DOCUMENTS), workgroup.y);
+    kv_head = tile.kv;
+    // Non-causal, every segment meets the whole sequence's state, which lies where its first segment's would.
+    let slot = select(tile.span.first, tile.span.slot, CAUSAL);
+    let in_from = params.in_base + select(tile.span.sequence, 0u, DOCUMENTS) * params.in_sequence + workgroup.y * params.in_head
+        + slot * params.in_segment;
+    let known = !DOCUMENTS || tile.span.sequence < params.documents;
+    load_normalizer(in_from, known, thread);
+    if (thread < 4u) {
+        atomicStore(&told[thread], 0u);
+    }
+    strip_start(thread);
+    return State(in_from, known);
 }
 
 fn scale_output(o: ptr<function, array<MatrixC, OUTPUTS>>, factor: f32) {

@@ -14,12 +14,11 @@ const PLACES = EDGE * EDGE;
 
 var<workgroup> sums: array<f32, PLACES>;
 var<workgroup> unit: array<f16, PLACES>;
-var<workgroup> places: array<vec4<f32>, EDGE / 4u>;
 
 #import shared/elements
 
-fn write_elements(part: u32, lane: u32, matrix: MatrixC) {
-    var elements = elements_of(matrix);
+fn write_elements(part: u32, lane: u32, all: Elements) {
+    var elements = all;
     for (var e = 0u; e < ELEMENTS; e++) {
         output[part * PLACES + lane * ELEMENTS + e] = elements[e];
     }
@@ -39,14 +38,12 @@ fn main(@builtin(local_invocation_index) index: u32, @builtin(subgroup_invocatio
         sums[n] = f32(n);
         unit[n] = select(0.0h, 1.0h, n / EDGE == n % EDGE);
     }
-    if (index < EDGE / 4u) {
-        places[index] = f32(4u * index) + vec4<f32>(0.0, 1.0, 2.0, 3.0);
-    }
+    fill_places(index);
     workgroupBarrier();
     let numbers = coopLoadT<MatrixC>(&sums[0], EDGE);
-    write_elements(0u, lane, numbers);
-    write_elements(3u, lane, coopLoad<MatrixC>(&places[0], 0u));
-    write_elements(4u, lane, coopLoadT<MatrixC>(&places[0], 0u));
+    write_elements(0u, lane, elements_of(numbers));
+    write_elements(3u, lane, element_rows());
+    write_elements(4u, lane, element_columns());
     let product = coopMultiplyAdd(factors_of(elements_of(numbers)), coopLoadT<MatrixB>(&unit[0], EDGE), MatrixC());
     workgroupBarrier();
     coopStoreT(product, &sums[0], EDGE);

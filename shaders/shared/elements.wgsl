@@ -12,6 +12,26 @@ fn elements_of(sums: MatrixC) -> Elements { return Elements(); }
 fn sums_of(elements: Elements) -> MatrixC { return MatrixC(); }
 fn factors_of(elements: Elements) -> MatrixA { return MatrixA(); }
 
+// Numbers that loads with a stride of 0 make rows or columns of.
+var<workgroup> places: array<vec4<f32>, EDGE / 4u>;
+
+// Before a barrier.
+fn fill_places(thread: u32) {
+    if (thread < EDGE / 4u) {
+        places[thread] = f32(4u * thread) + vec4<f32>(0.0, 1.0, 2.0, 3.0);
+    }
+}
+
+// Of each element its row.
+fn element_rows() -> Elements {
+    return elements_of(coopLoad<MatrixC>(&places[0], 0u));
+}
+
+// And its column.
+fn element_columns() -> Elements {
+    return elements_of(coopLoadT<MatrixC>(&places[0], 0u));
+}
+
 // Over the invocations that have elements of the same rows.
 fn sharers_max(x: f32) -> f32 {
     var top = x;
