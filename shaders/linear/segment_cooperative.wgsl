@@ -71,7 +71,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         let last_key = span.end - 1u;
         let q_held = load_queries(tile.q_from, span.start, i0, count, thread);
         let s_first = load_state_rows(state.at, state.known, 0u, thread);
-        let s_second = load_state_rows(state.at, state.known, min(1u, HEAD_BLOCKS - 1u), thread);
+        var s_second: array<vec4<f32>, STATE_LOADS>;
+        if (S_PARTS > 1u) {
+            s_second = load_state_rows(state.at, state.known, 1u, thread);
+        }
         var k_held: array<Held, K_LOADS>;
         var v_held: array<Held, V_LOADS>;
         if (CAUSAL) {
@@ -80,7 +83,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         }
         var q: array<MatrixA, QUERIES>;
         var round = 0u;
-        tell(queries_to_matrices(&q, q_held, strip, thread), lane, OF_QUERIES);
+        queries_to_matrices(&q, q_held, strip, thread);
+        tell(largest_query(q_held), lane, OF_QUERIES);
         var o: array<MatrixC, OUTPUTS>;
         #unroll if MATRICES_WRITTEN_OUT
         for (var e = 0u; e < OUTPUTS; e++) {

@@ -59,7 +59,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         let last_key = span.end - 1u;
         let q_held = load_queries(tile.q_from, span.start, i0, count, thread);
         let s_first = load_state_rows(state.at, state.known, 0u, thread);
-        let s_second = load_state_rows(state.at, state.known, min(1u, HEAD_BLOCKS - 1u), thread);
+        var s_second: array<vec4<f32>, STATE_LOADS>;
+        if (S_PARTS > 1u) {
+            s_second = load_state_rows(state.at, state.known, 1u, thread);
+        }
         var k_held: array<Held, K_LOADS>;
         var v_held: array<Held, V_LOADS>;
         if (CAUSAL) {
@@ -68,7 +71,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         }
         var q: array<MatrixA, QUERIES>;
         var round = 0u;
-        tell(queries_to_matrices(&q, q_held, strip, thread), lane, OF_QUERIES);
+        queries_to_matrices(&q, q_held, strip, thread);
         var o: array<MatrixC, OUTPUTS>;
         #unroll if MATRICES_WRITTEN_OUT
         for (var e = 0u; e < OUTPUTS; e++) {
@@ -107,29 +110,22 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         // This invocation's part of the sums of its rows' weights.
         var sums_of_weights: array<f32, ROW_CLASSES>;
         if (CAUSAL) {
-            let bound_of_key = f32(HEAD_DIM) * told_of(OF_QUERIES);
             let end = min(i0 + ROWS, count);
             var stage = 0u;
-            round++;
-            tell(largest_key(k_held), lane, round % 3u);
             workgroupBarrier();
-            var top_key = all_told(thread, round);
             store_k(k_held, 1.0, thread, 0u);
             store_v(v_held, 1.0, thread, V_AT);
             k_held = load_k(tile.k_from, span.start, KEYS, last_key, thread);
             v_held = load_v(tile.v_from, span.start, KEYS, last_key, thread);
             for (var p0 = 0u; p0 < end; p0 += KEYS) {
                 let other = STAGE - stage;
-                round++;
-                tell(largest_key(k_held), lane, round % 3u);
                 workgroupBarrier();
-                let next_power = power_after(power, bound_of_key * top_key);
-                scale_output(&o, next_power / power);
-                power = next_power;
-
                 // Strips whose rows are all before the tile's keys only meet the others.
                 for (var sees = subgroupAny(p0 < strip_row + STRIP_ROWS); sees; sees = false) {
                     var scores = scores_of(&q, stage);
+                    let next_power = power_after(power, largest_score(scores));
+                    scale_output(&o, next_power / power);
+                    power = next_power;
                     var p: array<MatrixA, ROW_BLOCKS>;
                     #unroll if MATRICES_WRITTEN_OUT
                     for (var r = 0u; r < ROW_BLOCKS; r++) {
@@ -144,7 +140,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                         }
                     }
                 }
-                top_key = all_told(thread, round);
                 store_k(k_held, 1.0, thread, other);
                 store_v(v_held, 1.0, thread, other + V_AT);
                 k_held = load_k(tile.k_from, span.start, p0 + 2u * KEYS, last_key, thread);
@@ -175,28 +170,44 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         }
 
         // The output, a block at a time.
+        let unit = select(params.scale, 1.0, NORMALIZE) / power;
         #unroll if MATRICES_WRITTEN_OUT
         for (var r = 0u; r < ROW_BLOCKS; r++) {
             #unroll if MATRICES_WRITTEN_OUT
             for (var d = 0u; d < VALUE_BLOCKS; d++) {
                 strip_barrier();
-                coopStoreT(o[r * VALUE_BLOCKS + d], &sums[o_at * WORD], S_PITCH * WORD);
+                coopStoreT(o[r * VALUE_BLOCKS + d] * unit, &sums[o_at * WORD], S_PITCH * WORD);
                 strip_barrier();
                 for (var w = block_words.first; w < block_words.end; w += block_words.step) {
                     let row = w / EDGE_WORDS / EDGE * STRIP_ROWS + r * EDGE + w / EDGE_WORDS % EDGE;
                     let i = i0 + row;
                     let column = d * EDGE + w % EDGE_WORDS * 4u;
                     if (i < count && column < VALUE_DIM) {
-                        var factor = params.scale / power;
+                        var four = get_sums(w / EDGE_WORDS * S_PITCH + w % EDGE_WORDS);
                         if (NORMALIZE) {
-                            factor = row_factors[row] / power;
+                            four *= row_factors[row];
                         }
-                        store_o4(tile.o_from + (span.start + i) * params.o_seq + column, get_sums(w / EDGE_WORDS * S_PITCH + w % EDGE_WORDS) * factor, VALUE_DIM - column);
+                        store_o4(tile.o_from + (span.start + i) * params.o_seq + column, four, VALUE_DIM - column);
                     }
                 }
             }
         }
     }
+}
+
+// The largest magnitude of a strip's scores.
+fn largest_score(scores: array<Elements, ROW_BLOCKS>) -> f32 {
+    var own = scores;
+    var top = 0.0;
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var r = 0u; r < ROW_BLOCKS; r++) {
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var e = 0u; e < ELEMENTS; e++) {
+            top = max(top, abs(own[r][e]));
+        }
+    }
+    // Bits of magnitudes are ordered as they are.
+    return bitcast<f32>(subgroupMax(bitcast<u32>(top)));
 }
 
 // Weights of a block of scores times a power of two: `apart` is what rows and columns of elements are apart in a block, `steps`

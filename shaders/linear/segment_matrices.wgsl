@@ -19,11 +19,15 @@ const STAGING_WRITTEN_OUT = MATRICES_WRITTEN_OUT;
 const V_AT = K_SLICE;
 const STAGE = K_SLICE + V_SLICE;
 
-// Words of a part of φ(q), and of EDGE rows of S, that an invocation loads.
+// Rows of S are staged in S_PARTS parts, as many at once as workgroup memory has room for.
+const S_BLOCKS = HEAD_BLOCKS / S_PARTS;
+
+// Words of a part of φ(q), and of a part of S, that an invocation loads.
 const Q_LOADS = (STRIPS * EDGE * Q_WORDS + THREADS - 1u) / THREADS;
-const STATE_LOADS = (EDGE * VALUE_WORDS + THREADS - 1u) / THREADS;
+const STATE_LOADS = (S_BLOCKS * EDGE * VALUE_WORDS + THREADS - 1u) / THREADS;
 
 const_assert KEYS % EDGE == 0u;
+const_assert HEAD_BLOCKS % S_PARTS == 0u && S_BLOCKS * EDGE * VALUE_PITCH <= FACTORS;
 
 // Heads, for feature maps.
 var<private> head: u32;
@@ -76,6 +80,15 @@ fn largest_key(held: array<Held, K_LOADS>) -> f32 {
     var top = 0.0;
     #unroll if STAGING_WRITTEN_OUT
     for (var u = 0u; u < K_LOADS; u++) {
+        top = max(top, largest_held(held[u]));
+    }
+    return top;
+}
+
+fn largest_query(held: array<Held, ROW_BLOCKS * Q_PARTS * Q_LOADS>) -> f32 {
+    var top = 0.0;
+    #unroll if STAGING_WRITTEN_OUT
+    for (var u = 0u; u < ROW_BLOCKS * Q_PARTS * Q_LOADS; u++) {
         top = max(top, largest_held(held[u]));
     }
     return top;
@@ -173,9 +186,8 @@ fn load_queries(base: u32, start: u32, i0: u32, count: u32, thread: u32) -> arra
     return loaded;
 }
 
-// Through workgroup memory to matrices. Returns the largest magnitude.
-fn queries_to_matrices(q: ptr<function, array<MatrixA, QUERIES>>, loaded: array<Held, ROW_BLOCKS * Q_PARTS * Q_LOADS>, strip: u32, thread: u32) -> f32 {
-    var top = 0.0;
+// Through workgroup memory to matrices.
+fn queries_to_matrices(q: ptr<function, array<MatrixA, QUERIES>>, loaded: array<Held, ROW_BLOCKS * Q_PARTS * Q_LOADS>, strip: u32, thread: u32) {
     #unroll if MATRICES_WRITTEN_OUT
     for (var part = 0u; part < ROW_BLOCKS * Q_PARTS; part++) {
         workgroupBarrier();
@@ -183,7 +195,6 @@ fn queries_to_matrices(q: ptr<function, array<MatrixA, QUERIES>>, loaded: array<
         for (var u = 0u; u < Q_LOADS; u++) {
             let w = thread + u * THREADS;
             if (STRIPS * EDGE * Q_WORDS % THREADS == 0u || w < STRIPS * EDGE * Q_WORDS) {
-                top = max(top, largest_held(loaded[part * Q_LOADS + u]));
                 put_held((w / Q_WORDS) * Q_PITCH + w % Q_WORDS, loaded[part * Q_LOADS + u], 1.0, 0u);
             }
         }
@@ -193,31 +204,30 @@ fn queries_to_matrices(q: ptr<function, array<MatrixA, QUERIES>>, loaded: array<
             (*q)[part * Q_BLOCKS + d] = coopLoadT<MatrixA>(&factors[(strip * EDGE * Q_PITCH + d * EDGE_WORDS) * WORD], Q_PITCH * WORD);
         }
     }
-    return top;
 }
 
-// EDGE rows of S from block d on.
-fn load_state_rows(base: u32, known: bool, d: u32, thread: u32) -> array<vec4<f32>, STATE_LOADS> {
+// A part of the rows of S.
+fn load_state_rows(base: u32, known: bool, part: u32, thread: u32) -> array<vec4<f32>, STATE_LOADS> {
     var loaded: array<vec4<f32>, STATE_LOADS>;
     #unroll if MATRICES_WRITTEN_OUT
     for (var u = 0u; u < STATE_LOADS; u++) {
         let w = thread + u * THREADS;
-        let row = d * EDGE + w / VALUE_WORDS;
+        let row = part * S_BLOCKS * EDGE + w / VALUE_WORDS;
         let vec = w % VALUE_WORDS;
-        if (known && row < min((d + 1u) * EDGE, HEAD_DIM) && vec < VALUE_VECS) {
+        if (known && row < min((part + 1u) * S_BLOCKS * EDGE, HEAD_DIM) && vec < VALUE_VECS) {
             loaded[u] = state_in4(base + row * VALUE_DIM + vec * 4u, VALUE_DIM - vec * 4u);
         }
     }
     return loaded;
 }
 
-// O = φ(q)ᵀ S, its rows not yet decayed, times a power of two, which it returns; the first two EDGE rows of S are loaded already.
+// O = φ(q)ᵀ S, its rows not yet decayed, times a power of two, which it returns; the first two parts of S are loaded already.
 fn add_state(o: ptr<function, array<MatrixC, OUTPUTS>>, q: ptr<function, array<MatrixA, QUERIES>>, first: array<vec4<f32>, STATE_LOADS>, second: array<vec4<f32>, STATE_LOADS>, base: u32, known: bool, round: ptr<function, u32>, lane: u32, thread: u32) -> f32 {
     var power = 1.0;
     var s_held = first;
     var s_next = second;
     #unroll if MATRICES_WRITTEN_OUT
-    for (var d = 0u; d < HEAD_BLOCKS; d++) {
+    for (var part = 0u; part < S_PARTS; part++) {
         var top = 0.0;
         #unroll if MATRICES_WRITTEN_OUT
         for (var u = 0u; u < STATE_LOADS; u++) {
@@ -230,21 +240,26 @@ fn add_state(o: ptr<function, array<MatrixC, OUTPUTS>>, q: ptr<function, array<M
         #unroll if MATRICES_WRITTEN_OUT
         for (var u = 0u; u < STATE_LOADS; u++) {
             let w = thread + u * THREADS;
-            if (EDGE * VALUE_WORDS % THREADS == 0u || w < EDGE * VALUE_WORDS) {
+            if (S_BLOCKS * EDGE * VALUE_WORDS % THREADS == 0u || w < S_BLOCKS * EDGE * VALUE_WORDS) {
                 put_factors((w / VALUE_WORDS) * VALUE_PITCH + w % VALUE_WORDS, vec4<f16>(s_held[u] * next_power));
             }
         }
         s_held = s_next;
-        s_next = load_state_rows(base, known, min(d + 2u, HEAD_BLOCKS - 1u), thread);
+        if (part + 2u < S_PARTS) {
+            s_next = load_state_rows(base, known, part + 2u, thread);
+        }
         workgroupBarrier();
         scale_output(o, next_power / power);
         power = next_power;
         #unroll if MATRICES_WRITTEN_OUT
-        for (var n = 0u; n < VALUE_BLOCKS; n++) {
-            let rows = coopLoadT<MatrixB>(&factors[(n * EDGE_WORDS) * WORD], VALUE_PITCH * WORD);
+        for (var d = 0u; d < S_BLOCKS; d++) {
             #unroll if MATRICES_WRITTEN_OUT
-            for (var r = 0u; r < ROW_BLOCKS; r++) {
-                (*o)[r * VALUE_BLOCKS + n] = coopMultiplyAdd((*q)[r * HEAD_BLOCKS + d], rows, (*o)[r * VALUE_BLOCKS + n]);
+            for (var n = 0u; n < VALUE_BLOCKS; n++) {
+                let rows = coopLoadT<MatrixB>(&factors[(d * EDGE * VALUE_PITCH + n * EDGE_WORDS) * WORD], VALUE_PITCH * WORD);
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var r = 0u; r < ROW_BLOCKS; r++) {
+                    (*o)[r * VALUE_BLOCKS + n] = coopMultiplyAdd((*q)[r * HEAD_BLOCKS + part * S_BLOCKS + d], rows, (*o)[r * VALUE_BLOCKS + n]);
+                }
             }
         }
     }

@@ -96,6 +96,8 @@ pub const SOURCES: &[(&str, &str)] = &[
     source!("linear/outside"),
     source!("linear/params"),
     source!("linear/scan"),
+    source!("linear/scan_x1"),
+    source!("linear/scan_x4"),
     source!("linear/segment_cooperative"),
     source!("linear/segment_elements"),
     source!("linear/segment_matrices"),

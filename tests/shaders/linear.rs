@@ -247,13 +247,14 @@ fn add_cooperative(variants: &mut BTreeMap<String, Variant>) {
 fn add_scans_and_totals(variants: &mut BTreeMap<String, Variant>) {
     for decay in [Decay::None, Decay::Token, Decay::Channel] {
         for start in [Start::Zero, Start::Read, Start::InPlace] {
-            for flags in 0..16u32 {
+            for flags in 0..32u32 {
                 let flag = |n: u32| flags >> n & 1 == 1;
                 let scan = Scan {
                     head_dim: 20,
                     value_dim: 12,
                     normalize: flag(0),
                     causal: flag(1),
+                    vector: flag(4),
                     documents: flag(2),
                     decay,
                     start,

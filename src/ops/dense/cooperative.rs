@@ -176,6 +176,12 @@ impl CooperativeTile {
         self.slices * (stages + self.rows() * weight_pitch) - (weight_pitch - self.keys)
     }
 
+    /// Elements of workgroup memory for factors.
+    pub(crate) fn factors(&self, head_dim: u32, value_dim: u32, weight_pitch: u32) -> u32 {
+        let q = self.q_part(head_dim, self.q_parts(head_dim, value_dim, weight_pitch));
+        self.tile_factors(head_dim, value_dim, weight_pitch).max(q)
+    }
+
     /// Elements from one row of weights to the next in prefill.
     fn weight_pitch(&self, value_dim: u32) -> u32 {
         self.keys + if self.keys > 16 || value_dim <= 128 { 8 } else { 0 }
@@ -206,8 +212,7 @@ impl CooperativeTile {
 
     /// Workgroup memory in bytes for factors, so many elements of sums, and barriers.
     pub(crate) fn product_bytes(&self, head_dim: u32, value_dim: u32, weight_pitch: u32, sums: u32) -> u32 {
-        let q = self.q_part(head_dim, self.q_parts(head_dim, value_dim, weight_pitch));
-        let factors = 2 * self.tile_factors(head_dim, value_dim, weight_pitch).max(q);
+        let factors = 2 * self.factors(head_dim, value_dim, weight_pitch);
         let rounds = if self.own_barriers { 0 } else { 16 };
         [factors, 4 * sums, rounds].iter().map(|n| n.next_multiple_of(16)).sum()
     }

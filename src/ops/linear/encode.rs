@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::gpu::Workspace;
 use crate::ops::call::{self, Dispatch, Window};
 use crate::ops::linear::Decay;
-use crate::ops::linear::geometry::{segments, workspace};
+use crate::ops::linear::geometry::{segments, vector_access, workspace};
 use crate::ops::linear::params::Params;
 use crate::ops::linear::plan::{Kernels, LinearPlan, SCAN_THREADS};
 use crate::ops::linear::tensors::LinearTensors;
@@ -124,7 +124,8 @@ impl<'a> Call<'_, 'a> {
                 let [of_state, of_output] = form.workgroups(p);
                 dispatches.push(self.segment_states(state, [segments * of_state, heads, batch]));
                 let elements = p.head_state_len() as u32;
-                dispatches.push(self.scan(scan, [elements.div_ceil(SCAN_THREADS), heads, sequences]));
+                let each = if vector_access(p).2 { 4 } else { 1 };
+                dispatches.push(self.scan(scan, [elements.div_ceil(each * SCAN_THREADS), heads, sequences]));
                 dispatches.push(self.segment_outputs(output, [segments * of_output, heads, batch]));
             }
         }

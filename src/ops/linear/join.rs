@@ -86,6 +86,7 @@ pub(crate) fn variant_of_join(join: &Join) -> Scan {
         value_dim: join.value_dim(),
         normalize: join.normalize,
         causal: true,
+        vector: false,
         documents: false,
         decay: join.decay.of_segments(),
         start: if join.initial_state { Start::Read } else { Start::Zero },

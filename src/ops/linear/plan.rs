@@ -186,6 +186,7 @@ pub fn variants_of(p: &Linear, form: Form) -> Vec<LinearVariant> {
             value_dim: p.value_dim(),
             normalize: p.normalize.is_some(),
             causal: p.causal,
+            vector: vector_state,
             documents: p.documents.is_some(),
             decay: p.decay.of_segments(),
             start,

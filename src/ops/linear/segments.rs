@@ -88,6 +88,7 @@ impl Spec for Chunk<SegmentTile> {
                 "Q_PARTS",
                 Count(t.q_parts(self.inputs.head_dim, self.inputs.value_dim, weight_pitch(t))),
             ),
+            ("S_PARTS", Count(state_parts(t, self.inputs.head_dim, self.inputs.value_dim))),
             ("THREADS", Count(t.threads)),
             ("MATRICES_WRITTEN_OUT", Count(t.written_out.into())),
         ]);
@@ -144,6 +145,23 @@ fn weight_pitch(tile: &SegmentTile) -> u32 {
     tile.keys + if tile.keys > 16 { 8 } else { 0 }
 }
 
+/// Vectors of four columns of a part of S that an invocation holds, at most, while those of the next are on their way.
+const STATE_LOADS: u32 = 8;
+
+/// Parts of S's rows that are staged one after the other: as few as workgroup memory for factors and registers have room for.
+fn state_parts(tile: &SegmentTile, head_dim: u32, value_dim: u32) -> u32 {
+    let blocks = head_dim.div_ceil(tile.edge);
+    let width = value_dim.next_multiple_of(tile.edge);
+    let room = tile.factors(head_dim, value_dim, weight_pitch(tile));
+    let fits = |parts: &u32| {
+        let rows = blocks / parts * tile.edge;
+        blocks.is_multiple_of(*parts)
+            && rows * (width + 8) <= room
+            && (rows * width / 4).div_ceil(tile.threads) <= STATE_LOADS
+    };
+    (1..=blocks).find(fits).unwrap_or(blocks)
+}
+
 /// Workgroup memory in bytes of `linear/segment_cooperative.wgsl`, or with elements of `linear/segment_elements.wgsl`.
 fn segment_workgroup_bytes(tile: &SegmentTile, head_dim: u32, value_dim: u32, normalize: bool) -> u32 {
     let (normalizer, row_factors) = match normalize {
@@ -181,9 +199,13 @@ pub(super) fn loop_iterations(tile: &SegmentTile, p: &Linear, tokens: u32) -> u3
         tile.row_blocks * parts,
         1 + looped(words(tile.strips * tile.edge, d), 0) + looped(blocks, 0),
     );
-    let of_state_rows = 4 * looped(words(tile.edge, dv), 0)
+    let s_parts = state_parts(tile, d, dv);
+    let of_state_rows = 4 * looped(words(blocks / s_parts * tile.edge, dv), 0)
         + looped(outputs, 0)
-        + looped(dv.div_ceil(tile.edge), looped(tile.row_blocks, 0));
+        + looped(
+            blocks / s_parts,
+            looped(dv.div_ceil(tile.edge), looped(tile.row_blocks, 0)),
+        );
     let of_output = looped(
         dv.div_ceil(tile.edge),
         looped(tile.row_blocks, 0) + looped(words(tile.rows(), tile.edge), 0),
@@ -192,7 +214,7 @@ pub(super) fn loop_iterations(tile: &SegmentTile, p: &Linear, tokens: u32) -> u3
     looped(tokens.div_ceil(tile.keys), of_tile)
         + 2 * staged
         + 2 * of_queries
-        + looped(blocks, of_state_rows)
+        + looped(s_parts, of_state_rows)
         + of_output
         + of_rows
 }

@@ -145,6 +145,8 @@ pub struct Scan {
     pub normalize: bool,
     /// What stands before each segment; otherwise what stands after the last.
     pub causal: bool,
+    /// Four elements of a state to an invocation, which lie four to an access.
+    pub vector: bool,
     /// Packed documents.
     pub documents: bool,
     /// Shape of the totals: [`Decay::None`], [`Decay::Channel`], or one number for the others.
@@ -723,6 +725,7 @@ impl Spec for Scan {
             (self.start == Start::Read, " start"),
             (self.start == Start::InPlace, " in-place"),
             (self.writes_state, " end"),
+            (!self.vector, " scalar-state"),
         ];
         s.extend(names_of(&flags));
         s
@@ -747,7 +750,11 @@ impl Spec for Scan {
     }
 
     fn pieces(&self) -> Vec<&'static str> {
-        let mut pieces = start_pieces(self.start, self.writes_state, false).to_vec();
+        let mut pieces = start_pieces(self.start, self.writes_state, self.vector).to_vec();
+        pieces.push(match self.vector {
+            true => "linear/scan_x4",
+            false => "linear/scan_x1",
+        });
         pieces.push(documents_piece(self.documents));
         pieces.push(match self.decay {
             Decay::None => "linear/totals_none",
