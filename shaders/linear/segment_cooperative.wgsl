@@ -69,7 +69,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
     for (var any = i0 < count; any; any = false) {
         let state = begin_tile(tile, workgroup, thread);
         let last_key = span.end - 1u;
-        let q_held = load_queries(tile.q_from, span.start, i0, count, thread);
+        let q_words = strip_words(strip, lane, subgroup_size, thread, EDGE * Q_WORDS);
+        let q_held = load_queries(tile.q_from, span.start, i0, count, q_words);
         let s_first = load_state_rows(state.at, state.known, 0u, thread);
         var s_second: array<vec4<f32>, STATE_LOADS>;
         if (S_PARTS > 1u) {
@@ -83,7 +84,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         }
         var q: array<MatrixA, QUERIES>;
         var round = 0u;
-        queries_to_matrices(&q, q_held, strip, thread);
+        workgroupBarrier();
+        queries_to_matrices(&q, q_held, strip, q_words);
         tell(largest_query(q_held), lane, OF_QUERIES);
         var o: array<MatrixC, OUTPUTS>;
         #unroll if MATRICES_WRITTEN_OUT

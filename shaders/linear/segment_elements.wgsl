@@ -25,9 +25,8 @@
 const ROW_CLASSES = ROW_BLOCKS * CLASSES;
 
 // In words of four elements.
-const S_PITCH = EDGE_WORDS + 1u;
-const FACTORS = max(2u * STAGE, STRIPS * EDGE * Q_PITCH);
-const SUMS = STRIPS * EDGE * S_PITCH;
+const FACTORS = max(max(2u * STAGE, STRIPS * EDGE * Q_PITCH), O_FACTORS);
+const SUMS = O_SUMS;
 
 const_assert KEYS == EDGE && STAGES == 2u;
 
@@ -40,8 +39,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
     // Neighbours by this number are neighbours in a subgroup, which by the invocation index they need not be.
     let thread = subgroup * subgroup_size + lane;
     let strip = subgroup % STRIPS;
-    let o_at = strip * EDGE * S_PITCH;
-    // Words of a block of O in `sums` that this invocation takes care of.
+    // Words of a block of O that this invocation takes care of.
     let block_words = strip_words(strip, lane, subgroup_size, thread, EDGE * EDGE_WORDS);
     let tile = tile_of(workgroup);
     let i0 = tile.i0;
@@ -57,7 +55,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         let state = begin_tile(tile, workgroup, thread);
         fill_places(thread);
         let last_key = span.end - 1u;
-        let q_held = load_queries(tile.q_from, span.start, i0, count, thread);
+        let q_words = strip_words(strip, lane, subgroup_size, thread, EDGE * Q_WORDS);
+        let q_held = load_queries(tile.q_from, span.start, i0, count, q_words);
         let s_first = load_state_rows(state.at, state.known, 0u, thread);
         var s_second: array<vec4<f32>, STATE_LOADS>;
         if (S_PARTS > 1u) {
@@ -71,7 +70,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         }
         var q: array<MatrixA, QUERIES>;
         var round = 0u;
-        queries_to_matrices(&q, q_held, strip, thread);
+        workgroupBarrier();
+        queries_to_matrices(&q, q_held, strip, q_words);
         var o: array<MatrixC, OUTPUTS>;
         #unroll if MATRICES_WRITTEN_OUT
         for (var e = 0u; e < OUTPUTS; e++) {
@@ -166,28 +166,30 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                 let sum = fma(of_state, decay_from_start(i), row_factors[row]);
                 row_factors[row] = params.scale / (params.scale * sum + params.epsilon);
             }
-            workgroupBarrier();
         }
 
         // The output, a block at a time.
-        let unit = select(params.scale, 1.0, NORMALIZE) / power;
+        workgroupBarrier();
         #unroll if MATRICES_WRITTEN_OUT
         for (var r = 0u; r < ROW_BLOCKS; r++) {
+            var by: array<f32, CLASSES>;
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var c = 0u; c < CLASSES; c++) {
+                by[c] = params.scale / power;
+                if (NORMALIZE) {
+                    by[c] = row_factors[strip * STRIP_ROWS + r * EDGE + u32(rows[c * RUN])] / power;
+                }
+            }
             #unroll if MATRICES_WRITTEN_OUT
             for (var d = 0u; d < VALUE_BLOCKS; d++) {
                 strip_barrier();
-                coopStoreT(o[r * VALUE_BLOCKS + d] * unit, &sums[o_at * WORD], S_PITCH * WORD);
+                put_output(rows_times(o[r * VALUE_BLOCKS + d], by), strip);
                 strip_barrier();
                 for (var w = block_words.first; w < block_words.end; w += block_words.step) {
-                    let row = w / EDGE_WORDS / EDGE * STRIP_ROWS + r * EDGE + w / EDGE_WORDS % EDGE;
-                    let i = i0 + row;
+                    let i = i0 + w / EDGE_WORDS / EDGE * STRIP_ROWS + r * EDGE + w / EDGE_WORDS % EDGE;
                     let column = d * EDGE + w % EDGE_WORDS * 4u;
                     if (i < count && column < VALUE_DIM) {
-                        var four = get_sums(w / EDGE_WORDS * S_PITCH + w % EDGE_WORDS);
-                        if (NORMALIZE) {
-                            four *= row_factors[row];
-                        }
-                        store_o4(tile.o_from + (span.start + i) * params.o_seq + column, four, VALUE_DIM - column);
+                        store_o4(tile.o_from + (span.start + i) * params.o_seq + column, output_word(w), VALUE_DIM - column);
                     }
                 }
             }

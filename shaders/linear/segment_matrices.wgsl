@@ -166,14 +166,15 @@ fn scale_output(o: ptr<function, array<MatrixC, OUTPUTS>>, factor: f32) {
     }
 }
 
-// Turn u of a part of the queries: EDGE rows of each strip, Q_WORDS of each row.
-fn load_queries(base: u32, start: u32, i0: u32, count: u32, thread: u32) -> array<Held, ROW_BLOCKS * Q_PARTS * Q_LOADS> {
+// What an invocation takes care of, `words` of STRIPS · EDGE · Q_WORDS, of all parts of the queries: a part is EDGE rows of each strip,
+// Q_WORDS of each row.
+fn load_queries(base: u32, start: u32, i0: u32, count: u32, words: Words) -> array<Held, ROW_BLOCKS * Q_PARTS * Q_LOADS> {
     var loaded: array<Held, ROW_BLOCKS * Q_PARTS * Q_LOADS>;
     #unroll if MATRICES_WRITTEN_OUT
     for (var part = 0u; part < ROW_BLOCKS * Q_PARTS; part++) {
         #unroll if MATRICES_WRITTEN_OUT
         for (var u = 0u; u < Q_LOADS; u++) {
-            let w = thread + u * THREADS;
+            let w = words.first + u * words.step;
             let row = w / Q_WORDS;
             let vec = part % Q_PARTS * Q_WORDS + w % Q_WORDS;
             // Rows past the end repeat the last one and are not written.
@@ -186,19 +187,19 @@ fn load_queries(base: u32, start: u32, i0: u32, count: u32, thread: u32) -> arra
     return loaded;
 }
 
-// Through workgroup memory to matrices.
-fn queries_to_matrices(q: ptr<function, array<MatrixA, QUERIES>>, loaded: array<Held, ROW_BLOCKS * Q_PARTS * Q_LOADS>, strip: u32, thread: u32) {
+// Through workgroup memory to matrices, which is free.
+fn queries_to_matrices(q: ptr<function, array<MatrixA, QUERIES>>, loaded: array<Held, ROW_BLOCKS * Q_PARTS * Q_LOADS>, strip: u32, words: Words) {
     #unroll if MATRICES_WRITTEN_OUT
     for (var part = 0u; part < ROW_BLOCKS * Q_PARTS; part++) {
-        workgroupBarrier();
+        strip_barrier();
         #unroll if MATRICES_WRITTEN_OUT
         for (var u = 0u; u < Q_LOADS; u++) {
-            let w = thread + u * THREADS;
-            if (STRIPS * EDGE * Q_WORDS % THREADS == 0u || w < STRIPS * EDGE * Q_WORDS) {
+            let w = words.first + u * words.step;
+            if (STRIPS * EDGE * Q_WORDS % THREADS == 0u || w < words.end) {
                 put_held((w / Q_WORDS) * Q_PITCH + w % Q_WORDS, loaded[part * Q_LOADS + u], 1.0, 0u);
             }
         }
-        workgroupBarrier();
+        strip_barrier();
         #unroll if MATRICES_WRITTEN_OUT
         for (var d = 0u; d < Q_BLOCKS; d++) {
             (*q)[part * Q_BLOCKS + d] = coopLoadT<MatrixA>(&factors[(strip * EDGE * Q_PITCH + d * EDGE_WORDS) * WORD], Q_PITCH * WORD);

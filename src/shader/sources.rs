@@ -93,6 +93,8 @@ pub const SOURCES: &[(&str, &str)] = &[
     source!("linear/feature_silu"),
     source!("linear/features"),
     source!("linear/normalizer"),
+    source!("linear/output_halves"),
+    source!("linear/output_sums"),
     source!("linear/outside"),
     source!("linear/params"),
     source!("linear/scan"),

@@ -210,9 +210,9 @@ impl CooperativeTile {
         )
     }
 
-    /// Workgroup memory in bytes for factors, so many elements of sums, and barriers.
-    pub(crate) fn product_bytes(&self, head_dim: u32, value_dim: u32, weight_pitch: u32, sums: u32) -> u32 {
-        let factors = 2 * self.factors(head_dim, value_dim, weight_pitch);
+    /// Workgroup memory in bytes for so many elements of factors and of sums, and barriers.
+    pub(crate) fn product_bytes(&self, factors: u32, sums: u32) -> u32 {
+        let factors = 2 * factors;
         let rounds = if self.own_barriers { 0 } else { 16 };
         [factors, 4 * sums, rounds].iter().map(|n| n.next_multiple_of(16)).sum()
     }
@@ -221,12 +221,13 @@ impl CooperativeTile {
     pub fn workgroup_bytes(&self, head_dim: u32, value_dim: u32) -> u32 {
         if self.elements.is_some() {
             let sums = self.strips * self.edge * (self.edge + 4);
-            return self.product_bytes(head_dim, value_dim, self.keys, sums) + 4 * self.edge;
+            return self.product_bytes(self.factors(head_dim, value_dim, self.keys), sums) + 4 * self.edge;
         }
         let row_factors = (4 * self.rows()).next_multiple_of(16);
         let told = if self.slices == 1 { 0 } else { 32 };
         let sums = self.strips * self.keys * (self.row_blocks * self.edge + 4);
-        self.product_bytes(head_dim, value_dim, self.weight_pitch(value_dim), sums) + row_factors + told
+        let factors = self.factors(head_dim, value_dim, self.weight_pitch(value_dim));
+        self.product_bytes(factors, sums) + row_factors + told
     }
 }
 

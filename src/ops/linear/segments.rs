@@ -109,6 +109,12 @@ impl Spec for Chunk<SegmentTile> {
             true => "linear/factors_as_stored",
             false => "linear/factors_featured",
         });
+        if t.elements.is_some() {
+            pieces.push(match self.output_dtype {
+                DType::F16 => "linear/output_halves",
+                DType::F32 | DType::BF16 => "linear/output_sums",
+            });
+        }
         pieces.extend(self.options_pieces(i.pieces(false)));
         pieces
     }
@@ -122,12 +128,8 @@ impl Spec for Chunk<SegmentTile> {
     }
 
     fn workgroup_bytes(&self) -> u32 {
-        segment_workgroup_bytes(
-            &self.tile,
-            self.inputs.head_dim,
-            self.inputs.value_dim,
-            self.inputs.normalize,
-        )
+        let i = &self.inputs;
+        segment_workgroup_bytes(&self.tile, i.head_dim, i.value_dim, i.normalize, self.output_dtype)
     }
 
     fn tier(&self) -> Tier {
@@ -163,7 +165,13 @@ fn state_parts(tile: &SegmentTile, head_dim: u32, value_dim: u32) -> u32 {
 }
 
 /// Workgroup memory in bytes of `linear/segment_cooperative.wgsl`, or with elements of `linear/segment_elements.wgsl`.
-fn segment_workgroup_bytes(tile: &SegmentTile, head_dim: u32, value_dim: u32, normalize: bool) -> u32 {
+fn segment_workgroup_bytes(
+    tile: &SegmentTile,
+    head_dim: u32,
+    value_dim: u32,
+    normalize: bool,
+    output: DType,
+) -> u32 {
     let (normalizer, row_factors) = match normalize {
         true => (head_dim.div_ceil(4) * 16, tile.rows() * 4),
         false => (16, 4),
@@ -173,11 +181,14 @@ fn segment_workgroup_bytes(tile: &SegmentTile, head_dim: u32, value_dim: u32, no
         .iter()
         .map(|n| n.next_multiple_of(16))
         .sum::<u32>();
-    let (sums, places) = match tile.elements {
-        Some(_) => (tile.strips * tile.edge * (tile.edge + 4), 4 * tile.edge),
-        None => (tile.rows() * (tile.keys + 4), 0),
+    let factors = tile.factors(head_dim, value_dim, weight_pitch(tile));
+    let block = |pitch: u32| tile.strips * tile.edge * pitch;
+    let (factors, sums, places) = match (tile.elements, output) {
+        (None, _) => (factors, tile.rows() * (tile.keys + 4), 0),
+        (Some(_), DType::F16) => (factors.max(block(tile.edge + 8)), 4, 4 * tile.edge),
+        (Some(_), _) => (factors, block(tile.edge + 4), 4 * tile.edge),
     };
-    tile.product_bytes(head_dim, value_dim, weight_pitch(tile), sums) + extra + places
+    tile.product_bytes(factors, sums) + extra + places
 }
 
 /// Iterations of all loops of an invocation of `linear/segment_cooperative.wgsl` for a segment of so many tokens, at most; with
@@ -243,7 +254,8 @@ pub(super) fn candidates(p: &Linear, device: &DeviceClass) -> Vec<SegmentTile> {
         (_, false) => prefill::EDGE_8,
     };
     let fits = |t: &SegmentTile| {
-        segment_workgroup_bytes(t, p.head_dim, p.value_dim(), p.normalize.is_some()) <= device.workgroup_memory
+        segment_workgroup_bytes(t, p.head_dim, p.value_dim(), p.normalize.is_some(), p.output_dtype())
+            <= device.workgroup_memory
     };
     let mut tiles = prefill::tiles(list, 1, device);
     tiles.extend(prefill::tiles_in_registers(&OUTPUTS_ELEMENTS, device));
