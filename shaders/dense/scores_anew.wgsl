@@ -31,6 +31,27 @@ fn add_values_ahead(o_sums: ptr<function, array<MatrixC, OUTPUTS>>, p: ptr<funct
     }
 }
 
+// What the kernel has written out (see its header), scale, hooks and masks: of rows from `first_row` on of batch entry b and head h, and the keys at places from p0 on.
+fn apply_hooks(scores: ptr<function, array<Elements, ROW_BLOCKS>>, scale: f32, whole: bool, list: List, b: u32, h: u32, first_row: u32, p0: u32) {
+    var rows = element_rows();
+    var columns = element_columns();
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var r = 0u; r < ROW_BLOCKS; r++) {
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var c = 0u; c < CLASSES; c++) {
+            let i = min(first_row + r * EDGE + u32(rows[c * RUN]), params.end_query - 1u);
+            let row = row_of(b, i);
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var e = 0u; e < ELEMENTS; e++) {
+                if (e / RUN % CLASSES == c) {
+                    let j = key_at(list, p0 + u32(columns[e]));
+                    (*scores)[r][e] = masked_score((*scores)[r][e] * scale, whole, b, h, i, j, row);
+                }
+            }
+        }
+    }
+}
+
 fn scores_again(scores: ptr<function, array<Elements, ROW_BLOCKS>>, q: ptr<function, array<MatrixA, QUERIES>>, stage: u32, scale: f32, whole: bool, list: List, b: u32, h: u32, first_row: u32, p0: u32) {
     // A loop of one turn changes nothing; with it this is to the instruction what was measured.
     for (var anew = true; anew; anew = false) {

@@ -5,7 +5,7 @@
 //   O = 2^b (Σ_{j≤i} w_ij v_j + e^{G_i} φ(q_i)ᵀ S),   w_ij = e^{G_i − G_j} φ(q_i)·φ(k_j),   j the segment's tokens
 //   o_i = 2^−b scale · O_i,   normalised divided by scale · (Σ_j w_ij + e^{G_i} φ(q_i)·z) + ε
 //
-// One workgroup owns a tile of ROWS tokens of a segment and all columns. It goes through the rows of S, EDGE at a time, which are to
+// One workgroup owns a tile of ROWS tokens of a segment and all columns. It goes through the rows of S, a part at a time, which are to
 // φ(q) what values are to weights, and decays what came of that, row by row. Then it goes through the segment's tokens up to its own,
 // KEYS at a time, as `dense/prefill_cooperative.wgsl` does, whose header explains strips, key tiles, pitches and tile sizes: both are
 // one algorithm, but that weights here are products and not their exponentials. Products run on matrices of EDGE × EDGE, factors
@@ -14,14 +14,14 @@
 // A segment's length weighs products of weights, which grow with it, against states that are written, scanned and read once for each
 // segment: around 2·D both take about as long.
 //
-// Range. f16 ends at 65504 and loses bits below 6e-5. So b is a whole number for each key tile, and for each EDGE rows of S, that takes
+// Range. f16 ends at 65504 and loses bits below 6e-5. So b is a whole number for each key tile, and for each part of S, that takes
 //   |w_ij| ≤ D · max|φ(q)| · max|φ(k)|     of the workgroup's rows and the tile's keys
 //   |S|    ≤ its largest element           of the rows
 // to below 2^15; O is multiplied by what b changes by, a power of two, whenever it has to, or where it is small by now.
 //
 // Workgroup memory, rows and pitches (in words of four elements):
 //   factors, f16   STAGES times φ(k) [KEYS][HEAD_PITCH] and v [KEYS][VALUE_PITCH]; w [ROWS][P_PITCH]
-//                  before that φ(q), EDGE rows of each strip, in Q_PARTS parts of its columns, and then S [EDGE][VALUE_PITCH]
+//                  before that φ(q), EDGE rows of each strip, in Q_PARTS parts of its columns, and then S, in S_PARTS parts of its rows
 //   sums, f32      φ(q)·φ(k) [ROWS][S_PITCH]; a block of O's columns on its way to be decayed or written
 //
 // Non-causal, there is the state only, of the whole sequence. Tokens outside every document give 0.
