@@ -88,7 +88,10 @@ impl Spec for Chunk<SegmentTile> {
                 "Q_PARTS",
                 Count(t.q_parts(self.inputs.head_dim, self.inputs.value_dim, weight_pitch(t))),
             ),
-            ("S_PARTS", Count(state_parts(t, self.inputs.head_dim, self.inputs.value_dim))),
+            (
+                "S_PARTS",
+                Count(state_parts(t, self.inputs.head_dim, self.inputs.value_dim)),
+            ),
             ("THREADS", Count(t.threads)),
             ("MATRICES_WRITTEN_OUT", Count(t.written_out.into())),
         ]);
@@ -165,13 +168,7 @@ fn state_parts(tile: &SegmentTile, head_dim: u32, value_dim: u32) -> u32 {
 }
 
 /// Workgroup memory in bytes of `linear/segment_cooperative.wgsl`, or with elements of `linear/segment_elements.wgsl`.
-fn segment_workgroup_bytes(
-    tile: &SegmentTile,
-    head_dim: u32,
-    value_dim: u32,
-    normalize: bool,
-    output: DType,
-) -> u32 {
+fn segment_workgroup_bytes(tile: &SegmentTile, head_dim: u32, value_dim: u32, normalize: bool, output: DType) -> u32 {
     let (normalizer, row_factors) = match normalize {
         true => (head_dim.div_ceil(4) * 16, tile.rows() * 4),
         false => (16, 4),

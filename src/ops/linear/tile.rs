@@ -195,7 +195,7 @@ fn on_matrices(p: &Linear, device: &DeviceClass, rows: u64) -> Option<Form> {
     }
     let one_pass = cooperative::first_of(&cooperative::candidates(p, device), p, device).map(Form::Cooperative);
     let one_pass = one_pass.filter(|form| serial_serves(p, device, *form, form.chunk()));
-    let (state, output) = segment_tiles(p, device);
+    let (state, output) = segment_tiles(p, device, rows);
     let (Some(&state), Some(&output)) = (state.first(), output.first()) else {
         return one_pass;
     };
@@ -231,14 +231,34 @@ fn segment_length(p: &Linear, device: &DeviceClass, rows: u64, form: impl Fn(u32
     form(segment.min(longest.max(chunk)).min(p.tokens.next_multiple_of(chunk)))
 }
 
-/// Tiles of states and of outputs for segments on matrices, best first.
-fn segment_tiles(p: &Linear, device: &DeviceClass) -> (Vec<CooperativeTile>, Vec<SegmentTile>) {
+/// Tiles of states and of outputs for segments on matrices, best first, for so many heads of all sequences.
+fn segment_tiles(p: &Linear, device: &DeviceClass, rows: u64) -> (Vec<CooperativeTile>, Vec<SegmentTile>) {
     let mut states = segments::state_candidates(p, device);
     if let Some(first) = cooperative::first_of(&states, p, device) {
         states.retain(|t| *t != first);
         states.insert(0, first);
     }
-    (states, segments::candidates(p, device))
+    let mut outputs = segments::candidates(p, device);
+    if let Some(at) = output_of_size(&outputs, p, rows) {
+        outputs[..=at].rotate_right(1);
+    }
+    (states, outputs)
+}
+
+/// Tokens of a tile of outputs, at least, where larger ones leave the device idle.
+const SMALL_OUTPUT: u32 = 64;
+
+/// Which tile of outputs is the first that makes enough workgroups of so many heads of all sequences, or the smallest that is not
+/// too small.
+fn output_of_size(tiles: &[SegmentTile], p: &Linear, rows: u64) -> Option<usize> {
+    let large = || {
+        let tiles = tiles.iter().enumerate();
+        tiles.filter(|(_, t)| t.rows() >= SMALL_OUTPUT)
+    };
+    let enough = |t: &SegmentTile| rows * u64::from(p.tokens.div_ceil(t.rows())) >= FEW_SEGMENTS;
+    let found = large().find(|(_, t)| enough(t));
+    let found = found.or_else(|| large().min_by_key(|(_, t)| t.rows()));
+    found.map(|(at, _)| at)
 }
 
 /// Workgroups for one pass to fill a device well enough; those that segments aim at; segments of a sequence at most, since the
@@ -446,7 +466,7 @@ pub fn alternatives(p: &Linear, device: &DeviceClass) -> Vec<Form> {
     }
     if cooperative::can(p, device) {
         all.extend(cooperative::candidates(p, device).into_iter().map(Form::Cooperative));
-        let (states, outputs) = segment_tiles(p, device);
+        let (states, outputs) = segment_tiles(p, device, self::rows(p));
         // Every tile beside the other kernel's best one.
         let best_output = outputs
             .first()
@@ -531,7 +551,7 @@ pub(crate) fn scaled(
 mod tests {
     use super::*;
     use crate::tensor::DType;
-    use crate::tier::Abilities;
+    use crate::tier::{Abilities, MatrixElements};
 
     fn device(software: bool, workgroup_memory: u32) -> DeviceClass {
         DeviceClass {
@@ -662,6 +682,42 @@ mod tests {
         };
         assert_eq!(on_matrices(&half, &portable), []);
         assert_eq!(on_matrices(&prompt(16, 4096, 64), &with_matrices), []);
+    }
+
+    #[test]
+    fn few_tokens_have_smaller_tiles_of_outputs() {
+        let elements = MatrixElements {
+            each: 8,
+            run: 4,
+            classes: 2,
+            sharers: 3,
+        };
+        let device = DeviceClass {
+            abilities: Abilities {
+                half: true,
+                subgroup_barriers: true,
+                subgroups: Some((32, 32)),
+                matrices: Some(16),
+                elements: Some(elements),
+            },
+            ..device(false, 48 << 10)
+        };
+        let chosen = |heads, tokens, head_dim| {
+            let p = Linear {
+                dtype: DType::F16,
+                ..prompt(heads, tokens, head_dim)
+            };
+            match choose(&p, &device).unwrap() {
+                Form::CooperativeSplit { output, segment, .. } => (output.strips, output.row_blocks, segment),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(chosen(32, 4096, 128), (8, 2, 256));
+        assert_eq!(chosen(32, 1024, 128), (8, 1, 128));
+        assert_eq!(chosen(8, 1024, 128), (4, 1, 64));
+        assert_eq!(chosen(8, 512, 128), (4, 1, 64));
+        assert_eq!(chosen(32, 4096, 64), (4, 1, 128));
+        assert_eq!(chosen(8, 512, 64), (4, 1, 64));
     }
 
     #[cfg(feature = "tuned")]
