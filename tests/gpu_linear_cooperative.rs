@@ -172,8 +172,10 @@ fn head_sizes() {
             scale: Some(1.0 / head_dim as f32),
             ..plain([Decay::None, Decay::Head][n % 2])
         };
-        let form = Form::Cooperative(tile(shape, &gpu));
-        check(&format!("D = {head_dim}, Dv = {value_dim}"), &gpu, &p, &forced(form));
+        let name = format!("D = {head_dim}, Dv = {value_dim}");
+        for form in forms(&gpu, &p, tile(shape, &gpu)) {
+            check(&name, &gpu, &p, &forced(form));
+        }
     }
 }
 

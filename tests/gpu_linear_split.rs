@@ -106,16 +106,23 @@ fn three_workgroups_in_a_dimension() {
         let p = Linear { tokens: 3, ..p };
         check_parts("steps", &gpu, &p, Form::Step(tiles::step(&p)));
     }
-    // One segment with two column tiles; a state is three workgroups of the scan.
+    // One segment with two column tiles; a state is three workgroups of the scan, one element to an invocation.
     let form = Form::Split {
         tile: tiles::SMALL,
         segment: 64,
     };
     let p = Linear {
-        value_dim: Some(12),
+        value_dim: Some(13),
         ..large(Decay::Token)
     };
     check_parts("a segment", &gpu, &p, form);
+    // Four elements to an invocation.
+    let p = Linear {
+        head_dim: 32,
+        value_dim: Some(20),
+        ..p
+    };
+    check_parts("a segment, in fours", &gpu, &p, form);
 }
 
 #[test]
@@ -173,12 +180,16 @@ fn segments_that_the_planner_picks_fit_the_device() {
 #[test]
 fn a_state_too_large_for_the_grid_of_a_scan() {
     let Some(gpu) = small(1 << 20, 3) else { return };
-    // 240 numbers are four workgroups of 64.
+    // 240 numbers are four workgroups of 64, where an invocation takes one.
     let form = Form::Split {
         tile: tiles::SMALL,
         segment: 64,
     };
-    let plan = large(Decay::Token).plan_with(&gpu, &forced(form));
+    let p = Linear {
+        unaligned: true,
+        ..large(Decay::Token)
+    };
+    let plan = p.plan_with(&gpu, &forced(form));
     let join = Join {
         head_dim: 12,
         value_dim: Some(20),

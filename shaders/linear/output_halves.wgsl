@@ -4,6 +4,9 @@ const O_PITCH = EDGE_WORDS + 2u;
 const O_FACTORS = STRIPS * EDGE * O_PITCH;
 const O_SUMS = 1u;
 
+// Rows of matrices in workgroup memory are multiples of 16 bytes apart.
+const_assert O_PITCH % 2u == 0u;
+
 // A strip's block.
 fn put_output(block: MatrixC, strip: u32) {
     coopStoreT(factors_of(elements_of(block)), &factors[(strip * EDGE * O_PITCH) * WORD], O_PITCH * WORD);

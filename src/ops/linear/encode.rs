@@ -4,9 +4,9 @@ use crate::error::Result;
 use crate::gpu::Workspace;
 use crate::ops::call::{self, Dispatch, Window};
 use crate::ops::linear::Decay;
-use crate::ops::linear::geometry::{segments, vector_access, workspace};
+use crate::ops::linear::geometry::{segments, workspace};
 use crate::ops::linear::params::Params;
-use crate::ops::linear::plan::{Kernels, LinearPlan, SCAN_THREADS};
+use crate::ops::linear::plan::{Kernels, LinearPlan, scan_width, scan_workgroups};
 use crate::ops::linear::tensors::LinearTensors;
 use crate::ops::parts::Part;
 use crate::shader::Pipeline;
@@ -123,9 +123,8 @@ impl<'a> Call<'_, 'a> {
                 let segments = segments(p, form.segment().unwrap_or(p.tokens));
                 let [of_state, of_output] = form.workgroups(p);
                 dispatches.push(self.segment_states(state, [segments * of_state, heads, batch]));
-                let elements = p.head_state_len() as u32;
-                let each = if vector_access(p).2 { 4 } else { 1 };
-                dispatches.push(self.scan(scan, [elements.div_ceil(each * SCAN_THREADS), heads, sequences]));
+                let of_scan = scan_workgroups(p.head_state_len(), scan_width(p)) as u32;
+                dispatches.push(self.scan(scan, [of_scan, heads, sequences]));
                 dispatches.push(self.segment_outputs(output, [segments * of_output, heads, batch]));
             }
         }

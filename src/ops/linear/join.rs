@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::params::Params;
-use super::plan::{SCAN_STRETCH, SCAN_THREADS, check_scan, check_workgroups};
+use super::plan::{SCAN_STRETCH, check_scan, check_workgroups, scan_workgroups};
 use super::variant::{LinearVariant, Scan, Start};
 use super::{Decay, Join, JoinInputs, JoinOutput, rules};
 use crate::error::{Result, check_limit};
@@ -58,7 +58,7 @@ impl Join {
                 most,
             )?;
         }
-        check_scan(self.head_state_len(), gpu)?;
+        check_scan(self.head_state_len(), 1, gpu)?;
         let iterations = looped(self.segments.div_ceil(SCAN_STRETCH), 0);
         DeviceClass::of_gpu(gpu).check_loops("a join of so many segments", iterations.into())?;
         for workgroups in [self.heads, self.sequences] {
@@ -205,7 +205,7 @@ impl JoinPlan {
             pipeline: &self.pipeline,
             params: bytemuck::bytes_of(&params).to_vec(),
             bindings,
-            grid: [(len as u32).div_ceil(SCAN_THREADS), j.heads, j.sequences],
+            grid: [scan_workgroups(len, 1) as u32, j.heads, j.sequences],
         }
     }
 

@@ -19,7 +19,7 @@ use crate::shader::{Pipeline, Variant};
 use crate::tier::Tier;
 
 /// Invocations of a workgroup of `linear/scan.wgsl`, and segments whose loads it issues together.
-pub(super) const SCAN_THREADS: u32 = 64;
+const SCAN_THREADS: u32 = 64;
 pub(super) const SCAN_STRETCH: u32 = 8;
 
 /// A linear problem on a device: kernels chosen and compiled, ready to encode any number of times.
@@ -386,16 +386,27 @@ fn check_device(p: &Linear, form: Form, variant: &LinearVariant, gpu: &Gpu) -> R
 /// Documents are one dimension of the grid of several kernels, the elements of a state one of the scan's.
 fn check_grid(p: &Linear, form: Form, gpu: &Gpu) -> Result<()> {
     if form.segment().is_some() {
-        check_scan(p.head_state_len(), gpu)?;
+        check_scan(p.head_state_len(), scan_width(p), gpu)?;
     }
     check_workgroups("`documents`", p.documents.unwrap_or(0).into(), gpu)
 }
 
+/// Elements of a state that an invocation of the scan takes.
+pub(super) fn scan_width(p: &Linear) -> u32 {
+    let (.., vector_state) = vector_access(p);
+    if vector_state { 4 } else { 1 }
+}
+
+/// Workgroups of a scan for each head, whose invocations take so many elements of its state.
+pub(super) fn scan_workgroups(head_state_len: u64, width: u32) -> u64 {
+    head_state_len.div_ceil(u64::from(width * SCAN_THREADS))
+}
+
 /// Whether a scan's grid has room for a head's state.
-pub(super) fn check_scan(head_state_len: u64, gpu: &Gpu) -> Result<()> {
+pub(super) fn check_scan(head_state_len: u64, width: u32, gpu: &Gpu) -> Result<()> {
     check_workgroups(
         "the scan of a head's state",
-        head_state_len.div_ceil(SCAN_THREADS.into()),
+        scan_workgroups(head_state_len, width),
         gpu,
     )
 }
