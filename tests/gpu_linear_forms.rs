@@ -133,15 +133,15 @@ fn feature_maps_decays_and_normalizers() {
 #[test]
 fn normalizers_in_every_form() {
     let Some(gpu) = gpu() else { return };
-    for in_place in [false, true] {
+    for (decay, in_place) in [(Decay::Token, false), (Decay::Token, true), (Decay::Channel, false)] {
         let p = Linear {
             normalize: Some(1e-3),
             feature_map: FeatureMap::Elu1,
             in_place,
-            ..plain(Decay::Token)
+            ..plain(decay)
         };
         for form in forms(&p) {
-            check(&format!("in place {in_place}"), &gpu, &p, &forced(form));
+            check(&format!("{decay:?}, in place {in_place}"), &gpu, &p, &forced(form));
         }
     }
     // With all the columns in one workgroup, the serial form works in place too.
