@@ -93,8 +93,11 @@ fn forms(gpu: &Gpu, p: &Linear, tile: CooperativeTile) -> Vec<Form> {
         output,
         segment: 2 * output.rows(),
     };
-    // And with scores and weights in registers, where the device can.
-    let in_registers = output.in_registers(&gpu.abilities());
+    // And with scores and weights in registers, where the device can; several strips wait for all of the workgroup.
+    let in_registers = output.in_registers(&gpu.abilities()).map(|t| SegmentTile {
+        own_barriers: t.own_barriers && tile.strips == 1,
+        ..t
+    });
     let serial = serial.then_some(Form::Cooperative(tile));
     let splits = std::iter::once(output).chain(in_registers).map(split);
     serial.into_iter().chain(splits).collect()
@@ -285,6 +288,10 @@ fn documents_each_with_a_state_of_its_own() {
     }
 }
 
+fn multiply(values: &mut [f32], by: f32, dtype: DType) {
+    values.iter_mut().for_each(|x| *x = common::rounded(*x * by, dtype));
+}
+
 /// Scores and states far beyond f16 and far below it.
 #[test]
 fn what_f16_has_no_room_for() {
@@ -303,17 +310,70 @@ fn what_f16_has_no_room_for() {
                 ..plain(decay)
             };
             let mut inputs = linear::random(&p, Strength::Weak, &mut Random::new(5));
-            let scale = |values: &mut Vec<f32>, by: f32, dtype: DType| {
-                values.iter_mut().for_each(|x| *x = common::rounded(*x * by, dtype));
-            };
-            scale(&mut inputs.q, of_tokens, DType::F16);
-            scale(&mut inputs.k, of_tokens, DType::F16);
-            scale(&mut inputs.v, of_values, DType::F16);
-            scale(inputs.initial_state.as_mut().unwrap(), of_state, DType::F32);
+            multiply(&mut inputs.q, of_tokens, DType::F16);
+            multiply(&mut inputs.k, of_tokens, DType::F16);
+            multiply(&mut inputs.v, of_values, DType::F16);
+            multiply(inputs.initial_state.as_mut().unwrap(), of_state, DType::F32);
             for form in forms(&gpu, &p, tile(STRIPS, &gpu)) {
                 let name = format!("{of_tokens} {of_values} {of_state}, {decay:?}");
                 check_on(&name, &gpu, &p, &inputs.inputs(), &forced(form));
             }
+        }
+    }
+}
+
+/// Outputs that fit f16 of scores that do not.
+#[test]
+fn large_scores_and_small_values() {
+    let Some(gpu) = device() else { return };
+    let p = Linear {
+        initial_state: false,
+        ..plain(Decay::Head)
+    };
+    let mut inputs = linear::random(&p, Strength::Weak, &mut Random::new(6));
+    multiply(&mut inputs.q, 600.0, DType::F16);
+    multiply(&mut inputs.k, 600.0, DType::F16);
+    multiply(&mut inputs.v, 1e-3, DType::F16);
+    for form in forms(&gpu, &p, tile(STRIPS, &gpu)) {
+        check_on("small values", &gpu, &p, &inputs.inputs(), &forced(form));
+    }
+}
+
+/// Tokens of one tile whose scores are a million times those of others, so that strips end with powers of two of their own; and
+/// scores as good as nothing beside a state that f32 has little room above.
+#[test]
+fn large_and_small_side_by_side() {
+    let Some(gpu) = device() else { return };
+    let p = Linear {
+        output_dtype: Some(DType::F32),
+        ..plain(Decay::None)
+    };
+    let (d, tokens) = (p.head_dim as usize, p.tokens as usize);
+    let mut apart = linear::random(&p, Strength::Weak, &mut Random::new(7));
+    let second_half = |row: usize| row % tokens >= tokens / 2;
+    for (row, q) in apart.q.chunks_mut(d).enumerate() {
+        multiply(q, if second_half(row) { 1e3 } else { 1.0 }, DType::F16);
+    }
+    for (row, k) in apart.k.chunks_mut(d).enumerate() {
+        multiply(k, if second_half(row) { 1.0 } else { 1e-3 }, DType::F16);
+    }
+    // Queries meet the state in their first channel, keys in all others.
+    let mut across = linear::random(&p, Strength::Weak, &mut Random::new(8));
+    let first = |n: usize| n.is_multiple_of(d);
+    let of_channels = |values: &mut [f32], in_first: f32, in_others: f32| {
+        for (n, x) in values.iter_mut().enumerate() {
+            *x = if first(n) { in_first } else { in_others };
+        }
+    };
+    of_channels(&mut across.q, 1.0, 2f32.powi(-12));
+    of_channels(&mut across.k, 0.0, 2f32.powi(-20));
+    let width = p.value_dim() as usize;
+    for (n, x) in across.initial_state.as_mut().unwrap().iter_mut().enumerate() {
+        *x = if n / width % d == 0 { 1e26 } else { 0.0 };
+    }
+    for (name, inputs) in [("tokens apart", &apart), ("a large state", &across)] {
+        for form in forms(&gpu, &p, tile(STRIPS, &gpu)) {
+            check_on(name, &gpu, &p, &inputs.inputs(), &forced(form));
         }
     }
 }

@@ -31,7 +31,8 @@ fn add_values_ahead(o_sums: ptr<function, array<MatrixC, OUTPUTS>>, p: ptr<funct
     }
 }
 
-// What the kernel has written out (see its header), scale, hooks and masks: of rows from `first_row` on of batch entry b and head h, and the keys at places from p0 on.
+// What the kernel has written out (see its header), scale, hooks and masks: of rows from `first_row` on of batch entry b and head h, and
+// the keys at places from p0 on.
 fn apply_hooks(scores: ptr<function, array<Elements, ROW_BLOCKS>>, scale: f32, whole: bool, list: List, b: u32, h: u32, first_row: u32, p0: u32) {
     var rows = element_rows();
     var columns = element_columns();

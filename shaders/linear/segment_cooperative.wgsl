@@ -46,6 +46,32 @@ const_assert KEYS / 4u % ROW_LANES == 0u;
 // What the rows of O are to be multiplied by, where they are normalised; at least 16 bytes (`shared/staged_x4.wgsl`).
 var<workgroup> row_factors: array<f32, select(4u, ROWS, NORMALIZE)>;
 
+// Where the largest magnitude of the queries is told.
+const OF_QUERIES = 3u;
+
+fn largest_held(held: Held) -> f32 {
+    return largest_of(vec4<f32>(unpack2x16float(held.x), unpack2x16float(held.y)));
+}
+
+fn largest_key(held: array<Held, K_LOADS>) -> f32 {
+    var top = 0.0;
+    #unroll if STAGING_WRITTEN_OUT
+    for (var u = 0u; u < K_LOADS; u++) {
+        top = max(top, largest_held(held[u]));
+    }
+    return top;
+}
+
+// Of the workgroup's rows, and of words behind them that are not staged.
+fn largest_query(held: array<Held, ROW_BLOCKS * Q_PARTS * Q_LOADS>) -> f32 {
+    var top = 0.0;
+    #unroll if STAGING_WRITTEN_OUT
+    for (var u = 0u; u < ROW_BLOCKS * Q_PARTS * Q_LOADS; u++) {
+        top = max(top, largest_held(held[u]));
+    }
+    return top;
+}
+
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgroup: u32,
         @builtin(subgroup_size) subgroup_size: u32, @builtin(subgroup_invocation_id) lane: u32) {
@@ -84,6 +110,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         }
         var q: array<MatrixA, QUERIES>;
         var round = 0u;
+        // What `begin_tile` wrote is there for those who tell.
         workgroupBarrier();
         queries_to_matrices(&q, q_held, strip, q_words);
         tell(largest_query(q_held), lane, OF_QUERIES);

@@ -78,6 +78,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         }
         var q: array<MatrixA, QUERIES>;
         var round = 0u;
+        // What `begin_tile` wrote is there for those who tell.
         workgroupBarrier();
         queries_to_matrices(&q, q_held, strip, q_words);
         var o: array<MatrixC, OUTPUTS>;

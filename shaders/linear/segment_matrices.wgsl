@@ -19,7 +19,7 @@ const STAGING_WRITTEN_OUT = MATRICES_WRITTEN_OUT;
 const V_AT = K_SLICE;
 const STAGE = K_SLICE + V_SLICE;
 
-// Rows of S are staged in S_PARTS parts, as many at once as workgroup memory has room for.
+// Rows of S are staged in S_PARTS parts, as many at once as workgroup memory and registers have room for.
 const S_BLOCKS = HEAD_BLOCKS / S_PARTS;
 
 // Words of a part of φ(q), and of a part of S, that an invocation loads.
@@ -41,9 +41,8 @@ fn key_at(first: u32, p: u32) -> u32 {
 }
 
 // Bits of the largest magnitudes of a tile, which are ordered as the numbers are. Of three rounds: one that is read while the next
-// one's is written by those who are ahead, and one made ready. Behind them that of the queries.
+// one's is written by those who are ahead, and one made ready. The fourth is the kernel's.
 var<workgroup> told: array<atomic<u32>, 4>;
-const OF_QUERIES = 3u;
 
 // Before a barrier: the largest magnitude that this invocation has met.
 fn tell(top: f32, lane: u32, slot: u32) {
@@ -72,32 +71,17 @@ fn largest_of(four: vec4<f32>) -> f32 {
     return max(max(all.x, all.y), max(all.z, all.w));
 }
 
-fn largest_held(held: Held) -> f32 {
-    return largest_of(vec4<f32>(unpack2x16float(held.x), unpack2x16float(held.y)));
-}
-
-fn largest_key(held: array<Held, K_LOADS>) -> f32 {
-    var top = 0.0;
-    #unroll if STAGING_WRITTEN_OUT
-    for (var u = 0u; u < K_LOADS; u++) {
-        top = max(top, largest_held(held[u]));
-    }
-    return top;
-}
-
-fn largest_query(held: array<Held, ROW_BLOCKS * Q_PARTS * Q_LOADS>) -> f32 {
-    var top = 0.0;
-    #unroll if STAGING_WRITTEN_OUT
-    for (var u = 0u; u < ROW_BLOCKS * Q_PARTS * Q_LOADS; u++) {
-        top = max(top, largest_held(held[u]));
-    }
-    return top;
-}
+// The least power of two so far, and what the one in use may exceed it by: 2^80. Factors times their power are below 2^16, so that what
+// they summed up to is below 2^48, and stays below 2^128 when it is multiplied by that.
+var<private> least_power: f32 = 1.0;
+const MOST_RISE = 1208925819614629174706176.0;
 
 // A power of two for what is bounded so: the one so far, where f16 has room for it and does not lose much.
 fn power_after(power: f32, bound: f32) -> f32 {
     if (bound * power > 32768.0 || (bound * power < 128.0 && bound > 0.0)) {
-        return power_for(bound);
+        let next = min(power_for(bound), least_power * MOST_RISE);
+        least_power = min(least_power, next);
+        return next;
     }
     return power;
 }

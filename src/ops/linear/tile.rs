@@ -208,10 +208,15 @@ fn on_matrices(p: &Linear, device: &DeviceClass, rows: u64) -> Option<Form> {
     }
 }
 
+/// Tokens of a sequence, of a document on average.
+fn tokens_of_a_sequence(p: &Linear) -> u32 {
+    p.tokens.div_ceil(p.documents.unwrap_or(1).max(1))
+}
+
 /// Chunks up to which one pass takes less time than three dispatches.
 const SHORT_CHUNKS: u32 = 4;
 
-/// Segments of all heads below which shorter ones make a GPU do more at a time.
+/// Segments of all heads, and tiles of their outputs, below which shorter ones make a GPU do more at a time.
 const FEW_SEGMENTS: u64 = 256;
 
 /// A form of segments on matrices, with segments as long as is best where there are enough of them, and shorter ones where that
@@ -224,7 +229,7 @@ fn segment_length(p: &Linear, device: &DeviceClass, rows: u64, form: impl Fn(u32
     }
     let few = if device.software { fill(device).1 } else { FEW_SEGMENTS };
     let mut segment = segments::length(p).next_multiple_of(chunk);
-    while segment > chunk && rows * u64::from(p.tokens.div_ceil(segment)) < few {
+    while segment > chunk && rows * u64::from(tokens_of_a_sequence(p).div_ceil(segment)) < few {
         segment = (segment / 2).next_multiple_of(chunk);
     }
     let longest = longest(p, device, form(chunk), chunk).min(u32::MAX.into()) as u32 / chunk * chunk;
@@ -255,7 +260,7 @@ fn output_of_size(tiles: &[SegmentTile], p: &Linear, rows: u64) -> Option<usize>
         let tiles = tiles.iter().enumerate();
         tiles.filter(|(_, t)| t.rows() >= SMALL_OUTPUT)
     };
-    let enough = |t: &SegmentTile| rows * u64::from(p.tokens.div_ceil(t.rows())) >= FEW_SEGMENTS;
+    let enough = |t: &SegmentTile| rows * u64::from(tokens_of_a_sequence(p).div_ceil(t.rows())) >= FEW_SEGMENTS;
     let found = large().find(|(_, t)| enough(t));
     let found = found.or_else(|| large().min_by_key(|(_, t)| t.rows()));
     found.map(|(at, _)| at)
@@ -718,6 +723,16 @@ mod tests {
         assert_eq!(chosen(8, 512, 128), (4, 1, 64));
         assert_eq!(chosen(32, 4096, 64), (4, 1, 128));
         assert_eq!(chosen(8, 512, 64), (4, 1, 64));
+        let packed = Linear {
+            dtype: DType::F16,
+            documents: Some(16),
+            ..prompt(8, 512, 128)
+        };
+        let form = choose(&packed, &device).unwrap();
+        assert!(
+            matches!(form, Form::CooperativeSplit { output, segment: 64, .. } if output.rows() == 64),
+            "{form:?}"
+        );
     }
 
     #[cfg(feature = "tuned")]
