@@ -19,7 +19,7 @@
 //
 // Range. Powers of two for weights are a strip's own here: what bounds them is the largest of its scores, |w_ij| ≤ |s_ij|.
 //
-// Tile sizes. On an NVIDIA H200, N = 16384, 32 heads, f16, outputs and what comes before them take
+// Tile sizes. On an NVIDIA H200, N = 16384, 32 heads, f16, outputs and what comes before them took in one session
 //   D = 64, segments of 128                             D = 128, segments of 256
 //   4 strips of one block of rows   248 µs              8 strips of two blocks   629 µs
 //   8 strips of one                 275                 16 of one                652
