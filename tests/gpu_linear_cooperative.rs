@@ -369,7 +369,7 @@ fn large_and_small_side_by_side() {
     of_channels(&mut across.k, 0.0, 2f32.powi(-20));
     let width = p.value_dim() as usize;
     for (n, x) in across.initial_state.as_mut().unwrap().iter_mut().enumerate() {
-        *x = if n / width % d == 0 { 1e26 } else { 0.0 };
+        *x = if (n / width).is_multiple_of(d) { 1e26 } else { 0.0 };
     }
     for (name, inputs) in [("tokens apart", &apart), ("a large state", &across)] {
         for form in forms(&gpu, &p, tile(STRIPS, &gpu)) {
