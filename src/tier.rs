@@ -106,6 +106,17 @@ pub struct MatrixElements {
     pub sharers: u32,
 }
 
+#[cfg(test)]
+impl MatrixElements {
+    /// Of matrices of 16 in subgroups of 32, as NVIDIA's Vulkan driver has them.
+    pub(crate) const OF_TENSOR_CORES: Self = MatrixElements {
+        each: 8,
+        run: 4,
+        classes: 2,
+        sharers: 3,
+    };
+}
+
 impl MatrixElements {
     /// What the numbers say that `shaders/measure/places.wgsl` writes, on matrices of `edge` and subgroups of `size`; `None` where
     /// elements are not as kernels rely on it.

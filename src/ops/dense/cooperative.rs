@@ -594,12 +594,7 @@ mod tests {
 
     #[test]
     fn scores_are_made_anew_where_most_keys_are_seen_without_masks() {
-        let device = tensor_cores(Some(MatrixElements {
-            each: 8,
-            run: 4,
-            classes: 2,
-            sharers: 3,
-        }));
+        let device = tensor_cores(Some(MatrixElements::OF_TENSOR_CORES));
         let full = prompt();
         let ways = |p: &Dense| -> Vec<_> {
             let tiles = candidates(p, &device);

@@ -75,23 +75,17 @@ impl Spec for Chunk<SegmentTile> {
 
     fn constants(&self) -> Vec<(&'static str, Constant)> {
         use Constant::{Count, Flag};
-        let t = &self.tile;
+        let (t, i) = (&self.tile, &self.inputs);
         let mut constants = self.options_constants();
         constants.extend([
-            ("DECAYS", Flag(self.inputs.decay != Decay::None)),
+            ("DECAYS", Flag(i.decay != Decay::None)),
             ("STRIPS", Count(t.strips)),
             ("ROW_LANES", Count(t.row_lanes)),
             ("ROW_BLOCKS", Count(t.row_blocks)),
             ("KEYS", Count(t.keys)),
             ("STAGES", Count(t.stages)),
-            (
-                "Q_PARTS",
-                Count(t.q_parts(self.inputs.head_dim, self.inputs.value_dim, weight_pitch(t))),
-            ),
-            (
-                "S_PARTS",
-                Count(state_parts(t, self.inputs.head_dim, self.inputs.value_dim)),
-            ),
+            ("Q_PARTS", Count(t.q_parts(i.head_dim, i.value_dim, weight_pitch(t)))),
+            ("S_PARTS", Count(state_parts(t, i.head_dim, i.value_dim))),
             ("THREADS", Count(t.threads)),
             ("MATRICES_WRITTEN_OUT", Count(t.written_out.into())),
         ]);
@@ -256,16 +250,18 @@ pub(super) fn candidates(p: &Linear, device: &DeviceClass) -> Vec<SegmentTile> {
         (_, true) => prefill::SOFTWARE,
         (_, false) => prefill::EDGE_8,
     };
-    let elements = if wide { OUTPUTS_ELEMENTS_WIDE } else { OUTPUTS_ELEMENTS };
+    let shapes = if wide { OUTPUTS_ELEMENTS_WIDE } else { OUTPUTS_ELEMENTS };
     let measured = device.abilities.matrices == Some(16) && !device.software && p.value_dim() <= 128;
     let fits = |t: &SegmentTile| {
         segment_workgroup_bytes(t, p.head_dim, p.value_dim(), p.normalize.is_some(), p.output_dtype())
             <= device.workgroup_memory
     };
-    let mut tiles = prefill::tiles_in_registers(elements, device);
+    let in_registers = prefill::tiles_in_registers(shapes, device);
     let others = prefill::tiles(list, 1, device);
-    let at = if measured { tiles.len() } else { 0 };
-    tiles.splice(at..at, others);
+    let mut tiles = match measured {
+        true => [in_registers, others].concat(),
+        false => [others, in_registers].concat(),
+    };
     tiles.retain(fits);
     // Tiles of a segment do not alternate, and their loads are always a tile ahead.
     for tile in &mut tiles {

@@ -210,7 +210,7 @@ fn on_matrices(p: &Linear, device: &DeviceClass, rows: u64) -> Option<Form> {
 
 /// Tokens of a sequence, of a document on average.
 fn tokens_of_a_sequence(p: &Linear) -> u32 {
-    p.tokens.div_ceil(p.documents.unwrap_or(1).max(1))
+    p.tokens.div_ceil(p.documents.unwrap_or(1))
 }
 
 /// Chunks up to which one pass takes less time than three dispatches.
@@ -652,9 +652,8 @@ mod tests {
         assert_eq!(segments(&both_ways).0, 0);
     }
 
-    #[test]
-    fn matrices_are_tried_where_they_serve() {
-        let with_matrices = DeviceClass {
+    fn with_matrices() -> DeviceClass {
+        DeviceClass {
             abilities: Abilities {
                 half: true,
                 subgroup_barriers: false,
@@ -663,7 +662,12 @@ mod tests {
                 elements: None,
             },
             ..device(false, 48 << 10)
-        };
+        }
+    }
+
+    #[test]
+    fn matrices_are_tried_where_they_serve() {
+        let with_matrices = with_matrices();
         let on_matrices = |p: &Linear, device: &DeviceClass| {
             let all = alternatives(p, device).into_iter();
             let found = all.filter(|f| matches!(f, Form::Cooperative(_) | Form::CooperativeSplit { .. }));
@@ -691,22 +695,9 @@ mod tests {
 
     #[test]
     fn few_tokens_have_smaller_tiles_of_outputs() {
-        let elements = MatrixElements {
-            each: 8,
-            run: 4,
-            classes: 2,
-            sharers: 3,
-        };
-        let device = DeviceClass {
-            abilities: Abilities {
-                half: true,
-                subgroup_barriers: true,
-                subgroups: Some((32, 32)),
-                matrices: Some(16),
-                elements: Some(elements),
-            },
-            ..device(false, 48 << 10)
-        };
+        let mut device = with_matrices();
+        device.abilities.subgroup_barriers = true;
+        device.abilities.elements = Some(MatrixElements::OF_TENSOR_CORES);
         let chosen = |heads, tokens, head_dim| {
             let p = Linear {
                 dtype: DType::F16,
