@@ -376,6 +376,9 @@ fn decode(gpu: &Gpu, ceilings: &Ceilings, number: impl Fn(usize, u32) -> u32) {
     }
 }
 
+/// Shares of the keys that are tried on matrices.
+const DECODE_SPLITS: [u32; 10] = [1, 2, 4, 6, 8, 11, 16, 22, 33, 66];
+
 /// Tiles of the decode kernel on matrices: the planner's with other strips, keys and numbers of splits.
 fn decode_on_matrices(run: &mut Run<'_>) {
     let problem = run.problem.clone();
@@ -389,6 +392,11 @@ fn decode_on_matrices(run: &mut Run<'_>) {
     let (Some(planned), Some((_, most))) = (planned, device.abilities.subgroups) else {
         return;
     };
+    let planned = CooperativeDecodeTile {
+        elements: None,
+        ..planned
+    };
+    decode_in_registers(run, &planned);
     for (strips, keys) in [1u32, 2, 3, 4, 5, 6, 7, 8, 10]
         .into_iter()
         .flat_map(|s| [(s, 16u32), (s, 32)])
@@ -403,7 +411,7 @@ fn decode_on_matrices(run: &mut Run<'_>) {
             (2, false, 1),
             (0, true, 1),
         ];
-        let splits = [1u32, 2, 4, 6, 8, 11, 16, 33];
+        let splits = DECODE_SPLITS;
         for (splits, (ahead, padded, out_blocks)) in splits.into_iter().flat_map(|s| forms.map(|f| (s, f))) {
             let tile = CooperativeDecodeTile {
                 strips,
@@ -426,6 +434,42 @@ fn decode_on_matrices(run: &mut Run<'_>) {
                 "strips {strips} keys {keys} splits {splits:3} ahead {ahead}{} out {out_blocks}",
                 if padded { "" } else { " dense" }
             );
+            let forms = vec![("matrices", KernelChoice::CooperativeDecode(tile))];
+            run.try_forms((&name, Some(splits)), forms);
+        }
+    }
+}
+
+/// The same with everything in registers.
+fn decode_in_registers(run: &mut Run<'_>, planned: &CooperativeDecodeTile) {
+    let problem = run.problem.clone();
+    let device = DeviceClass::of_gpu(run.gpu);
+    let Some((_, most)) = device.abilities.subgroups else {
+        return;
+    };
+    for (strips, ahead) in [1u32, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16]
+        .into_iter()
+        .flat_map(|s| [(s, 0u32), (s, 1), (s, 2)])
+    {
+        for (splits, out_blocks) in DECODE_SPLITS.into_iter().flat_map(|s| [(s, 2u32), (s, 4), (s, 8)]) {
+            let tile = CooperativeDecodeTile {
+                strips,
+                threads: strips * most,
+                ahead,
+                out_blocks,
+                ..*planned
+            };
+            let Some(tile) = tile.in_registers(&device.abilities) else {
+                return;
+            };
+            let workgroups = splits * problem.kv_heads() * problem.batch;
+            if tile.workgroup_bytes(problem.head_dim, problem.value_dim()) > device.workgroup_memory
+                || !(8..=1024).contains(&workgroups)
+                || splits * tile.keys() >= problem.keys + tile.keys()
+            {
+                continue;
+            }
+            let name = format!("registers {strips} splits {splits:3} ahead {ahead} out {out_blocks}");
             let forms = vec![("matrices", KernelChoice::CooperativeDecode(tile))];
             run.try_forms((&name, Some(splits)), forms);
         }

@@ -16,6 +16,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
+use crate::shader::Constant;
 
 /// Kernels by what they ask of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -104,6 +105,23 @@ pub struct MatrixElements {
     pub classes: u32,
     /// Invocations whose numbers differ in these bits only have elements of the same rows; others have none of them.
     pub sharers: u32,
+    /// How they are in right factors, where those are as `shaders/shared/right_elements.wgsl` relies on it.
+    #[cfg_attr(feature = "tuned", serde(default))]
+    pub right: Option<RightElements>,
+}
+
+/// The elements of a right factor that an invocation has: element e is of the column class e / `run` % `classes`, each class is a
+/// column, and all have the same rows in the same order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "tuned", derive(serde::Serialize, serde::Deserialize))]
+pub struct RightElements {
+    /// Neighbouring elements of one column.
+    pub run: u32,
+    /// Columns that an invocation has elements of.
+    pub classes: u32,
+    /// Invocations whose numbers have the same of these bits, the lowest, have elements of the same rows; those that have all
+    /// others the same have elements of the same columns.
+    pub sharers: u32,
 }
 
 #[cfg(test)]
@@ -114,16 +132,50 @@ impl MatrixElements {
         run: 4,
         classes: 2,
         sharers: 3,
+        right: Some(RightElements {
+            run: 4,
+            classes: 2,
+            sharers: 3,
+        }),
     };
 }
 
 impl MatrixElements {
+    /// Whether all fields are in range for matrices of `edge` in subgroups of `size`.
+    pub(crate) fn fits(&self, edge: u32, size: u32) -> bool {
+        let in_range = [self.each, self.run, self.classes]
+            .iter()
+            .all(|n| (1..=256).contains(n));
+        in_range
+            && self.each * size == edge * edge
+            && self.each.is_multiple_of(self.run * self.classes)
+            && self.sharers < size
+            && self.right.is_none_or(|right| right.fits(edge, size))
+    }
+
+    /// What `shared/elements.wgsl` is to know.
+    pub(crate) fn constants(&self) -> Vec<(&'static str, Constant)> {
+        let count = |(name, n)| (name, Constant::Count(n));
+        let all = [
+            ("ELEMENTS", self.each),
+            ("RUN", self.run),
+            ("CLASSES", self.classes),
+            ("SHARERS", self.sharers),
+        ];
+        all.map(count).to_vec()
+    }
+
+    /// As labels of tiles have it.
+    pub(crate) fn label(&self) -> String {
+        format!(" elements {}/{}x{}/{}", self.each, self.run, self.classes, self.sharers)
+    }
+
     /// What the numbers say that `shaders/measure/places.wgsl` writes, on matrices of `edge` and subgroups of `size`; `None` where
     /// elements are not as kernels rely on it.
     pub(crate) fn found(numbers: &[f32], edge: u32, size: u32) -> Option<Self> {
         let all = (edge * edge) as usize;
         let each = edge * edge / size;
-        if each * size != edge * edge || numbers.len() != 5 * all {
+        if each * size != edge * edge || numbers.len() != 8 * all {
             return None;
         }
         let part = |n: usize| &numbers[n * all..(n + 1) * all];
@@ -167,11 +219,82 @@ impl MatrixElements {
         let (run, classes) = runs
             .flat_map(|run| (0..=(each / run).ilog2()).map(move |n| (run, 1 << n)))
             .find(|(run, classes)| fits(*classes, *run))?;
+        let whole_numbers = |part: &[f32]| part.iter().map(|x| *x as u32).collect::<Vec<_>>();
+        let right = in_order(part(7))
+            .then(|| RightElements::found(&whole_numbers(part(5)), &whole_numbers(part(6)), edge, size));
         Some(MatrixElements {
             each,
             run,
             classes,
             sharers,
+            right: right.flatten(),
+        })
+    }
+}
+
+impl RightElements {
+    fn fits(&self, edge: u32, size: u32) -> bool {
+        let each = edge * edge / size;
+        let in_range = [self.run, self.classes].iter().all(|n| (1..=each).contains(n));
+        in_range
+            && each.is_multiple_of(self.run * self.classes)
+            && each.is_multiple_of(2)
+            && (self.sharers + 1) * each == edge * self.classes
+            && (self.sharers + 1).is_power_of_two()
+    }
+
+    /// What `shared/right_elements.wgsl` and those who import it are to know.
+    pub(crate) fn constants(&self) -> Vec<(&'static str, Constant)> {
+        let count = |(name, n)| (name, Constant::Count(n));
+        let all = [
+            ("RIGHT_RUN", self.run),
+            ("COLUMNS", self.classes),
+            ("RIGHT_SHARERS", self.sharers),
+        ];
+        all.map(count).to_vec()
+    }
+
+    /// The same of right factors, where the elements of all invocations are of these rows and columns.
+    fn found(rows: &[u32], columns: &[u32], edge: u32, size: u32) -> Option<Self> {
+        let each = (edge * edge / size) as usize;
+        let mut seen: Vec<u32> = rows
+            .iter()
+            .zip(columns)
+            .map(|(row, column)| row * edge + column)
+            .collect();
+        seen.sort_unstable();
+        let whole = seen.into_iter().eq(0..edge * edge);
+        let rows: Vec<&[u32]> = rows.chunks(each).collect();
+        let columns: Vec<&[u32]> = columns.chunks(each).collect();
+        let sharers = (0..size as usize)
+            .filter(|lane| columns[*lane] == columns[0])
+            .fold(0, |bits, lane| bits | lane);
+        let shared = |lane: usize| columns[lane] == columns[lane & !sharers] && rows[lane] == rows[lane & sharers];
+        if !whole || !each.is_multiple_of(2) || !(sharers + 1).is_power_of_two() || !(0..size as usize).all(shared) {
+            return None;
+        }
+        let fits = |(run, classes): (usize, usize)| {
+            let class = |e: usize| e / run % classes;
+            let of = |lane: &[u32], c: usize| {
+                (0..each)
+                    .filter(|e| class(*e) == c)
+                    .map(|e| lane[e])
+                    .collect::<Vec<_>>()
+            };
+            let one_column = |c: usize| {
+                columns
+                    .iter()
+                    .all(|lane| of(lane, c).windows(2).all(|pair| pair[0] == pair[1]))
+            };
+            (0..classes).all(one_column) && rows.iter().all(|lane| (1..classes).all(|c| of(lane, c) == of(lane, 0)))
+        };
+        let sizes = |run: usize| (0..=(each / run).ilog2()).map(move |n| (run, 1 << n));
+        let runs = (0..=each.ilog2()).rev().map(|n| 1 << n);
+        let (run, classes) = runs.flat_map(sizes).find(|sizes| fits(*sizes))?;
+        Some(RightElements {
+            run: run as u32,
+            classes: classes as u32,
+            sharers: sharers as u32,
         })
     }
 }
@@ -269,52 +392,77 @@ mod tests {
         assert_eq!(edge(&[shape([16, 8, 8], F16)]), None);
     }
 
-    /// What the probe writes where invocation `lane` has the element of a row and a column as its e-th.
-    fn numbers(edge: u32, size: u32, place: impl Fn(u32, u32) -> (u32, u32)) -> Vec<f32> {
+    /// What the probe writes where invocation `lane` has the element of a row and a column as its e-th, of sums and left factors, and
+    /// of right ones.
+    fn numbers(
+        edge: u32,
+        size: u32,
+        place: impl Fn(u32, u32) -> (u32, u32),
+        right: impl Fn(u32, u32) -> (u32, u32),
+    ) -> Vec<f32> {
         let each = edge * edge / size;
-        let places: Vec<_> = (0..size)
-            .flat_map(|lane| (0..each).map(move |e| (lane, e)))
-            .map(|(l, e)| place(l, e))
-            .collect();
-        let order = (0..edge * edge).map(|n| n as f32);
-        let part = |number: fn(u32, (u32, u32)) -> u32| places.iter().map(move |p| number(edge, *p) as f32);
-        part(|edge, (row, column)| row * edge + column)
-            .chain(order.clone())
-            .chain(order)
-            .chain(part(|_, (row, _)| row))
-            .chain(part(|_, (_, column)| column))
-            .collect()
+        let all = || (0..size).flat_map(|lane| (0..each).map(move |e| (lane, e)));
+        let places: Vec<_> = all().map(|(l, e)| place(l, e)).collect();
+        let right: Vec<_> = all().map(|(l, e)| right(l, e)).collect();
+        let order = || (0..edge * edge).map(|n| n as f32).collect::<Vec<_>>();
+        let part = |places: &[(u32, u32)], number: fn(u32, (u32, u32)) -> u32| {
+            places.iter().map(|p| number(edge, *p) as f32).collect::<Vec<_>>()
+        };
+        let (row, column) = (|_, (row, _)| row, |_, (_, column)| column);
+        [
+            part(&places, |edge, (row, column)| row * edge + column),
+            order(),
+            order(),
+            part(&places, row),
+            part(&places, column),
+            part(&right, row),
+            part(&right, column),
+            order(),
+        ]
+        .concat()
+    }
+
+    /// As an NVIDIA H200 has them; right factors have rows for columns.
+    fn of_tensor_cores(lane: u32, e: u32) -> (u32, u32) {
+        (lane / 4 + e / 4 * 8, lane % 4 * 2 + e % 2 + e / 2 % 2 * 8)
+    }
+
+    fn turned((row, column): (u32, u32)) -> (u32, u32) {
+        (column, row)
     }
 
     #[test]
     fn elements_are_used_where_they_are_as_kernels_rely_on_it() {
-        // As an NVIDIA H200 has them.
-        let nvidia = numbers(16, 32, |lane, e| {
-            (lane / 4 + e / 4 * 8, lane % 4 * 2 + e % 2 + e / 2 % 2 * 8)
-        });
+        let nvidia = numbers(16, 32, of_tensor_cores, |l, e| turned(of_tensor_cores(l, e)));
         let found = MatrixElements::found(&nvidia, 16, 32);
-        let expected = MatrixElements {
-            each: 8,
-            run: 4,
-            classes: 2,
-            sharers: 3,
-        };
-        assert_eq!(found, Some(expected));
+        assert_eq!(found, Some(MatrixElements::OF_TENSOR_CORES));
+        assert!(found.unwrap().fits(16, 32) && !found.unwrap().fits(16, 64));
         // A row's halves in turn.
-        let turns = numbers(16, 32, |lane, e| {
-            (lane / 4 + e / 2 % 2 * 8, lane % 4 * 2 + e % 2 + e / 4 * 8)
-        });
-        assert_eq!(MatrixElements::found(&turns, 16, 32).unwrap().run, 2);
-        // A column each, as Mesa's software GPU has them; half a column each.
-        let columns = numbers(8, 8, |lane, e| (e, lane));
+        let turns = |lane, e| (lane / 4 + e / 2 % 2 * 8, lane % 4 * 2 + e % 2 + e / 4 * 8);
+        let found = MatrixElements::found(&numbers(16, 32, turns, |l, e| turned(turns(l, e))), 16, 32).unwrap();
+        assert_eq!((found.run, found.right.unwrap().run), (2, 2));
+        // A column each, of right factors a row each, as Mesa's software GPU has them; half a column each.
+        let columns = numbers(8, 8, |lane, e| (e, lane), |lane, e| (lane, e));
         let found = MatrixElements::found(&columns, 8, 8).unwrap();
         assert_eq!((found.run, found.classes, found.sharers), (1, 8, 7));
-        let halves = numbers(16, 32, |lane, e| (2 * e + lane / 16, lane % 16));
+        let right = RightElements {
+            run: 1,
+            classes: 8,
+            sharers: 7,
+        };
+        assert_eq!(found.right, Some(right));
+        let halves = numbers(
+            16,
+            32,
+            |lane, e| (2 * e + lane / 16, lane % 16),
+            |lane, e| (lane % 16, 2 * e + lane / 16),
+        );
         let found = MatrixElements::found(&halves, 16, 32).unwrap();
         assert_eq!((found.run, found.classes, found.sharers), (1, 8, 15));
+        assert_eq!(found.right.map(|right| (right.classes, right.sharers)), Some((8, 15)));
         // Rows in another order in every other invocation; factors elsewhere; a stride of 0 that is none.
-        let mixed = numbers(8, 8, |lane, e| (if lane % 2 == 0 { e } else { 7 - e }, lane));
-        assert_eq!(MatrixElements::found(&mixed, 8, 8), None);
+        let mixed = |lane: u32, e: u32| (if lane.is_multiple_of(2) { e } else { 7 - e }, lane);
+        assert_eq!(MatrixElements::found(&numbers(8, 8, mixed, |l, e| (l, e)), 8, 8), None);
         for wrong in [64, 128, 192, 256] {
             let mut other = columns.clone();
             other.swap(wrong + 1, wrong + 10);
@@ -322,6 +470,31 @@ mod tests {
         }
         assert_eq!(MatrixElements::found(&columns, 8, 48), None);
         assert_eq!(MatrixElements::found(&columns[1..], 8, 8), None);
+    }
+
+    #[test]
+    fn right_factors_do_without_where_theirs_are_elsewhere() {
+        let left = |lane: u32, e: u32| (e, lane);
+        let found =
+            |right: fn(u32, u32) -> (u32, u32)| MatrixElements::found(&numbers(8, 8, left, right), 8, 8).unwrap().right;
+        // A column each, in the same order, serves as well as a row.
+        assert_eq!(
+            found(|lane, e| (e, lane)).map(|right| (right.run, right.classes, right.sharers)),
+            Some((8, 1, 0))
+        );
+        // The rows of a column in another order in every other invocation; sharers that are not the lowest bits.
+        assert_eq!(
+            found(|lane, e| (if lane.is_multiple_of(2) { e } else { 7 - e }, lane)),
+            None
+        );
+        assert_eq!(found(|lane, e| (lane / 4 + 2 * (e % 4), lane % 4 + 4 * (e / 4))), None);
+        // What is put together is not what was taken apart.
+        for wrong in [320, 384, 448] {
+            let mut other = numbers(8, 8, left, |lane, e| (lane, e));
+            other.swap(wrong + 1, wrong + 10);
+            let found = MatrixElements::found(&other, 8, 8).unwrap();
+            assert_eq!(found.right, None, "{wrong}");
+        }
     }
 
     #[test]

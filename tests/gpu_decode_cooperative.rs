@@ -9,6 +9,7 @@ use wgpu_attention::compare;
 use wgpu_attention::dense::cooperative_decode::CooperativeDecodeTile;
 use wgpu_attention::dense::reference;
 use wgpu_attention::dense::tile::{KernelChoice, Tuning};
+use wgpu_attention::tier::MatrixElements;
 use wgpu_attention::{Broadcast, DType, Dense, DenseInputs, DenseOutput, Error, Gpu, Selection, Tier, Weighting};
 
 /// Strips, blocks of rows, blocks of keys of a strip, lanes of a row; rows less than the blocks have; tiles ahead, padded, blocks of
@@ -44,7 +45,19 @@ fn tile(gpu: &Gpu, shape: Shape, own: bool, vectors: bool) -> CooperativeDecodeT
         own_barriers: own && abilities.subgroup_barriers && least == most,
         vectors,
         written_out: !common::matrices::emulated(gpu),
+        elements: None,
     }
+}
+
+/// The same with all in registers, where the device can.
+fn in_registers(gpu: &Gpu, shape: Shape, vectors: bool) -> Option<CooperativeDecodeTile> {
+    tile(gpu, shape, false, vectors).in_registers(&gpu.abilities())
+}
+
+/// The tile, and where the device can the one in registers.
+fn both(gpu: &Gpu, shape: Shape, own: bool) -> Vec<CooperativeDecodeTile> {
+    let registers = in_registers(gpu, shape, true);
+    [tile(gpu, shape, own, true)].into_iter().chain(registers).collect()
 }
 
 fn forced(tile: CooperativeDecodeTile, splits: Option<u32>) -> Tuning {
@@ -67,7 +80,9 @@ fn random_problems() {
             reduced_precision: p.dtype != DType::F16,
             ..p
         };
-        let shape = tile(gpu, r.pick(&SHAPES), r.one_in(2), r.one_in(2) || !scalars_work(gpu));
+        let (shape, vectors) = (r.pick(&SHAPES), r.one_in(2) || !scalars_work(gpu));
+        let registers = in_registers(gpu, shape, vectors).filter(|_| r.one_in(2));
+        let shape = registers.unwrap_or(tile(gpu, shape, r.one_in(2), vectors));
         let tuning = forced(shape, r.pick(&[None, Some(1), Some(2), Some(5)]));
         drawn(gpu, name, &options, (shape.rows, shape.keys()), &tuning, r)
     });
@@ -111,15 +126,43 @@ fn the_planners_tile_for_groups_and_few_queries() {
 }
 
 #[test]
+fn head_sizes_in_registers() {
+    let Some(gpu) = gpu() else { return };
+    let Some((edge, _)) = matrices(&gpu) else { return };
+    for (n, (head_dim, value_dim)) in [(1, 4), (16, 5), (64, 64), (100, 24), (65, 80)].into_iter().enumerate() {
+        // With every number of blocks on their way.
+        let shape = ([2, 1, 1, 1], 3, (n as u32 % 3, false, 4));
+        let Some(tile) = in_registers(&gpu, shape, true) else {
+            return;
+        };
+        let p = Dense {
+            heads: 6,
+            kv_heads: Some(2),
+            queries: 2,
+            keys: 5 * 2 * edge + 3,
+            head_dim,
+            value_dim: Some(value_dim),
+            dtype: DType::F16,
+            causal: true,
+            lse: true,
+            ..Dense::default()
+        };
+        let inputs = Inputs::random(&p, &mut Random::new(31));
+        for splits in [1, 3] {
+            let name = format!("{head_dim}x{value_dim}, {splits} splits");
+            check(&name, &gpu, &p, &inputs, &forced(tile, Some(splits)));
+        }
+    }
+}
+
+#[test]
 fn lists_of_keys() {
     let Some(gpu) = gpu() else { return };
     let Some((edge, _)) = matrices(&gpu) else { return };
     // A query's own list for the heads of its KV head, fewer than a matrix has rows.
-    let shape = CooperativeDecodeTile {
-        rows: 4,
-        ..tile(&gpu, ([2, 1, 1, 2], 0, (1, true, 2)), true, true)
-    };
-    for block_size in [1, 3, edge, 2 * edge + 1] {
+    let shapes = both(&gpu, ([2, 1, 1, 2], 0, (1, true, 2)), true).into_iter();
+    let shapes = shapes.map(|shape| CooperativeDecodeTile { rows: 4, ..shape });
+    for (shape, block_size) in shapes.flat_map(|shape| [1, 3, edge, 2 * edge + 1].map(|size| (shape, size))) {
         let entries = 90u32.div_ceil(block_size);
         let p = Dense {
             heads: 8,
@@ -170,7 +213,12 @@ fn tiles_that_a_mask_empties_are_left_out() {
         return;
     }
     // Three strips: no power of two.
-    let shape = tile(&gpu, SHAPES[3], true, true);
+    for shape in both(&gpu, SHAPES[3], true) {
+        leaves_tiles_out(&gpu, shape);
+    }
+}
+
+fn leaves_tiles_out(gpu: &Gpu, shape: CooperativeDecodeTile) {
     let p = Dense {
         heads: 6,
         kv_heads: Some(2),
@@ -198,7 +246,7 @@ fn tiles_that_a_mask_empties_are_left_out() {
             live: Some(true),
             ..forced(shape, Some(splits))
         };
-        check("live tiles", &gpu, &p, &inputs, &tuning);
+        check("live tiles", gpu, &p, &inputs, &tuning);
     }
 }
 
@@ -208,13 +256,15 @@ fn references_change_at_every_tile_never_and_in_one_row_only() {
     if matrices(&gpu).is_none() {
         return;
     }
-    for (shape, own) in [
+    let shapes = [
         (SHAPES[0], true),
         (SHAPES[0], false),
         (SHAPES[2], true),
         (SHAPES[3], true),
-    ] {
-        let shape = tile(&gpu, shape, own, true);
+    ];
+    let registers = [SHAPES[0], SHAPES[2], SHAPES[5]].map(|shape| in_registers(&gpu, shape, true));
+    let shapes = shapes.map(|(shape, own)| tile(&gpu, shape, own, true));
+    for shape in shapes.into_iter().chain(registers.into_iter().flatten()) {
         println!("{shape:?}");
         let p = Dense {
             queries: shape.rows + 3,
@@ -276,16 +326,21 @@ fn the_same_bits_twice_and_from_scalars() {
             ..Dense::default()
         };
         let inputs = Inputs::random(&p, &mut Random::new(3));
-        let outputs: Vec<_> = [true, true, !scalars_work(&gpu)]
-            .into_iter()
-            .map(|vectors| {
-                let shape = tile(&gpu, SHAPES[0], true, vectors);
-                check(&format!("{shape:?}"), &gpu, &p, &inputs, &forced(shape, Some(3)))
-            })
-            .collect();
-        let bits = |o: &DenseOutput<f32>| o.o.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-        assert_eq!(bits(&outputs[0]), bits(&outputs[1]));
-        assert_eq!(bits(&outputs[0]), bits(&outputs[2]));
+        let forms: [fn(&Gpu, bool) -> Option<CooperativeDecodeTile>; 2] = [
+            |gpu, vectors| Some(tile(gpu, SHAPES[0], true, vectors)),
+            |gpu, vectors| in_registers(gpu, SHAPES[0], vectors),
+        ];
+        for form in forms {
+            let outputs: Vec<_> = [true, true, !scalars_work(&gpu)]
+                .into_iter()
+                .filter_map(|vectors| form(&gpu, vectors))
+                .map(|shape| check(&format!("{shape:?}"), &gpu, &p, &inputs, &forced(shape, Some(3))))
+                .collect();
+            let bits = |o: &DenseOutput<f32>| o.o.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            for other in outputs.iter().skip(1) {
+                assert_eq!(bits(&outputs[0]), bits(other));
+            }
+        }
     }
 }
 
@@ -330,11 +385,31 @@ fn what_matrices_do_not_serve_is_refused() {
         CooperativeDecodeTile { strips: 0, ..right },
         CooperativeDecodeTile { ahead: 3, ..right },
     ];
+    let registers = in_registers(&gpu, SHAPES[0], true);
+    let elements = registers.and_then(|tile| tile.elements);
+    let wrong_registers = registers.into_iter().flat_map(|tile| {
+        [
+            CooperativeDecodeTile {
+                strip_keys: 2 * edge,
+                ..tile
+            },
+            CooperativeDecodeTile { padded: true, ..tile },
+            CooperativeDecodeTile {
+                elements: elements.map(|e| MatrixElements { right: None, ..e }),
+                ..tile
+            },
+            CooperativeDecodeTile {
+                elements: elements.map(|e| MatrixElements { sharers: 0, ..e }),
+                ..tile
+            },
+        ]
+    });
+    let wrong = wrong.into_iter().chain(wrong_registers);
     let f32 = Dense {
         dtype: DType::F32,
         ..p.clone()
     };
-    for (p, tile) in wrong.into_iter().map(|tile| (&p, tile)).chain([(&f32, right)]) {
+    for (p, tile) in wrong.map(|tile| (&p, tile)).chain([(&f32, right)]) {
         let error = p.plan_with(&gpu, &forced(tile, None)).unwrap_err();
         let named = matches!(
             error,

@@ -422,7 +422,7 @@ fn a_plan_serves_several_threads() {
 fn more_parts_than_a_software_gpu_goes_through_are_refused() {
     let Some(gpu) = gpu() else { return };
     let merge = Merge {
-        parts: 40_000,
+        parts: 1_100_000,
         value_dim: 4,
         ..Merge::default()
     };

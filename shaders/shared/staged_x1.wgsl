@@ -13,6 +13,11 @@ fn put_factors(at: u32, four: vec4<f16>) {
     factors[at * 4u + 3u] = four.w;
 }
 
+// One element of a word.
+fn put_factor(at: u32, part: u32, x: f16) {
+    factors[at * 4u + part] = x;
+}
+
 fn get_factors(at: u32) -> vec4<f16> {
     return vec4<f16>(factors[at * 4u], factors[at * 4u + 1u], factors[at * 4u + 2u], factors[at * 4u + 3u]);
 }

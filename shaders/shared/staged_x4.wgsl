@@ -14,6 +14,11 @@ fn put_factors(at: u32, four: vec4<f16>) {
     factors[at] = four;
 }
 
+// One element of a word; others may write its other elements meanwhile.
+fn put_factor(at: u32, part: u32, x: f16) {
+    factors[at][part] = x;
+}
+
 fn get_factors(at: u32) -> vec4<f16> {
     return factors[at];
 }

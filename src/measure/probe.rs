@@ -121,7 +121,7 @@ impl Spec for Probe {
     fn workgroup_bytes(&self) -> u32 {
         match self {
             Probe::Multiply { edge, .. } => MULTIPLY_FACTORS * edge * edge * 2,
-            Probe::Places { edge, .. } => edge * edge * (4 + 2) + edge * 4,
+            Probe::Places { edge, .. } => edge * edge * (4 + 2 + 2) + edge * (4 + 2),
             _ => 0,
         }
     }
@@ -239,7 +239,7 @@ impl ProbeRun {
         }
         let run = || {
             let input = host::upload(gpu, "probe", &[0; 4])?;
-            let output = host::poisoned(gpu, "probe", u64::from(5 * edge * edge) * 4)?;
+            let output = host::poisoned(gpu, "probe", u64::from(8 * edge * edge) * 4)?;
             let run = Self::new(gpu, Probe::Places { edge, threads: most }, [&input, &output], 1, 0.0)?;
             let mut encoder = gpu.device().create_command_encoder(&Default::default());
             run.record(&mut encoder.begin_compute_pass(&Default::default()));

@@ -1,8 +1,8 @@
 //! Elements of cooperative matrices, which WGSL has no way to get at and SPIR-V has.
 //!
 //! A kernel calls the functions of `shared/elements.wgsl`. Here it is translated to SPIR-V, and those functions get their bodies:
-//! `OpCompositeExtract` and `OpCompositeInsert`, element by element, of those that an invocation has of a matrix. wgpu takes the
-//! result on Vulkan, for devices with the feature `PASSTHROUGH_SHADERS`.
+//! `OpCompositeExtract` and `OpCompositeInsert`, element by element, of those that an invocation has of a matrix, or two by two where
+//! a word has two halves. wgpu takes the result on Vulkan, for devices with the feature `PASSTHROUGH_SHADERS`.
 
 use std::collections::HashMap;
 
@@ -74,7 +74,9 @@ pub(super) fn spirv(wgsl: &str, bindings: &[Binding], checked: bool) -> Result<V
 /// Opcodes of SPIR-V.
 mod op {
     pub const NAME: u32 = 5;
+    pub const TYPE_INT: u32 = 21;
     pub const TYPE_FLOAT: u32 = 22;
+    pub const TYPE_VECTOR: u32 = 23;
     pub const TYPE_ARRAY: u32 = 28;
     pub const CONSTANT: u32 = 43;
     pub const FUNCTION: u32 = 54;
@@ -84,6 +86,7 @@ mod op {
     pub const COMPOSITE_EXTRACT: u32 = 81;
     pub const COMPOSITE_INSERT: u32 = 82;
     pub const F_CONVERT: u32 = 115;
+    pub const BITCAST: u32 = 124;
     pub const LABEL: u32 = 248;
     pub const BRANCH: u32 = 249;
     pub const RETURN_VALUE: u32 = 254;
@@ -110,16 +113,20 @@ fn instructions(words: &[u32]) -> impl Iterator<Item = (u32, &[u32])> {
 #[derive(Clone, Copy, PartialEq)]
 enum Marker {
     Elements,
+    RightElements,
     Sums,
     Factors,
+    RightFactors,
 }
 
 impl Marker {
     fn named(name: &str) -> Option<Self> {
         match name {
             "elements_of" => Some(Marker::Elements),
+            "right_elements_of" => Some(Marker::RightElements),
             "sums_of" => Some(Marker::Sums),
             "factors_of" => Some(Marker::Factors),
+            "right_of" => Some(Marker::RightFactors),
             _ => None,
         }
     }
@@ -135,6 +142,9 @@ fn name(words: &[u32]) -> String {
 struct Types {
     f16: u32,
     f32: u32,
+    u32: u32,
+    /// Two f16.
+    halves: u32,
     /// Lengths of arrays, by their types.
     arrays: HashMap<u32, u32>,
 }
@@ -150,6 +160,8 @@ fn with_bodies(words: &[u32]) -> Result<Vec<u32>, String> {
             }
             op::TYPE_FLOAT if words[2] == 16 => types.f16 = words[1],
             op::TYPE_FLOAT if words[2] == 32 => types.f32 = words[1],
+            op::TYPE_INT if words[2..] == [32, 0] => types.u32 = words[1],
+            op::TYPE_VECTOR if words[2..] == [types.f16, 2] => types.halves = words[1],
             op::CONSTANT => {
                 numbers.insert(words[2], words[3]);
             }
@@ -161,6 +173,12 @@ fn with_bodies(words: &[u32]) -> Result<Vec<u32>, String> {
     }
     let mut out = words[..HEADER].to_vec();
     let mut bound = words[BOUND];
+    // A type is declared once.
+    let declares = types.halves == 0 && types.f16 != 0 && markers.values().any(|m| *m == Marker::RightFactors);
+    if declares {
+        types.halves = bound;
+        bound += 1;
+    }
     let mut function: Vec<u32> = vec![];
     let mut marker = None;
     for (code, words) in instructions(&words[HEADER..]) {
@@ -168,7 +186,12 @@ fn with_bodies(words: &[u32]) -> Result<Vec<u32>, String> {
             marker = markers.get(&words[2]).copied();
         }
         match marker {
-            None => out.extend(words),
+            None => {
+                out.extend(words);
+                if declares && code == op::TYPE_FLOAT && words[1] == types.f16 {
+                    out.extend([op::TYPE_VECTOR | 4 << 16, types.halves, types.f16, 2]);
+                }
+            }
             Some(kind) => {
                 function.extend(words);
                 if code == op::FUNCTION_END {
@@ -205,12 +228,9 @@ fn body(marker: Marker, function: &[u32], types: &Types, bound: &mut u32, out: &
         }
         out.extend(words);
     }
-    let array = if marker == Marker::Elements {
-        result_type
-    } else {
-        parameter_type
-    };
-    let elements = *types
+    let takes_apart = matches!(marker, Marker::Elements | Marker::RightElements);
+    let array = if takes_apart { result_type } else { parameter_type };
+    let length = *types
         .arrays
         .get(&array)
         .ok_or("elements are no array of constant length")?;
@@ -223,18 +243,35 @@ fn body(marker: Marker, function: &[u32], types: &Types, bound: &mut u32, out: &
         out.extend(operands);
     };
     let mut all = vec![];
-    for n in 0..elements {
-        let mut element = id();
-        write(op::COMPOSITE_EXTRACT, &[types.f32, element, parameter, n]);
-        if marker == Marker::Factors {
-            let narrow = id();
-            write(op::F_CONVERT, &[types.f16, narrow, element]);
-            element = narrow;
+    for n in 0..length {
+        let given = id();
+        let given_type = match marker {
+            Marker::Elements | Marker::Sums | Marker::Factors => types.f32,
+            Marker::RightElements => types.f16,
+            Marker::RightFactors => types.u32,
+        };
+        write(op::COMPOSITE_EXTRACT, &[given_type, given, parameter, n]);
+        match marker {
+            Marker::Elements | Marker::Sums => all.push(given),
+            Marker::RightElements | Marker::Factors => {
+                let converted_type = if takes_apart { types.f32 } else { types.f16 };
+                let converted = id();
+                write(op::F_CONVERT, &[converted_type, converted, given]);
+                all.push(converted);
+            }
+            Marker::RightFactors => {
+                let two = id();
+                write(op::BITCAST, &[types.halves, two, given]);
+                for half in 0..2 {
+                    let element = id();
+                    write(op::COMPOSITE_EXTRACT, &[types.f16, element, two, half]);
+                    all.push(element);
+                }
+            }
         }
-        all.push(element);
     }
     let mut value = returned;
-    if marker == Marker::Elements {
+    if takes_apart {
         value = id();
         write(op::COMPOSITE_CONSTRUCT, &[&[result_type, value][..], &all].concat());
     } else {
@@ -258,7 +295,9 @@ mod tests {
 enable wgpu_cooperative_matrix;
 alias MatrixA = coop_mat8x8<f16, A>;
 alias MatrixC = coop_mat8x8<f32, C>;
+alias MatrixB = coop_mat8x8<f16, B>;
 alias Elements = array<f32, 8>;
+alias RightWords = array<u32, 4>;
 @group(0) @binding(1) var<storage, read> input: array<f32>;
 @group(0) @binding(4) var<storage, read_write> output: array<f32>;
 var<workgroup> sums: array<f32, 64>;
@@ -266,6 +305,8 @@ var<workgroup> sums: array<f32, 64>;
 fn elements_of(sums: MatrixC) -> Elements { return Elements(); }
 fn sums_of(elements: Elements) -> MatrixC { return MatrixC(); }
 fn factors_of(elements: Elements) -> MatrixA { return MatrixA(); }
+fn right_elements_of(factors: MatrixB) -> Elements { return Elements(); }
+fn right_of(words: RightWords) -> MatrixB { return MatrixB(); }
 fn other(x: f32) -> f32 { return x + 1.0; }
 
 @compute @workgroup_size(8)
@@ -274,6 +315,7 @@ fn main(@builtin(local_invocation_index) n: u32) {
     workgroupBarrier();
     let a = factors_of(elements_of(coopLoad<MatrixC>(&sums[0], 8u)));
     coopStore(sums_of(elements_of(coopLoad<MatrixC>(&sums[0], 8u))), &sums[0], 8u);
+    let right = right_elements_of(right_of(RightWords(n, n, n, n)));
     workgroupBarrier();
     output[n] = sums[n];
 }
@@ -294,15 +336,20 @@ fn main(@builtin(local_invocation_index) n: u32) {
     fn functions_of_elements_get_their_bodies_and_others_keep_theirs() {
         assert!(wanted(TEXT) && !wanted("fn other() {}"));
         let words = spirv(TEXT, &bindings(), false).unwrap();
-        // 8 of each function; `factors_of` narrows its own.
-        assert_eq!(all(&words, op::COMPOSITE_EXTRACT).len(), 3 * 8);
-        assert_eq!(all(&words, op::COMPOSITE_INSERT).len(), 2 * 8);
-        assert_eq!(all(&words, op::F_CONVERT).len(), 8);
+        // 8 of each function, and 4 words; `factors_of` narrows its own, `right_elements_of` widens them.
+        assert_eq!(all(&words, op::COMPOSITE_EXTRACT).len(), 5 * 8 + 4);
+        assert_eq!(all(&words, op::COMPOSITE_INSERT).len(), 3 * 8);
+        assert_eq!(all(&words, op::F_CONVERT).len(), 2 * 8);
+        assert_eq!(all(&words, op::BITCAST).len(), 4);
         let places = all(&words, op::COMPOSITE_INSERT)
             .iter()
             .map(|w| w[5])
             .collect::<Vec<_>>();
-        assert_eq!(places, (0..8).chain(0..8).collect::<Vec<_>>());
+        assert_eq!(places, [0..8, 0..8, 0..8].into_iter().flatten().collect::<Vec<_>>());
+        // Two halves are a type of their own, declared once and before it is used.
+        let halves = all(&words, op::BITCAST)[0][1];
+        let declared = all(&words, op::TYPE_VECTOR).iter().filter(|w| w[1] == halves).count();
+        assert_eq!(declared, 1);
         // Ids are new, and below the bound.
         let made = [op::COMPOSITE_EXTRACT, op::COMPOSITE_INSERT, op::F_CONVERT].map(|code| all(&words, code));
         let mut ids: Vec<u32> = made.concat().iter().map(|w| w[2]).collect();
@@ -310,8 +357,8 @@ fn main(@builtin(local_invocation_index) n: u32) {
         assert!(ids.windows(2).all(|pair| pair[0] < pair[1]) && ids.last() < Some(&words[BOUND]));
         // Functions begin, are labelled and end as often, and the addition is still there.
         let count = |code| all(&words, code).len();
-        assert_eq!(count(op::FUNCTION), 5);
-        assert_eq!(count(op::FUNCTION_END), 5);
+        assert_eq!(count(op::FUNCTION), 7);
+        assert_eq!(count(op::FUNCTION_END), 7);
         assert_eq!(count(129), 1);
     }
 

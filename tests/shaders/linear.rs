@@ -156,6 +156,7 @@ fn with_matrices() -> Vec<DeviceClass> {
                 run,
                 classes,
                 sharers,
+                right: None,
             };
             let elements = match (edge, subgroups) {
                 (16, (32, 32)) => Some(elements(8, 4, 2, 3)),

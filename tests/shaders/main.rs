@@ -13,7 +13,7 @@ use wgpu_attention::dense::tile::DeviceClass;
 use wgpu_attention::measure::Probe;
 use wgpu_attention::ops::merge::variant::MergeVariant;
 use wgpu_attention::shader::{SOURCES, Spec, Variant};
-use wgpu_attention::tier::{Abilities, MatrixElements, Tier};
+use wgpu_attention::tier::{Abilities, MatrixElements, RightElements, Tier};
 
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
@@ -39,21 +39,23 @@ fn classes() -> Vec<DeviceClass> {
 /// Kinds of device with cooperative matrices: tensor cores, simdgroup matrices, subgroups of open size, and a processor that
 /// emulates them.
 fn matrix_classes() -> Vec<DeviceClass> {
-    let elements = |each, run, classes, sharers| {
+    let right = |run, classes, sharers| Some(RightElements { run, classes, sharers });
+    let elements = |each, run, classes, sharers, right| {
         Some(MatrixElements {
             each,
             run,
             classes,
             sharers,
+            right,
         })
     };
     let kinds = [
         (16, (32, 32), 48_u32, false, false, None),
-        (16, (32, 32), 48, false, false, elements(8, 4, 2, 3)),
+        (16, (32, 32), 48, false, false, elements(8, 4, 2, 3, right(4, 2, 3))),
         (16, (32, 64), 32, false, false, None),
         (8, (32, 32), 32, false, true, None),
         (8, (8, 8), 32, true, false, None),
-        (8, (8, 8), 32, true, false, elements(8, 1, 8, 7)),
+        (8, (8, 8), 32, true, false, elements(8, 1, 8, 7, right(1, 8, 7))),
     ];
     type Kind = (u32, (u32, u32), u32, bool, bool, Option<MatrixElements>);
     let class = |(edge, subgroups, kib, software, scalar_matrices, elements): Kind| DeviceClass {
@@ -128,7 +130,13 @@ fn others() -> BTreeMap<String, Variant> {
     let mut variants = BTreeMap::new();
     for (dtype, output_dtype) in DTYPES.iter().flat_map(|a| DTYPES.map(|b| (*a, b))) {
         for (vector_inputs, vector_output) in [(true, true), (true, false), (false, false)] {
-            for (additive, lse) in [(true, false), (false, false), (false, true)] {
+            for (additive, lse, lanes) in [
+                (true, false, 1),
+                (false, false, 1),
+                (false, true, 1),
+                (true, false, 4),
+                (false, true, 4),
+            ] {
                 let merge = MergeVariant {
                     dim: if vector_inputs { 64 } else { 65 },
                     dtype,
@@ -137,6 +145,7 @@ fn others() -> BTreeMap<String, Variant> {
                     vector_output,
                     additive,
                     lse,
+                    lanes,
                 };
                 let variant = Variant::Merge(merge);
                 variants.insert(variant.wgsl(), variant);

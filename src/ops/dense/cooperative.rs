@@ -56,14 +56,11 @@ impl CooperativeTile {
     pub(crate) fn is_sound(&self) -> bool {
         let counts = [self.strips, self.row_blocks, self.keys, self.row_lanes];
         let elements = self.elements.is_none_or(|e| {
-            let edge = u64::from(self.edge);
-            let counts = [e.each, e.run, e.classes];
             (self.slices, self.stages, self.carried, self.row_lanes) == (1, 2, true, 1)
                 && self.keys == self.edge
-                && counts.iter().all(|n| (1..=256).contains(n))
-                && e.each.is_multiple_of(e.run * e.classes)
-                && u64::from(e.each) * u64::from(self.threads) == edge * edge * u64::from(self.strips)
-                && e.sharers < self.threads / self.strips
+                && self.strips > 0
+                && self.threads.is_multiple_of(self.strips)
+                && e.fits(self.edge, self.threads / self.strips)
         });
         [8, 16].contains(&self.edge)
             && counts.iter().all(|n| (1..=256).contains(n))
@@ -107,17 +104,7 @@ impl CooperativeTile {
 
     /// What `shared/elements.wgsl` is to know.
     pub(crate) fn element_constants(&self) -> Vec<(&'static str, Constant)> {
-        let Some(e) = self.elements else {
-            return vec![];
-        };
-        let count = |(name, n)| (name, Constant::Count(n));
-        let all = [
-            ("ELEMENTS", e.each),
-            ("RUN", e.run),
-            ("CLASSES", e.classes),
-            ("SHARERS", e.sharers),
-        ];
-        all.map(count).to_vec()
+        self.elements.map_or(vec![], |e| e.constants())
     }
 
     /// Query rows of a workgroup.
@@ -202,10 +189,7 @@ impl CooperativeTile {
             if self.carried { " carried" } else { "" },
             if self.own_barriers { " own" } else { "" },
             if self.vectors { "" } else { " scalars" },
-            match self.elements {
-                Some(e) => format!(" elements {}/{}x{}/{}", e.each, e.run, e.classes, e.sharers),
-                None => String::new(),
-            },
+            self.elements.map(|e| e.label()).unwrap_or_default(),
             if self.scores_anew { " anew" } else { "" },
         )
     }
@@ -273,12 +257,10 @@ impl Tile for CooperativeTile {
     }
 
     fn pieces<T>(&self, attend: &Attend<T>) -> Vec<&'static str> {
-        let mut pieces = matrix_pieces(attend, self.edge, self.slices, self.vectors, self.own_barriers);
+        let mut pieces = matrix_pieces(attend, self.edge, self.slices, self.vectors);
+        pieces.push(strip_piece(self.own_barriers));
         if self.elements.is_some() {
-            pieces.push(match attend.visits {
-                Visits::All => "dense/whole_bounds",
-                Visits::Listed(_) | Visits::Live(_) => "dense/whole_listed",
-            });
+            pieces.push(whole_piece(attend.visits));
             pieces.push(if self.scores_anew {
                 "dense/scores_anew"
             } else {
@@ -293,23 +275,20 @@ impl Tile for CooperativeTile {
     }
 }
 
+/// The piece that tells whether a step takes no masks.
+pub(super) fn whole_piece(visits: Visits) -> &'static str {
+    match visits {
+        Visits::All => "dense/whole_bounds",
+        Visits::Listed(_) | Visits::Live(_) => "dense/whole_listed",
+    }
+}
+
 /// The pieces of a kernel on matrices, as the fields of the same names have it.
-pub(super) fn matrix_pieces<T>(
-    attend: &Attend<T>,
-    edge: u32,
-    slices: u32,
-    vectors: bool,
-    own_barriers: bool,
-) -> Vec<&'static str> {
+pub(super) fn matrix_pieces<T>(attend: &Attend<T>, edge: u32, slices: u32, vectors: bool) -> Vec<&'static str> {
     let [matrix, staged] = staged_pieces(edge, vectors);
     vec![
         matrix,
         staged,
-        if own_barriers {
-            "shared/strip_subgroup"
-        } else {
-            "shared/strip_workgroup"
-        },
         if slices == 1 {
             "shared/slices_one"
         } else {
@@ -321,6 +300,15 @@ pub(super) fn matrix_pieces<T>(
             _ => "dense/factors_exact",
         },
     ]
+}
+
+/// The piece by which a strip's invocations wait for one another.
+pub(super) fn strip_piece(own_barriers: bool) -> &'static str {
+    if own_barriers {
+        "shared/strip_subgroup"
+    } else {
+        "shared/strip_workgroup"
+    }
 }
 
 /// Queries from which matrices pay: fewer leave most rows of a tile empty.
@@ -559,28 +547,30 @@ fn list_bytes(problem: &Dense) -> u32 {
     if problem.selection.is_some() { 16 } else { 0 }
 }
 
+/// A device with matrices of 16 in subgroups of 32.
+#[cfg(test)]
+pub(super) fn tensor_cores(elements: Option<MatrixElements>) -> DeviceClass {
+    DeviceClass {
+        workgroup_memory: 48 << 10,
+        invocations: 1024,
+        software: false,
+        processors: 132,
+        abilities: Abilities {
+            subgroups: Some((32, 32)),
+            subgroup_barriers: true,
+            matrices: Some(16),
+            elements,
+            ..Abilities::NONE
+        },
+        tier: None,
+        scalar_matrices: false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ops::dense::Selection;
-
-    fn tensor_cores(elements: Option<MatrixElements>) -> DeviceClass {
-        DeviceClass {
-            workgroup_memory: 48 << 10,
-            invocations: 1024,
-            software: false,
-            processors: 132,
-            abilities: Abilities {
-                subgroups: Some((32, 32)),
-                subgroup_barriers: true,
-                matrices: Some(16),
-                elements,
-                ..Abilities::NONE
-            },
-            tier: None,
-            scalar_matrices: false,
-        }
-    }
 
     fn prompt() -> Dense {
         Dense {

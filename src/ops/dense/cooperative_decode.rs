@@ -1,13 +1,14 @@
 //! Decode on cooperative matrices: its tile, when it serves, and which tile a device gets.
 
 use crate::ops::dense::Dense;
-use crate::ops::dense::cooperative::{self, matrix_pieces};
+use crate::ops::dense::cooperative::{self, matrix_pieces, strip_piece, whole_piece};
 use crate::ops::dense::tile::{DeviceClass, KernelChoice, keys_visited, looped, rows_of_a_list, rows_share_a_list};
 use crate::ops::dense::variant::{Attend, Tile};
 use crate::shader::Constant;
-use crate::tier::{Abilities, Tier};
+use crate::tier::{Abilities, MatrixElements, RightElements, Tier};
 
-/// Tile shape of `dense/decode_cooperative.wgsl`; the file's header has the meaning of each.
+/// Tile shape of `dense/decode_cooperative.wgsl`, or with `elements` of `dense/decode_elements.wgsl`; their headers have the meaning
+/// of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "tuned", derive(serde::Serialize, serde::Deserialize))]
 pub struct CooperativeDecodeTile {
@@ -38,6 +39,10 @@ pub struct CooperativeDecodeTile {
     pub vectors: bool,
     /// Loops over matrices are written out.
     pub written_out: bool,
+    /// Keys, values, scores and weights stay in registers, whose elements are as the device has them ([`Abilities::elements`], with
+    /// those of right factors): with `edge` keys of a strip, one lane to a row, not padded.
+    #[cfg_attr(feature = "tuned", serde(default))]
+    pub elements: Option<MatrixElements>,
 }
 
 impl CooperativeDecodeTile {
@@ -51,7 +56,13 @@ impl CooperativeDecodeTile {
             self.row_lanes,
             self.out_blocks,
         ];
+        let elements = self.elements.is_none_or(|e| {
+            (self.strip_keys, self.row_lanes, self.padded) == (self.edge, 1, false)
+                && e.fits(self.edge, self.lanes())
+                && e.right.is_some()
+        });
         [8, 16].contains(&self.edge)
+            && elements
             && counts.iter().all(|n| (1..=256).contains(n))
             && self.rows <= self.matrix_rows()
             && self.strip_keys.is_multiple_of(self.edge)
@@ -67,7 +78,8 @@ impl CooperativeDecodeTile {
     pub(crate) fn suits(&self, abilities: &Abilities) -> bool {
         let (least, most) = abilities.subgroups.unwrap_or_default();
         let own = abilities.subgroup_barriers && least == most;
-        self.row_lanes <= least && self.threads == self.strips * most && (own || !self.own_barriers)
+        let elements = self.elements.is_none() || self.elements == abilities.elements;
+        elements && self.row_lanes <= least && self.threads == self.strips * most && (own || !self.own_barriers)
     }
 
     /// Keys of a tile.
@@ -87,13 +99,60 @@ impl CooperativeDecodeTile {
 
     /// Blocks of output columns that are put together at a time.
     fn out_blocks(&self, value_dim: u32) -> u32 {
-        let blocks = value_dim.div_ceil(self.edge);
-        let divides = |n: &u32| blocks.is_multiple_of(*n);
-        (1..=self.out_blocks.min(blocks)).rev().find(divides).unwrap_or(1)
+        let (blocks, of_four) = match self.right() {
+            Some(right) => (self.whole_matrices(value_dim, right.classes), right.classes),
+            None => (value_dim.div_ceil(self.edge), 4),
+        };
+        let divides = |n: &u32| blocks.is_multiple_of(*n) && (n * of_four).is_multiple_of(4);
+        let fits = (1..=self.out_blocks.min(blocks)).rev().find(divides);
+        fits.or((1..=blocks).find(divides)).unwrap_or(1)
+    }
+
+    /// How elements of right factors are, where the tile makes use of them.
+    fn right(&self) -> Option<RightElements> {
+        self.elements?.right
+    }
+
+    /// The tile with as many strips whose keys and values, scores and weights stay in registers; `None` where the device's matrices
+    /// have no elements to get at.
+    pub fn in_registers(self, abilities: &Abilities) -> Option<Self> {
+        let elements = abilities.elements.filter(|e| e.right.is_some())?;
+        Some(CooperativeDecodeTile {
+            strip_keys: self.edge,
+            padded: false,
+            row_lanes: 1,
+            own_barriers: false,
+            elements: Some(elements),
+            ..self
+        })
+    }
+
+    /// Matrices of a right factor's rows or columns, of `dim` elements, of which an invocation has whole vectors where it has `own`
+    /// elements of each.
+    fn whole_matrices(&self, dim: u32, own: u32) -> u32 {
+        (dim.div_ceil(self.edge) * own).next_multiple_of(4) / own
     }
 
     /// Workgroup memory in bytes.
     pub fn workgroup_bytes(&self, head_dim: u32, value_dim: u32) -> u32 {
+        if let Some((e, right)) = self.elements.and_then(|e| Some((e, e.right?))) {
+            let pitch = self.whole_matrices(head_dim, e.each / right.classes) * self.edge + 8;
+            let factors = 2 * self.matrix_rows() * pitch;
+            let sums = 4 * self.strips * self.rows * (self.out_blocks(value_dim) * self.edge + 4);
+            let row_vectors = 4 * self.strips * self.matrix_rows();
+            let places = 4 * self.edge;
+            let all = [
+                factors,
+                sums,
+                row_vectors,
+                row_vectors,
+                places,
+                places,
+                places,
+                places / 2,
+            ];
+            return all.iter().map(|n| n.next_multiple_of(16)).sum();
+        }
         let pitch = |d: u32| d.next_multiple_of(self.edge) + 8;
         let rows = self.matrix_rows();
         let weights = self.strip_keys + if self.padded && self.strip_keys > 16 { 8 } else { 0 };
@@ -112,6 +171,9 @@ impl CooperativeDecodeTile {
 
     /// Iterations of all loops of an invocation, at most, over so many keys.
     pub(crate) fn loop_iterations(&self, problem: &Dense, keys: u64) -> u64 {
+        if let Some((e, right)) = self.elements.and_then(|e| Some((e, e.right?))) {
+            return self.iterations_in_registers(problem, keys, e, right);
+        }
         let (rows, lanes) = (self.matrix_rows(), looped(self.row_lanes.ilog2(), 0));
         let row_turns = (rows * self.row_lanes).div_ceil(self.lanes());
         let block_words = |invocations: u32| looped((rows * self.edge / 4).div_ceil(invocations), 0);
@@ -141,6 +203,40 @@ impl CooperativeDecodeTile {
         tiles * tile + u64::from(outside + 40 * (row_turns + 2))
     }
 
+    /// The same where everything stays in registers.
+    fn iterations_in_registers(&self, problem: &Dense, keys: u64, e: MatrixElements, right: RightElements) -> u64 {
+        let depth = e.each / right.classes;
+        let head = self.whole_matrices(problem.head_dim, depth);
+        let value = self.whole_matrices(problem.value_dim(), right.classes);
+        let rows = looped(self.row_blocks, 0);
+        let row_classes = looped(self.row_blocks * e.classes, 0);
+        let each = looped(e.each, 0);
+        let shared = looped(8, 0);
+        let loads =
+            looped(right.classes, looped(head * depth / 4, 0)) + looped(depth, looped(value * right.classes / 4, 0));
+        let masks = looped(self.row_blocks, looped(e.classes, each));
+        let tops = looped(e.classes, 2 * shared) + looped(e.classes, 0) + 2 * each;
+        let rescale = looped(self.row_blocks, tops + looped(value, each));
+        let products = looped(head, looped(e.each / 2, 0) + rows) + looped(value, looped(e.each / 2, 0) + rows);
+        let weights = looped(self.row_blocks, each) + 2 * row_classes + 2 * rows;
+        let block = loads + products + masks + weights + rescale + 4;
+        let head_words = self.matrix_rows() * head * self.edge / 4;
+        let out_blocks = self.out_blocks(problem.value_dim());
+        let out_words = (self.rows * out_blocks * self.edge / 4).div_ceil(self.threads);
+        let put = looped(e.each, looped(self.row_blocks, looped(out_blocks, 0)));
+        let outside = 2 * loads
+            + each
+            + looped(e.each, 0)
+            + looped(head_words.div_ceil(self.threads), looped(4, 0))
+            + looped(self.row_blocks, looped(head, 0) + looped(value, 0))
+            + 2 * row_classes
+            + looped(self.row_blocks * e.classes, shared + looped(self.strips, 0))
+            + looped(value / out_blocks, put + looped(out_words, looped(self.strips, 0)));
+        // Documents are searched for by halving.
+        let blocks = keys.div_ceil(self.keys().into()) + u64::from(self.ahead / 2);
+        blocks * u64::from(block) + u64::from(outside + 40 * (self.row_blocks * e.classes + 2))
+    }
+
     /// Those over the matrices of a tile, where they are not written out.
     fn product_iterations(&self, problem: &Dense) -> u32 {
         let rows = looped(self.row_blocks, 0);
@@ -165,7 +261,10 @@ impl CooperativeDecodeTile {
 
 impl Tile for CooperativeDecodeTile {
     fn kernel(&self) -> &'static str {
-        "dense/decode_cooperative"
+        match self.elements {
+            Some(_) => "dense/decode_elements",
+            None => "dense/decode_cooperative",
+        }
     }
     const TIER: Tier = Tier::Cooperative;
     const CHECKS_LISTS: bool = false;
@@ -176,7 +275,7 @@ impl Tile for CooperativeDecodeTile {
 
     fn label(&self) -> String {
         format!(
-            "matrices of {} rows {}/{} keys {}x{} out {} threads {}/{}{}{}{}{}",
+            "matrices of {} rows {}/{} keys {}x{} out {} threads {}/{}{}{}{}{}{}",
             self.edge,
             self.rows,
             self.matrix_rows(),
@@ -188,13 +287,14 @@ impl Tile for CooperativeDecodeTile {
             ["", " carried", " carried twice"][self.ahead.min(2) as usize],
             if self.padded { "" } else { " dense" },
             if self.own_barriers { " own" } else { "" },
-            if self.vectors { "" } else { " scalars" }
+            if self.vectors { "" } else { " scalars" },
+            self.elements.map(|e| e.label()).unwrap_or_default()
         )
     }
 
     fn constants(&self, _head_dim: u32, value_dim: u32) -> Vec<(&'static str, Constant)> {
         use Constant::{Count, Flag};
-        vec![
+        let mut constants = vec![
             ("OWN_ROWS", Count(self.rows)),
             ("ROW_BLOCKS", Count(self.row_blocks)),
             ("STRIPS", Count(self.strips)),
@@ -205,17 +305,30 @@ impl Tile for CooperativeDecodeTile {
             ("THREADS", Count(self.threads)),
             ("ROW_LANES", Count(self.row_lanes)),
             ("MATRICES_WRITTEN_OUT", Count(self.written_out.into())),
-        ]
+        ];
+        constants.extend(self.elements.into_iter().flat_map(|e| e.constants()));
+        constants.extend(self.right().into_iter().flat_map(|right| right.constants()));
+        constants
     }
 
     fn pieces<T>(&self, attend: &Attend<T>) -> Vec<&'static str> {
-        matrix_pieces(attend, self.edge, 1, self.vectors, self.own_barriers)
+        let mut pieces = matrix_pieces(attend, self.edge, 1, self.vectors);
+        // In registers a strip's invocations never wait for one another.
+        pieces.push(match self.elements {
+            Some(_) => whole_piece(attend.visits),
+            None => strip_piece(self.own_barriers),
+        });
+        pieces
     }
 
     fn workgroup_bytes(&self, head_dim: u32, value_dim: u32) -> u32 {
         self.workgroup_bytes(head_dim, value_dim)
     }
 }
+
+/// Keys of a share from which tiles in registers pay for any number of rows: 131 072 keys take 79.6 µs for one row of D = 64, in
+/// subgroups 82.7, and 142.0 for one of D = 128, 146.0 (f16, NVIDIA H200).
+const LONG: u32 = 1536;
 
 /// Rows of a KV head from which matrices pay, whose other rows stay empty. For 2 rows of D = 128 they took 0.95 of the portable
 /// kernel's time over 16 384 keys and 0.91 over 131 072 (f16, NVIDIA H200), for one row 1.00 and 0.96; of D = 64, over 16 384 keys,
@@ -248,33 +361,54 @@ fn rows(problem: &Dense, most: u32) -> u32 {
     }
 }
 
-/// A tile of a list, and the shares for which it is meant.
+/// A tile of a list, and what it is meant for.
 #[derive(Clone, Copy)]
 struct Candidate {
     /// Keys of a share from which it pays.
     share: u32,
+    /// Whether it is meant for more workgroups than processors, without any split: several at work on each.
+    crowd: bool,
     strips: u32,
     strip_keys: u32,
     ahead: u32,
     padded: bool,
     out_blocks: u32,
+    /// Everything stays in registers.
+    registers: bool,
 }
 
 /// A tile for shares of any length, padded, with nothing on its way and one block of columns put together at a time.
 const fn tile(strips: u32, strip_keys: u32) -> Candidate {
     Candidate {
         share: 0,
+        crowd: false,
         strips,
         strip_keys,
         ahead: 0,
         padded: true,
         out_blocks: 1,
+        registers: false,
+    }
+}
+
+/// The same in registers, with a block on its way.
+const fn registers(strips: u32, out_blocks: u32) -> Candidate {
+    Candidate {
+        ahead: 1,
+        padded: false,
+        out_blocks,
+        registers: true,
+        ..tile(strips, 16)
     }
 }
 
 impl Candidate {
     const fn from(self, share: u32) -> Self {
         Candidate { share, ..self }
+    }
+
+    const fn of_a_crowd(self) -> Self {
+        Candidate { crowd: true, ..self }
     }
 
     const fn ahead(self, ahead: u32) -> Self {
@@ -290,10 +424,26 @@ impl Candidate {
     }
 }
 
+/// In registers, for matrices of 16, up to 16 rows, and D and Dv up to 64: before all others, by measurements on an NVIDIA H200 (as
+/// below, the merge of the shares included). 131 072 keys take 80.1 µs with 12 strips, 81.0 with 11, 82.0 with 14, 82.4 with 8 and two
+/// blocks on their way, 85.5 without registers; 4096 keys 15.1 µs with 8 strips and 15.6 without registers. Of a batch of 32 with 2048
+/// keys each, two workgroups of 6 strips to a processor take 46.6 µs, one of 12 or 8 51.1 or 52.6.
+const SHORT_REGISTERS: &[Candidate] = &[
+    registers(6, 8).of_a_crowd(),
+    registers(12, 8).from(LONG),
+    registers(12, 2).from(LONG),
+    registers(8, 4).from(192),
+];
+
+/// The same up to 128: 131 072 keys take 141.4 µs with 8 strips, 143.6 without registers; 8192 keys 27.5 and 28.1; a batch of 32 with
+/// 2048 keys each 78.2 µs with 4 strips, 84.5 with 8, 92.3 without registers.
+const NARROW_REGISTERS: &[Candidate] = &[registers(4, 4).of_a_crowd(), registers(8, 4).from(384)];
+
 /// For matrices of 16 and D and Dv up to 128, best first, by measurements on an NVIDIA H200 (`benches/tune_dense.rs`, 8 KV
 /// heads of 8 rows). Where a share is long, what is on its way decides: over 131 072 keys of D = 128 8 strips take 143.6 µs,
 /// 7 146.4, 6 153.3, 4 183.3. Where it is short, it is the way to the first scores and from the last to the output: over 1024
-/// keys 4 strips with 4 blocks of columns at a time take 16.5 µs, with one 17.6, 8 strips 18.7.
+/// keys 4 strips with 4 blocks of columns at a time take 16.5 µs, with one 17.6, 8 strips 18.7 (with a merge of the shares that took
+/// 2 µs longer than it does).
 const NARROW: &[Candidate] = &[
     tile(8, 16).from(2560).ahead(1).unpadded(),
     tile(6, 16).from(640).ahead(1),
@@ -333,30 +483,31 @@ pub(super) fn candidates(problem: &Dense, device: &DeviceClass) -> Vec<Cooperati
     serving(problem, device).into_iter().map(|(_, tile)| tile).collect()
 }
 
-/// The same with the keys of a share from which each pays.
-fn serving(problem: &Dense, device: &DeviceClass) -> Vec<(u32, CooperativeDecodeTile)> {
+/// The same with what each is meant for.
+fn serving(problem: &Dense, device: &DeviceClass) -> Vec<(Candidate, CooperativeDecodeTile)> {
     let (Some(edge), Some((least, most))) = (device.abilities.matrices, device.abilities.subgroups) else {
         return vec![];
     };
     let largest = problem.head_dim.max(problem.value_dim());
     let wide = largest > 128;
-    let all = match (edge, device.software) {
-        (16, _) if wide => WIDE,
-        (16, _) if largest <= 64 => SHORT,
-        (16, _) => NARROW,
-        (_, false) => EDGE_8,
-        (_, true) => SOFTWARE,
+    let (all, in_registers) = match (edge, device.software) {
+        (16, _) if wide => (WIDE, [].as_slice()),
+        (16, _) if largest <= 64 => (SHORT, SHORT_REGISTERS),
+        (16, _) => (NARROW, NARROW_REGISTERS),
+        (_, false) => (EDGE_8, [].as_slice()),
+        (_, true) => (SOFTWARE, [].as_slice()),
     };
     let most_blocks = if wide { 1 } else { 2 };
     let rows = rows(problem, most_blocks * edge);
     let made = |candidate: &Candidate| {
         let Candidate {
-            share,
             strips,
             strip_keys,
             ahead,
             padded,
             out_blocks,
+            registers,
+            ..
         } = *candidate;
         let row_blocks = rows.div_ceil(edge);
         let lanes = (most / (row_blocks * edge)).clamp(1, (strip_keys / 4).min(least));
@@ -374,46 +525,112 @@ fn serving(problem: &Dense, device: &DeviceClass) -> Vec<(u32, CooperativeDecode
             own_barriers: true,
             vectors: !device.scalar_matrices,
             written_out: !device.software,
+            elements: None,
         };
-        let own_barriers = tile.suits(&device.abilities);
-        (share, CooperativeDecodeTile { own_barriers, ..tile })
+        let tile = match registers {
+            true => tile.in_registers(&device.abilities).filter(|_| row_blocks == 1)?,
+            false => CooperativeDecodeTile {
+                own_barriers: tile.suits(&device.abilities),
+                ..tile
+            },
+        };
+        Some((*candidate, tile))
     };
-    let fits = |(_, t): &(u32, CooperativeDecodeTile)| {
+    let fits = |(_, t): &(Candidate, CooperativeDecodeTile)| {
         t.is_sound()
             && t.suits(&device.abilities)
             && t.threads <= device.invocations
             && t.workgroup_bytes(problem.head_dim, problem.value_dim()) <= device.workgroup_memory
             && rows_share_a_list(problem, &KernelChoice::CooperativeDecode(*t))
     };
-    all.iter().map(made).filter(fits).collect()
+    in_registers.iter().chain(all).filter_map(made).filter(fits).collect()
 }
 
 /// The tile, where matrices may be used, serve the problem, and are wanted or faster: on a software GPU they are emulated.
 pub(super) fn choose(problem: &Dense, device: &DeviceClass) -> Option<CooperativeDecodeTile> {
     let forced = device.forces(Tier::Cooperative);
-    let pays = !device.software && all_rows(problem) >= fewest_rows(problem);
     let serves = device.allows(Tier::Cooperative) && cooperative::precise_enough(problem, 1);
-    let tiles = (serves && (forced || pays)).then(|| serving(problem, device))?;
+    let tiles = (serves && (forced || !device.software)).then(|| serving(problem, device))?;
     let keys = keys_visited(problem);
+    let pays = forced || all_rows(problem) >= fewest_rows(problem);
     // No more keys at a time than there are, and shares as long as the tile wants them.
-    let suits = |(share, t): &&(u32, CooperativeDecodeTile)| {
-        t.strips == 1 || (t.keys() <= keys && keys.div_ceil(wanted_splits(problem, t)) >= *share)
+    let suits = |(meant, t): &&(Candidate, CooperativeDecodeTile)| {
+        let share = keys.div_ceil(wanted_splits(problem, t));
+        let crowd = workgroups(problem, t) > u64::from(RESIDENT);
+        let long = t.keys() <= keys && share >= meant.share && (crowd || !meant.crowd);
+        let any_rows = meant.registers && !meant.crowd && share >= LONG;
+        (pays && t.strips == 1) || (long && (pays || any_rows))
     };
-    tiles.iter().find(suits).or(tiles.last()).map(|(_, tile)| *tile)
+    let last = tiles.last().filter(|_| pays);
+    tiles.iter().find(suits).or(last).map(|(_, tile)| *tile)
 }
 
 /// Workgroups that fill a device: one on each of an H100's 132 processors, which measured faster than two.
 const RESIDENT: u32 = 132;
 
+/// Workgroups without any split.
+fn workgroups(problem: &Dense, tile: &CooperativeDecodeTile) -> u64 {
+    let heads = u64::from(problem.kv_heads()) * u64::from(problem.batch);
+    u64::from(all_rows(problem).div_ceil(tile.rows)) * heads
+}
+
 /// Shares of the keys that fill the device once.
 fn wanted_splits(problem: &Dense, tile: &CooperativeDecodeTile) -> u32 {
-    let heads = u64::from(problem.kv_heads()) * u64::from(problem.batch);
-    let workgroups = u64::from(all_rows(problem).div_ceil(tile.rows)) * heads;
-    (u64::from(RESIDENT) / workgroups).clamp(1, 256) as u32
+    (u64::from(RESIDENT) / workgroups(problem, tile)).clamp(1, 256) as u32
 }
 
 /// Shares of the keys: enough workgroups to fill the device once, each with at least two tiles.
 pub(super) fn splits(problem: &Dense, tile: &CooperativeDecodeTile) -> u32 {
     let most = keys_visited(problem).div_ceil(tile.keys()).div_ceil(2);
     wanted_splits(problem, tile).min(most).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::dense::cooperative::tensor_cores;
+    use crate::tensor::DType;
+
+    #[test]
+    fn long_shares_stay_in_registers() {
+        let device = tensor_cores(Some(MatrixElements::OF_TENSOR_CORES));
+        let decode = |group: u32, keys, head_dim| Dense {
+            heads: 8 * group,
+            kv_heads: Some(8),
+            keys,
+            head_dim,
+            dtype: DType::F16,
+            causal: true,
+            ..Dense::default()
+        };
+        let tile =
+            |p: &Dense, device: &DeviceClass| choose(p, device).map(|t| (t.strips, t.elements.is_some(), t.out_blocks));
+        assert_eq!(tile(&decode(8, 131_072, 64), &device), Some((12, true, 8)));
+        assert_eq!(tile(&decode(8, 4096, 64), &device), Some((8, true, 4)));
+        assert_eq!(tile(&decode(8, 1024, 64), &device), Some((4, false, 4)));
+        assert_eq!(tile(&decode(8, 131_072, 128), &device), Some((8, true, 4)));
+        assert_eq!(tile(&decode(8, 131_072, 256), &device), Some((4, false, 1)));
+        // What 16 rows leave room for; more rows than a block has.
+        assert_eq!(tile(&decode(16, 131_072, 64), &device), Some((12, true, 2)));
+        assert_eq!(tile(&decode(32, 131_072, 64), &device).map(|t| t.1), Some(false));
+        // Single rows, where shares are long.
+        assert_eq!(tile(&decode(1, 131_072, 64), &device), Some((12, true, 8)));
+        assert_eq!(tile(&decode(1, 16_384, 64), &device), None);
+        // More workgroups than processors.
+        let batch = |batch, group| Dense {
+            batch,
+            ..decode(group, 4096, 64)
+        };
+        assert_eq!(tile(&batch(32, 8), &device), Some((6, true, 8)));
+        assert_eq!(tile(&batch(16, 8), &device), Some((12, true, 8)));
+        // Where right factors are elsewhere.
+        let elements = MatrixElements {
+            right: None,
+            ..MatrixElements::OF_TENSOR_CORES
+        };
+        assert_eq!(
+            tile(&decode(8, 131_072, 64), &tensor_cores(Some(elements))),
+            Some((8, false, 1))
+        );
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytemuck::{Pod, Zeroable};
 
 use super::Merge;
-use super::variant::MergeVariant;
+use super::variant::{MergeVariant, PART_BATCH, THREADS};
 use crate::error::{Error, Result, check_limit};
 use crate::gpu::Gpu;
 use crate::ops::call::{self, Dispatch, Need, Uniforms, Window};
@@ -31,9 +31,6 @@ pub(crate) struct Params {
     parts_o_base: u32,
     parts_lse_base: u32,
 }
-
-/// Invocations of a workgroup of the shader.
-const THREADS: u64 = 64;
 
 /// A merge on a device, without checks of the caller's tensors: what plans that split their keys use.
 #[derive(Debug)]
@@ -61,9 +58,7 @@ impl Joiner {
                 limits.max_storage_buffer_binding_size,
             )?;
         }
-        // The largest is looked for first, where parts do not simply add.
-        let passes = if merge.additive { 1 } else { 2 };
-        let iterations = passes * u64::from(looped(merge.parts, 0));
+        let iterations = u64::from(looped(merge.parts.div_ceil(PART_BATCH * lanes(merge)), 0));
         DeviceClass::of_gpu(gpu).check_loops("a merge of so many parts", iterations)?;
         let pipeline = gpu.pipeline(&Variant::Merge(variant_of(merge)))?;
         let grid = grid(merge, limits.max_compute_workgroups_per_dimension)?;
@@ -271,6 +266,7 @@ fn variant_of(m: &Merge) -> MergeVariant {
         vector_output: x4 && s.in_fours(),
         additive: m.additive,
         lse: m.lse,
+        lanes: lanes(m),
     }
 }
 
@@ -306,12 +302,17 @@ fn lse_at(m: &Merge) -> u64 {
     parts_o_bytes(m).next_multiple_of(256)
 }
 
-/// Workgroups of a merge, over both dimensions of its grid.
-pub(crate) fn workgroups(m: &Merge) -> u64 {
-    (rows(m) * u64::from(m.value_dim.div_ceil(4))).div_ceil(THREADS)
+/// Invocations that share the parts: more than one where their loads would wait for one another.
+fn lanes(m: &Merge) -> u32 {
+    if m.parts > 4 { 4 } else { 1 }
 }
 
-/// One invocation for four elements, in two dimensions where one is too short.
+/// Workgroups of a merge, over both dimensions of its grid.
+pub(crate) fn workgroups(m: &Merge) -> u64 {
+    (rows(m) * u64::from(m.value_dim.div_ceil(4))).div_ceil(u64::from(THREADS / lanes(m)))
+}
+
+/// One invocation, or a few, for four elements, in two dimensions where one is too short.
 fn grid(m: &Merge, most: u32) -> Result<[u32; 3]> {
     let workgroups = workgroups(m);
     let y = workgroups.div_ceil(most.into());

@@ -13,6 +13,7 @@
 //!     vector_output: true,
 //!     additive: false,
 //!     lse: false,
+//!     lanes: 4,
 //! };
 //! assert_eq!(variant.label(), "merge/merge softmax d64 f32->f16");
 //! assert!(Variant::Merge(variant).wgsl().contains("fn main"));
@@ -39,7 +40,14 @@ pub struct MergeVariant {
     pub additive: bool,
     /// The log-sum-exp of the result is written.
     pub lse: bool,
+    /// Invocations that share the parts: a power of two up to 64.
+    pub lanes: u32,
 }
+
+/// Invocations of a workgroup.
+pub(crate) const THREADS: u32 = 64;
+/// Parts whose loads an invocation has on their way at a time.
+pub(crate) const PART_BATCH: u32 = 4;
 
 impl Spec for MergeVariant {
     fn label(&self) -> String {
@@ -55,6 +63,9 @@ impl Spec for MergeVariant {
         vec![
             ("DIM", Constant::Count(self.dim)),
             ("ADDITIVE", Constant::Flag(self.additive)),
+            ("THREADS", Constant::Count(THREADS)),
+            ("PART_LANES", Constant::Count(self.lanes)),
+            ("PART_BATCH", Constant::Count(PART_BATCH)),
         ]
     }
 
@@ -95,6 +106,6 @@ impl Spec for MergeVariant {
     }
 
     fn workgroup_bytes(&self) -> u32 {
-        0
+        THREADS * (4 + 4 + 16)
     }
 }

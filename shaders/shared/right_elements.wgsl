@@ -1,0 +1,34 @@
+// Elements of right factors, beside those of `shared/elements.wgsl`: what is loaded from storage can be put where the device has it,
+// with no way through workgroup memory.
+//
+// A kernel relies on what was found by trying (`measure/places.wgsl`):
+//   - element e of any invocation is of the same column as those with the same class, e / RIGHT_RUN % COLUMNS, and no others
+//   - elements of different classes are of the same rows, in the same order
+//   - invocations whose numbers have the same bits of RIGHT_SHARERS, the lowest ones, have elements of the same rows, those that
+//     have all other bits the same have elements of the same columns
+
+// Halves, two to a word.
+alias RightWords = array<u32, ELEMENTS / 2u>;
+
+fn right_elements_of(factors: MatrixB) -> Elements { return Elements(); }
+fn right_of(words: RightWords) -> MatrixB { return MatrixB(); }
+
+// Numbers that loads with a stride of 0 make rows or columns of.
+var<workgroup> right_places: array<vec4<f16>, EDGE / 4u>;
+
+// Before a barrier.
+fn fill_right_places(thread: u32) {
+    if (thread < EDGE / 4u) {
+        right_places[thread] = f16(4u * thread) + vec4<f16>(0.0h, 1.0h, 2.0h, 3.0h);
+    }
+}
+
+// Of each element its row.
+fn right_rows() -> Elements {
+    return right_elements_of(coopLoad<MatrixB>(&right_places[0], 0u));
+}
+
+// And its column.
+fn right_columns() -> Elements {
+    return right_elements_of(coopLoadT<MatrixB>(&right_places[0], 0u));
+}
