@@ -457,6 +457,7 @@ fn decode_in_registers(run: &mut Run<'_>, planned: &CooperativeDecodeTile) {
                 threads: strips * most,
                 ahead,
                 out_blocks,
+                scaled: dtype() == DType::BF16,
                 ..*planned
             };
             let Some(tile) = tile.in_registers(&device.abilities) else {

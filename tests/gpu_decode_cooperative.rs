@@ -46,6 +46,7 @@ fn tile(gpu: &Gpu, shape: Shape, own: bool, vectors: bool) -> CooperativeDecodeT
         vectors,
         written_out: !common::matrices::emulated(gpu),
         elements: None,
+        scaled: false,
     }
 }
 
@@ -74,15 +75,19 @@ fn random_problems() {
         let dim = |r: &mut Random| r.pick(&[4, 8, 16, 20, 24, 33, 48]);
         let head_dim = dim(r);
         let value_dim = p.value_dim.map(|_| dim(r));
+        let (shape, vectors) = (r.pick(&SHAPES), r.one_in(2) || !scalars_work(gpu));
+        let registers = in_registers(gpu, shape, vectors).filter(|_| r.one_in(2));
+        let scaled = registers.is_some() && p.dtype == DType::BF16 && r.one_in(2);
         let options = Dense {
             head_dim,
             value_dim,
-            reduced_precision: p.dtype != DType::F16,
+            reduced_precision: p.dtype != DType::F16 && !scaled,
             ..p
         };
-        let (shape, vectors) = (r.pick(&SHAPES), r.one_in(2) || !scalars_work(gpu));
-        let registers = in_registers(gpu, shape, vectors).filter(|_| r.one_in(2));
-        let shape = registers.unwrap_or(tile(gpu, shape, r.one_in(2), vectors));
+        let shape = CooperativeDecodeTile {
+            scaled,
+            ..registers.unwrap_or(tile(gpu, shape, r.one_in(2), vectors))
+        };
         let tuning = forced(shape, r.pick(&[None, Some(1), Some(2), Some(5)]));
         drawn(gpu, name, &options, (shape.rows, shape.keys()), &tuning, r)
     });
@@ -153,6 +158,70 @@ fn head_sizes_in_registers() {
             check(&name, &gpu, &p, &inputs, &forced(tile, Some(splits)));
         }
     }
+}
+
+/// f16 has no room for such numbers; weights are f16 all the same, and what comes out is as good as they are.
+#[test]
+fn bf16_of_any_size() {
+    let Some(gpu) = gpu() else { return };
+    let Some((edge, _)) = matrices(&gpu) else { return };
+    let Some(tile) = in_registers(&gpu, ([2, 1, 1, 1], 1, (1, false, 4)), true) else {
+        return;
+    };
+    let tile = CooperativeDecodeTile { scaled: true, ..tile };
+    let p = Dense {
+        queries: 2 * tile.rows + 3,
+        keys: 9 * tile.keys() + 1,
+        head_dim: 40,
+        dtype: DType::BF16,
+        output_dtype: Some(DType::F32),
+        lse: true,
+        ..Dense::default()
+    };
+    let plain = Inputs::random(&p, &mut Random::new(41));
+    let run = |name: &str, p: &Dense, inputs: &Inputs| {
+        let output = common::run(&gpu, p, inputs, &forced(tile, None)).unwrap();
+        let truth = common::truth(p, inputs, &Default::default());
+        let result = compare::dense(&output, &truth, &compare::Tolerance::for_dtype(DType::F16));
+        println!("{name}: {result}");
+        assert!(result.passed(), "{name}: {result}");
+    };
+    for [q, k, v] in [[0, 0, 0], [-20, 20, 20], [20, -20, -20], [60, -60, 80], [-60, 60, -90]] {
+        let mut inputs = plain.clone();
+        let tensors = &mut inputs.tensors;
+        for (values, power) in [(&mut tensors.q, q), (&mut tensors.k, k), (&mut tensors.v, v)] {
+            values.iter_mut().for_each(|x| *x *= (power as f32).exp2());
+        }
+        run(&format!("q 2^{q}, k 2^{k}, v 2^{v}"), &p, &inputs);
+    }
+    // Keys that grow by 2^8 from one block of a strip to the next, and values by 2^12: what is summed up already changes its unit.
+    let mut inputs = plain;
+    let d = p.head_dim as usize;
+    let tensors = &mut inputs.tensors;
+    for (j, (k, v)) in tensors
+        .k
+        .chunks_exact_mut(d)
+        .zip(tensors.v.chunks_exact_mut(d))
+        .enumerate()
+    {
+        let block = (j / (2 * edge as usize)) as f32;
+        k.iter_mut().for_each(|x| *x *= (8.0 * block).exp2());
+        v.iter_mut().for_each(|x| *x *= (12.0 * block).exp2());
+    }
+    // Scores with the last keys are as those with all were.
+    let small = Dense {
+        scale: Some((-72.0f32).exp2() / 6.0),
+        ..p.clone()
+    };
+    run("growing", &small, &inputs);
+    // Behind the cache's end nothing is read.
+    let cached = Dense { kv_len: true, ..p };
+    let mut inputs = Inputs::random(&cached, &mut Random::new(42));
+    inputs.tensors.kv_len = Some(vec![cached.keys as i32 - 7]);
+    let behind = (cached.keys as usize - 7) * d;
+    inputs.tensors.k[behind..].fill(f32::NAN);
+    inputs.tensors.v[behind..].fill(f32::INFINITY);
+    run("behind the end", &cached, &inputs);
 }
 
 #[test]
@@ -384,6 +453,7 @@ fn what_matrices_do_not_serve_is_refused() {
         },
         CooperativeDecodeTile { strips: 0, ..right },
         CooperativeDecodeTile { ahead: 3, ..right },
+        CooperativeDecodeTile { scaled: true, ..right },
     ];
     let registers = in_registers(&gpu, SHAPES[0], true);
     let elements = registers.and_then(|tile| tile.elements);
@@ -394,6 +464,8 @@ fn what_matrices_do_not_serve_is_refused() {
                 ..tile
             },
             CooperativeDecodeTile { padded: true, ..tile },
+            // The tensors are f16.
+            CooperativeDecodeTile { scaled: true, ..tile },
             CooperativeDecodeTile {
                 elements: elements.map(|e| MatrixElements { right: None, ..e }),
                 ..tile

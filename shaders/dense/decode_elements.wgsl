@@ -30,6 +30,7 @@
 //   factors, f16   q [ROWS][Q_PITCH]
 //   sums, f32      OUT_BLOCKS blocks of O's columns of each strip, [STRIPS][OWN_ROWS][OUT_PITCH]
 //   row_tops, row_sums   of each strip's rows, m and l
+//   row_bits             of rows of q, the largest magnitude, where factors are scaled (`dense/right_scaled.wgsl`, for bf16)
 //
 // Tile sizes. What is on its way on a processor sets the pace, and registers set what that is: at D = 64 12 strips with one block on
 // its way, at D = 128 8. On an NVIDIA H200, 8 KV heads of 8 rows, f16, 131 072 keys: D = 64 80.1 µs, of which launch, start, merge and
@@ -91,6 +92,8 @@ const_assert OWN_ROWS <= ROWS;
 
 var<workgroup> row_tops: array<f32, STRIPS * ROWS>;
 var<workgroup> row_sums: array<f32, STRIPS * ROWS>;
+// Bits of the largest magnitudes of rows of q, where factors are scaled.
+var<workgroup> row_bits: array<atomic<u32>, select(4u, ROWS, SCALED)>;
 // The matrix column that the n-th element of q or k in a block of EDGE is in; and the place of a matrix's column among O's.
 var<workgroup> head_columns: array<u32, EDGE>;
 var<workgroup> value_columns: array<u32, EDGE>;
@@ -138,13 +141,6 @@ fn load_v(base: u32, list: List, p0: u32, last_key: u32, own: Own) -> array<Held
     return held;
 }
 
-// The a-th half of one and the b-th of another, in a word.
-fn two_halves(one: Held, a: u32, other: Held, b: u32) -> u32 {
-    let low = one[a / 2u];
-    let high = other[b / 2u];
-    return select(low & 0xffffu, low >> 16u, a % 2u == 1u) | select(high << 16u, high & 0xffff0000u, b % 2u == 1u);
-}
-
 // Of an element of a right factor its class, and its place among those of the class.
 fn column_class(e: u32) -> u32 {
     return e / RIGHT_RUN % COLUMNS;
@@ -152,6 +148,16 @@ fn column_class(e: u32) -> u32 {
 
 fn depth_of(e: u32) -> u32 {
     return e / (RIGHT_RUN * COLUMNS) * RIGHT_RUN + e % RIGHT_RUN;
+}
+
+// Four neighbouring elements of a row of q, 0 where it has none.
+fn load_q(workgroup: vec3<u32>, row: u32, vec: u32) -> vec4<f32> {
+    if (HEAD_WHOLE || vec < HEAD_VECS) {
+        let base = params.q_base + workgroup.z * params.q_batch
+            + (workgroup.y * params.group + row % params.group) * params.q_head + (row / params.group) * params.q_seq;
+        return q4(base + vec * 4u, HEAD_DIM - vec * 4u);
+    }
+    return vec4<f32>();
 }
 
 @compute @workgroup_size(THREADS)
@@ -189,6 +195,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
     // Which elements are this invocation's.
     fill_places(thread);
     fill_right_places(thread);
+    if (SCALED && thread < ROWS) {
+        atomicStore(&row_bits[thread], 0u);
+    }
     workgroupBarrier();
     var own: Own;
     own.column_sharer = lane % COLUMN_SHARERS;
@@ -225,19 +234,23 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
             }
         }
     }
+    if (SCALED) {
+        for (var w = thread; w < ROWS * Q_WORDS; w += THREADS) {
+            let four = abs(load_q(workgroup, min(row0 + w / Q_WORDS, last_row), w % Q_WORDS));
+            atomicMax(&row_bits[w / Q_WORDS], bitcast<u32>(max(max(four.x, four.y), max(four.z, four.w))));
+        }
+    }
     workgroupBarrier();
 
     // Queries. A negative scale turns their signs, so that the largest product is the largest score.
     let sign = select(1.0, -1.0, params.q_scale < 0.0);
     for (var w = thread; w < ROWS * Q_WORDS; w += THREADS) {
-        let row = min(row0 + w / Q_WORDS, last_row);
         let vec = w % Q_WORDS;
-        var four = vec4<f32>();
-        if (HEAD_WHOLE || vec < HEAD_VECS) {
-            let base = params.q_base + workgroup.z * params.q_batch
-                + (workgroup.y * params.group + row % params.group) * params.q_head + (row / params.group) * params.q_seq;
-            four = q4(base + vec * 4u, HEAD_DIM - vec * 4u) * sign;
+        var by = sign;
+        if (SCALED) {
+            by *= factor_of_top(bitcast<f32>(atomicLoad(&row_bits[w / Q_WORDS]))).by;
         }
+        var four = load_q(workgroup, min(row0 + w / Q_WORDS, last_row), vec) * by;
         for (var x = 0u; x < 4u; x++) {
             // As keys are loaded.
             let n = vec / COLUMN_SHARERS * 4u + x;
@@ -269,6 +282,18 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
         l[n] = 0.0;
     }
     let scale = abs(params.q_scale);
+    // Of this invocation's classes of rows, what undoes their factors.
+    var row_units: array<f32, ROW_CLASSES>;
+    if (SCALED) {
+        var rows = element_rows();
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var n = 0u; n < ROW_CLASSES; n++) {
+            let row = n / CLASSES * EDGE + u32(rows[n % CLASSES * RUN]);
+            row_units[n] = factor_of_top(bitcast<f32>(atomicLoad(&row_bits[row]))).unit;
+        }
+    }
+    var k_factor = factor_of_top(0.0);
+    var v_factor = factor_of_top(0.0);
 
     for (var start = 0u; start < share.count; start += TURNS) {
         #unroll
@@ -289,6 +314,14 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
             for (var r = 0u; r < ROW_BLOCKS; r++) {
                 s[r] = MatrixC();
             }
+            if (SCALED) {
+                var top = 0.0;
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var n = 0u; n < K_LOADS; n++) {
+                    top = max(top, top_of(k_held[u][n]));
+                }
+                k_factor = factor_after(k_factor, top);
+            }
             #unroll if MATRICES_WRITTEN_OUT
             for (var d = 0u; d < HEAD_MATRICES; d++) {
                 var words: RightWords;
@@ -297,7 +330,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
                     let one = column_class(2u * w) * HEAD_OWN + (d * DEPTH + depth_of(2u * w)) / 4u;
                     let other = column_class(2u * w + 1u) * HEAD_OWN + (d * DEPTH + depth_of(2u * w + 1u)) / 4u;
                     words[w] = two_halves(k_held[u][one], (d * DEPTH + depth_of(2u * w)) % 4u,
-                        k_held[u][other], (d * DEPTH + depth_of(2u * w + 1u)) % 4u);
+                        k_held[u][other], (d * DEPTH + depth_of(2u * w + 1u)) % 4u, k_factor.by);
                 }
                 let keys = right_of(words);
                 #unroll if MATRICES_WRITTEN_OUT
@@ -312,6 +345,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
             #unroll if MATRICES_WRITTEN_OUT
             for (var r = 0u; r < ROW_BLOCKS; r++) {
                 scores[r] = elements_of(s[r]);
+                if (SCALED) {
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var e = 0u; e < ELEMENTS; e++) {
+                        scores[r][e] *= row_units[r * CLASSES + e / RUN % CLASSES] * k_factor.unit;
+                    }
+                }
             }
 
             // Hooks and masks. Keys that every row sees take no mask arithmetic. A loop in place of a branch, because matrices
@@ -412,6 +451,23 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
             }
 
             // O += P·V
+            if (SCALED) {
+                var top = 0.0;
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var n = 0u; n < V_LOADS; n++) {
+                    top = max(top, top_of(v_held[u][n]));
+                }
+                let next_factor = factor_after(v_factor, top);
+                // A power of two no larger than 1.
+                let change = next_factor.by * v_factor.unit;
+                for (var once = change != 1.0; once; once = false) {
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var e = 0u; e < ROW_BLOCKS * VALUE_MATRICES; e++) {
+                        o_sums[e] = o_sums[e] * change;
+                    }
+                }
+                v_factor = next_factor;
+            }
             #unroll if MATRICES_WRITTEN_OUT
             for (var d = 0u; d < VALUE_MATRICES; d++) {
                 var words: RightWords;
@@ -420,7 +476,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
                     let one = depth_of(2u * w) * VALUE_OWN + (d * COLUMNS + column_class(2u * w)) / 4u;
                     let other = depth_of(2u * w + 1u) * VALUE_OWN + (d * COLUMNS + column_class(2u * w + 1u)) / 4u;
                     words[w] = two_halves(v_held[u][one], (d * COLUMNS + column_class(2u * w)) % 4u,
-                        v_held[u][other], (d * COLUMNS + column_class(2u * w + 1u)) % 4u);
+                        v_held[u][other], (d * COLUMNS + column_class(2u * w + 1u)) % 4u, v_factor.by);
                 }
                 let values = right_of(words);
                 #unroll if MATRICES_WRITTEN_OUT
@@ -478,6 +534,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
                 store_lse(at, lse_bits(top, total));
             }
         }
+    }
+
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var n = 0u; n < ROW_CLASSES; n++) {
+        worth[n] *= v_factor.unit;
     }
 
     // The output, OUT_BLOCKS blocks of columns at a time, which are put in order on their way through workgroup memory.

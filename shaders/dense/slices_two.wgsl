@@ -8,6 +8,8 @@
 // and 2^15. What is down to 2^-28 of the largest then has both slices whole, 22 bits and a sign; smaller ones are off by
 // at most 2^-40 of the largest.
 
+#import dense/scales
+
 // Four elements as they are.
 alias Held = vec4<f32>;
 
@@ -77,24 +79,4 @@ fn scales_told(thread: u32, round: u32) -> Scales {
     let k_top = bitcast<f32>(atomicLoad(&told[round % 3u * 2u]));
     let v_top = bitcast<f32>(atomicLoad(&told[round % 3u * 2u + 1u]));
     return Scales(factor_for(k_top), unit_for(k_top), factor_for(v_top), unit_for(v_top));
-}
-
-fn largest(four: vec4<f32>) -> f32 {
-    let all = abs(four);
-    return max(max(all.x, all.y), max(all.z, all.w));
-}
-
-// The exponent of the largest as f32 has it. So far from its limits that what undoes a factor is a normal number, also
-// times the scale of the scores.
-fn exponent_of(top: f32) -> u32 {
-    return clamp(bitcast<u32>(top) >> 23u, 32u, 254u);
-}
-
-fn factor_for(top: f32) -> f32 {
-    return bitcast<f32>((268u - exponent_of(top)) << 23u);
-}
-
-// 1 / factor_for(top). Beside an infinity nothing is left of other numbers: all that share its factor become NaN.
-fn unit_for(top: f32) -> f32 {
-    return bitcast<f32>(select((exponent_of(top) - 14u) << 23u, 0x7fc00000u, bitcast<u32>(top) >= 0x7f800000u));
 }

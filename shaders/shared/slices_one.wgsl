@@ -3,16 +3,9 @@
 // This piece and `slices_two` declare the same: how k and v are held on their way to workgroup memory, how factors are
 // stored there, and how the invocations agree on the scales of a tile.
 
-// Four halves in two words.
-alias Held = vec2<u32>;
+#import shared/halves
 
 const SECOND_UNIT: f32 = 0.0;
-
-// Rounded before they are packed, because packing may round in any way.
-fn words_of(four: vec4<f32>) -> Held {
-    let rounded = vec4<f32>(vec4<f16>(four));
-    return vec2<u32>(pack2x16float(rounded.xy), pack2x16float(rounded.zw));
-}
 
 fn put_held(at: u32, held: Held, factor: f32, apart: u32) {
     put_factors(at, vec4<f16>(vec4<f32>(unpack2x16float(held.x), unpack2x16float(held.y))));

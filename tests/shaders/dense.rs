@@ -228,6 +228,15 @@ fn split(p: Dense) -> Dense {
     }
 }
 
+/// bf16 whose range is kept.
+fn bf16(head_dim: u32) -> Dense {
+    Dense {
+        dtype: DType::BF16,
+        reduced_precision: false,
+        ..on_matrices(head_dim, None)
+    }
+}
+
 /// The same for few queries of grouped heads.
 fn few(p: Dense) -> Dense {
     Dense {
@@ -244,7 +253,10 @@ fn add_cooperative(variants: &mut BTreeMap<String, Variant>) {
             add(variants, &on_matrices(head_dim, None), &class);
             add(variants, &split(on_matrices(head_dim, None)), &class);
             add(variants, &few(on_matrices(head_dim, None)), &class);
+            add(variants, &few(bf16(head_dim)), &class);
         }
+        // Rows that begin anywhere.
+        add(variants, &few(bf16(33)), &class);
         let long = Dense {
             heads: 256,
             queries: 4096,

@@ -294,12 +294,17 @@ pub(super) fn matrix_pieces<T>(attend: &Attend<T>, edge: u32, slices: u32, vecto
         } else {
             "dense/slices_two"
         },
-        match (slices, attend.dtype) {
-            (1, DType::F16) if attend.vector_inputs => "dense/factors_native",
-            (1, _) => "dense/factors_converted",
-            _ => "dense/factors_exact",
-        },
+        factors_piece(attend, slices),
     ]
+}
+
+/// The piece that loads k and v for matrices.
+pub(super) fn factors_piece<T>(attend: &Attend<T>, slices: u32) -> &'static str {
+    match (slices, attend.dtype) {
+        (1, DType::F16) if attend.vector_inputs => "dense/factors_native",
+        (1, _) => "dense/factors_converted",
+        _ => "dense/factors_exact",
+    }
 }
 
 /// The piece by which a strip's invocations wait for one another.

@@ -1,10 +1,11 @@
 //! Decode on cooperative matrices: its tile, when it serves, and which tile a device gets.
 
 use crate::ops::dense::Dense;
-use crate::ops::dense::cooperative::{self, matrix_pieces, strip_piece, whole_piece};
+use crate::ops::dense::cooperative::{factors_piece, matrix_pieces, precise_enough, strip_piece, whole_piece};
 use crate::ops::dense::tile::{DeviceClass, KernelChoice, keys_visited, looped, rows_of_a_list, rows_share_a_list};
-use crate::ops::dense::variant::{Attend, Tile};
+use crate::ops::dense::variant::{Attend, Tile, staged_pieces};
 use crate::shader::Constant;
+use crate::tensor::DType;
 use crate::tier::{Abilities, MatrixElements, RightElements, Tier};
 
 /// Tile shape of `dense/decode_cooperative.wgsl`, or with `elements` of `dense/decode_elements.wgsl`; their headers have the meaning
@@ -43,6 +44,10 @@ pub struct CooperativeDecodeTile {
     /// those of right factors): with `edge` keys of a strip, one lane to a row, not padded.
     #[cfg_attr(feature = "tuned", serde(default))]
     pub elements: Option<MatrixElements>,
+    /// Only with `elements`, for bf16 tensors: factors are scaled by powers of two, so that f16 has room for them and nothing is
+    /// lost.
+    #[cfg_attr(feature = "tuned", serde(default))]
+    pub scaled: bool,
 }
 
 impl CooperativeDecodeTile {
@@ -63,6 +68,7 @@ impl CooperativeDecodeTile {
         });
         [8, 16].contains(&self.edge)
             && elements
+            && (!self.scaled || self.elements.is_some())
             && counts.iter().all(|n| (1..=256).contains(n))
             && self.rows <= self.matrix_rows()
             && self.strip_keys.is_multiple_of(self.edge)
@@ -140,12 +146,14 @@ impl CooperativeDecodeTile {
             let factors = 2 * self.matrix_rows() * pitch;
             let sums = 4 * self.strips * self.rows * (self.out_blocks(value_dim) * self.edge + 4);
             let row_vectors = 4 * self.strips * self.matrix_rows();
+            let row_bits = if self.scaled { 4 * self.matrix_rows() } else { 16 };
             let places = 4 * self.edge;
             let all = [
                 factors,
                 sums,
                 row_vectors,
                 row_vectors,
+                row_bits,
                 places,
                 places,
                 places,
@@ -218,7 +226,9 @@ impl CooperativeDecodeTile {
         let tops = looped(e.classes, 2 * shared) + looped(e.classes, 0) + 2 * each;
         let rescale = looped(self.row_blocks, tops + looped(value, each));
         let products = looped(head, looped(e.each / 2, 0) + rows) + looped(value, looped(e.each / 2, 0) + rows);
-        let weights = looped(self.row_blocks, each) + 2 * row_classes + 2 * rows;
+        // What is largest is looked for, scores are multiplied, and O.
+        let scaled = loads + looped(self.row_blocks, each) + looped(self.row_blocks * value, 0);
+        let weights = looped(self.row_blocks, each) + scaled + 2 * row_classes + 2 * rows;
         let block = loads + products + masks + weights + rescale + 4;
         let head_words = self.matrix_rows() * head * self.edge / 4;
         let out_blocks = self.out_blocks(problem.value_dim());
@@ -227,9 +237,9 @@ impl CooperativeDecodeTile {
         let outside = 2 * loads
             + each
             + looped(e.each, 0)
-            + looped(head_words.div_ceil(self.threads), looped(4, 0))
+            + 2 * looped(head_words.div_ceil(self.threads), looped(4, 0))
             + looped(self.row_blocks, looped(head, 0) + looped(value, 0))
-            + 2 * row_classes
+            + 4 * row_classes
             + looped(self.row_blocks * e.classes, shared + looped(self.strips, 0))
             + looped(value / out_blocks, put + looped(out_words, looped(self.strips, 0)));
         // Documents are searched for by halving.
@@ -275,7 +285,7 @@ impl Tile for CooperativeDecodeTile {
 
     fn label(&self) -> String {
         format!(
-            "matrices of {} rows {}/{} keys {}x{} out {} threads {}/{}{}{}{}{}{}",
+            "matrices of {} rows {}/{} keys {}x{} out {} threads {}/{}{}{}{}{}{}{}",
             self.edge,
             self.rows,
             self.matrix_rows(),
@@ -286,6 +296,7 @@ impl Tile for CooperativeDecodeTile {
             self.row_lanes,
             ["", " carried", " carried twice"][self.ahead.min(2) as usize],
             if self.padded { "" } else { " dense" },
+            if self.scaled { " scaled" } else { "" },
             if self.own_barriers { " own" } else { "" },
             if self.vectors { "" } else { " scalars" },
             self.elements.map(|e| e.label()).unwrap_or_default()
@@ -312,11 +323,17 @@ impl Tile for CooperativeDecodeTile {
     }
 
     fn pieces<T>(&self, attend: &Attend<T>) -> Vec<&'static str> {
-        let mut pieces = matrix_pieces(attend, self.edge, 1, self.vectors);
-        // In registers a strip's invocations never wait for one another.
-        pieces.push(match self.elements {
-            Some(_) => whole_piece(attend.visits),
-            None => strip_piece(self.own_barriers),
+        if self.elements.is_none() {
+            let mut pieces = matrix_pieces(attend, self.edge, 1, self.vectors);
+            pieces.push(strip_piece(self.own_barriers));
+            return pieces;
+        }
+        let mut pieces = staged_pieces(self.edge, self.vectors).to_vec();
+        pieces.push(whole_piece(attend.visits));
+        pieces.extend(match self.scaled {
+            false => [factors_piece(attend, 1), "dense/right_plain"],
+            true if attend.vector_inputs => ["dense/factors_native", "dense/right_scaled"],
+            true => ["dense/factors_bf16", "dense/right_scaled"],
         });
         pieces
     }
@@ -439,6 +456,10 @@ const SHORT_REGISTERS: &[Candidate] = &[
 /// 2048 keys each 78.2 µs with 4 strips, 84.5 with 8, 92.3 without registers.
 const NARROW_REGISTERS: &[Candidate] = &[registers(4, 4).of_a_crowd(), registers(8, 4).from(384)];
 
+/// What is left of those where factors are scaled: bf16, 131 072 keys take 89.8 and 154.4 µs (D = 64, 128), in subgroups 147.9 and
+/// 257.8.
+const ANY_REGISTERS: &[Candidate] = &[registers(4, 8), registers(2, 8), registers(1, 8)];
+
 /// For matrices of 16 and D and Dv up to 128, best first, by measurements on an NVIDIA H200 (`benches/tune_dense.rs`, 8 KV
 /// heads of 8 rows). Where a share is long, what is on its way decides: over 131 072 keys of D = 128 8 strips take 143.6 µs,
 /// 7 146.4, 6 153.3, 4 183.3. Where it is short, it is the way to the first scores and from the last to the output: over 1024
@@ -478,6 +499,11 @@ const EDGE_8: &[Candidate] = &[
 /// For processors that emulate matrices of 8: little code.
 const SOFTWARE: &[Candidate] = &[tile(4, 8), tile(2, 8), tile(1, 8)];
 
+/// Whether a problem's factors are to be scaled: bf16, where f16 without its range is not allowed for it.
+fn needs_scales(problem: &Dense) -> bool {
+    problem.dtype == DType::BF16 && !problem.reduced_precision
+}
+
 /// Tiles that serve a problem on a device, best first.
 pub(super) fn candidates(problem: &Dense, device: &DeviceClass) -> Vec<CooperativeDecodeTile> {
     serving(problem, device).into_iter().map(|(_, tile)| tile).collect()
@@ -490,14 +516,19 @@ fn serving(problem: &Dense, device: &DeviceClass) -> Vec<(Candidate, Cooperative
     };
     let largest = problem.head_dim.max(problem.value_dim());
     let wide = largest > 128;
+    let scaled = needs_scales(problem);
     let (all, in_registers) = match (edge, device.software) {
+        _ if !precise_enough(problem, 1) && (!scaled || wide) => return vec![],
+        (16, _) if scaled && largest <= 64 => (ANY_REGISTERS, SHORT_REGISTERS),
+        (16, _) if scaled => (ANY_REGISTERS, NARROW_REGISTERS),
+        _ if scaled => (ANY_REGISTERS, [].as_slice()),
         (16, _) if wide => (WIDE, [].as_slice()),
         (16, _) if largest <= 64 => (SHORT, SHORT_REGISTERS),
         (16, _) => (NARROW, NARROW_REGISTERS),
         (_, false) => (EDGE_8, [].as_slice()),
         (_, true) => (SOFTWARE, [].as_slice()),
     };
-    let most_blocks = if wide { 1 } else { 2 };
+    let most_blocks = if wide || scaled { 1 } else { 2 };
     let rows = rows(problem, most_blocks * edge);
     let made = |candidate: &Candidate| {
         let Candidate {
@@ -526,6 +557,7 @@ fn serving(problem: &Dense, device: &DeviceClass) -> Vec<(Candidate, Cooperative
             vectors: !device.scalar_matrices,
             written_out: !device.software,
             elements: None,
+            scaled,
         };
         let tile = match registers {
             true => tile.in_registers(&device.abilities).filter(|_| row_blocks == 1)?,
@@ -549,8 +581,7 @@ fn serving(problem: &Dense, device: &DeviceClass) -> Vec<(Candidate, Cooperative
 /// The tile, where matrices may be used, serve the problem, and are wanted or faster: on a software GPU they are emulated.
 pub(super) fn choose(problem: &Dense, device: &DeviceClass) -> Option<CooperativeDecodeTile> {
     let forced = device.forces(Tier::Cooperative);
-    let serves = device.allows(Tier::Cooperative) && cooperative::precise_enough(problem, 1);
-    let tiles = (serves && (forced || !device.software)).then(|| serving(problem, device))?;
+    let tiles = (device.allows(Tier::Cooperative) && (forced || !device.software)).then(|| serving(problem, device))?;
     let keys = keys_visited(problem);
     let pays = forced || all_rows(problem) >= fewest_rows(problem);
     // No more keys at a time than there are, and shares as long as the tile wants them.
@@ -589,7 +620,6 @@ pub(super) fn splits(problem: &Dense, tile: &CooperativeDecodeTile) -> u32 {
 mod tests {
     use super::*;
     use crate::ops::dense::cooperative::tensor_cores;
-    use crate::tensor::DType;
 
     #[test]
     fn long_shares_stay_in_registers() {
@@ -613,6 +643,21 @@ mod tests {
         // What 16 rows leave room for; more rows than a block has.
         assert_eq!(tile(&decode(16, 131_072, 64), &device), Some((12, true, 2)));
         assert_eq!(tile(&decode(32, 131_072, 64), &device).map(|t| t.1), Some(false));
+        // bf16, scaled unless its range need not be kept.
+        let bf16 = |reduced_precision, keys| Dense {
+            dtype: DType::BF16,
+            reduced_precision,
+            ..decode(8, keys, 64)
+        };
+        let scaled = |p: &Dense| choose(p, &device).map(|t| (t.strips, t.scaled));
+        assert_eq!(scaled(&bf16(false, 131_072)), Some((12, true)));
+        assert_eq!(scaled(&bf16(true, 131_072)), Some((12, false)));
+        assert_eq!(scaled(&bf16(false, 1024)), Some((4, true)));
+        let f32 = Dense {
+            dtype: DType::F32,
+            ..decode(8, 131_072, 64)
+        };
+        assert_eq!(choose(&f32, &device), None);
         // Single rows, where shares are long.
         assert_eq!(tile(&decode(1, 131_072, 64), &device), Some((12, true, 8)));
         assert_eq!(tile(&decode(1, 16_384, 64), &device), None);

@@ -195,6 +195,11 @@ pub struct Dense {
     /// values has a scale of its own, so q, k and v may have any size down to 1e-33, as long as scale·|q|·|k| and 2¹⁵·Nk·|v|
     /// are numbers of f32; beside the largest of its row or tile an element is off by at most 2⁻⁴⁰ of that one. A NaN or
     /// infinity makes NaN of all rows of o that meet its tile, in q of its own row; what `kv_len` cuts off may be anything.
+    ///
+    /// Decode on matrices serves bf16 without it where shaders get at elements of right factors
+    /// ([`MatrixElements::right`](crate::tier::MatrixElements)): f16 has room for the bits of bf16, and its range is kept by powers of
+    /// two, one for each row of q, one for the keys and one for the values that a subgroup has met so far. An element is then exact down
+    /// to 2⁻³² of the largest of those; a NaN or infinity makes NaN of all rows that meet what shares its power.
     pub reduced_precision: bool,
 
     /// What turns a score into a weight.

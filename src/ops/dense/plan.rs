@@ -275,7 +275,18 @@ fn check_choice(p: &Dense, choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
     let device = DeviceClass::of_gpu(gpu);
     match choice {
         KernelChoice::Cooperative(t) => check_matrices(p, t, (t.edge, t.slices, t.suits(&gpu.abilities())), gpu)?,
-        KernelChoice::CooperativeDecode(t) => check_matrices(p, t, (t.edge, 1, t.suits(&gpu.abilities())), gpu)?,
+        KernelChoice::CooperativeDecode(t) => {
+            if t.scaled && p.dtype != DType::BF16 {
+                return Err(Error::Invalid {
+                    field: "tuning.kernel",
+                    value: format!("{t:?}"),
+                    allowed: "`scaled` for bf16 tensors only".into(),
+                });
+            }
+            // bf16 in f16's range is as good as two slices.
+            let slices = if t.scaled { 2 } else { 1 };
+            check_matrices(p, t, (t.edge, slices, t.suits(&gpu.abilities())), gpu)?;
+        }
         KernelChoice::PrefillSerial(t) => t.check(&device)?,
         KernelChoice::SubgroupPrefill(s) => s.check(&device)?,
         KernelChoice::SubgroupDecode(s) => s.check(&device)?,

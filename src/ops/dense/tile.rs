@@ -264,7 +264,7 @@ fn decode_alternatives(problem: &Dense, device: &DeviceClass) -> Vec<KernelChoic
         return vec![];
     };
     let mut all = vec![];
-    if device.allows(Tier::Cooperative) && cooperative::precise_enough(problem, 1) {
+    if device.allows(Tier::Cooperative) {
         let tiles = cooperative_decode::candidates(problem, device).into_iter();
         all.extend(tiles.map(KernelChoice::CooperativeDecode));
     }
