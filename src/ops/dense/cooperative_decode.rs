@@ -456,9 +456,9 @@ const SHORT_REGISTERS: &[Candidate] = &[
 /// 2048 keys each 78.2 µs with 4 strips, 84.5 with 8, 92.3 without registers.
 const NARROW_REGISTERS: &[Candidate] = &[registers(4, 4).of_a_crowd(), registers(8, 4).from(384)];
 
-/// What is left of those where factors are scaled: bf16, 131 072 keys take 89.8 and 154.4 µs (D = 64, 128), in subgroups 147.9 and
-/// 257.8.
-const ANY_REGISTERS: &[Candidate] = &[registers(4, 8), registers(2, 8), registers(1, 8)];
+/// What is left of those where factors are scaled and shares are short or matrices are of 8, for a tier that is forced: 1024 keys of
+/// D = 128 take 18.9 µs, in subgroups 16.5.
+const FORCED: &[Candidate] = &[registers(4, 8), registers(2, 8), registers(1, 8)];
 
 /// For matrices of 16 and D and Dv up to 128, best first, by measurements on an NVIDIA H200 (`benches/tune_dense.rs`, 8 KV
 /// heads of 8 rows). Where a share is long, what is on its way decides: over 131 072 keys of D = 128 8 strips take 143.6 µs,
@@ -517,11 +517,12 @@ fn serving(problem: &Dense, device: &DeviceClass) -> Vec<(Candidate, Cooperative
     let largest = problem.head_dim.max(problem.value_dim());
     let wide = largest > 128;
     let scaled = needs_scales(problem);
+    let forced: &[Candidate] = if device.forces(Tier::Cooperative) { FORCED } else { &[] };
     let (all, in_registers) = match (edge, device.software) {
         _ if !precise_enough(problem, 1) && (!scaled || wide) => return vec![],
-        (16, _) if scaled && largest <= 64 => (ANY_REGISTERS, SHORT_REGISTERS),
-        (16, _) if scaled => (ANY_REGISTERS, NARROW_REGISTERS),
-        _ if scaled => (ANY_REGISTERS, [].as_slice()),
+        (16, _) if scaled && largest <= 64 => (forced, SHORT_REGISTERS),
+        (16, _) if scaled => (forced, NARROW_REGISTERS),
+        _ if scaled => (forced, [].as_slice()),
         (16, _) if wide => (WIDE, [].as_slice()),
         (16, _) if largest <= 64 => (SHORT, SHORT_REGISTERS),
         (16, _) => (NARROW, NARROW_REGISTERS),
@@ -592,7 +593,7 @@ pub(super) fn choose(problem: &Dense, device: &DeviceClass) -> Option<Cooperativ
         let any_rows = meant.registers && !meant.crowd && share >= LONG;
         (pays && t.strips == 1) || (long && (pays || any_rows))
     };
-    let last = tiles.last().filter(|_| pays);
+    let last = tiles.last().filter(|_| pays && (forced || !needs_scales(problem)));
     tiles.iter().find(suits).or(last).map(|(_, tile)| *tile)
 }
 
@@ -652,7 +653,13 @@ mod tests {
         let scaled = |p: &Dense| choose(p, &device).map(|t| (t.strips, t.scaled));
         assert_eq!(scaled(&bf16(false, 131_072)), Some((12, true)));
         assert_eq!(scaled(&bf16(true, 131_072)), Some((12, false)));
-        assert_eq!(scaled(&bf16(false, 1024)), Some((4, true)));
+        assert_eq!(scaled(&bf16(false, 1024)), None);
+        let forced = DeviceClass {
+            tier: Some(Tier::Cooperative),
+            ..tensor_cores(Some(MatrixElements::OF_TENSOR_CORES))
+        };
+        let short = choose(&bf16(false, 1024), &forced).map(|t| (t.strips, t.scaled));
+        assert_eq!(short, Some((4, true)));
         let f32 = Dense {
             dtype: DType::F32,
             ..decode(8, 131_072, 64)
