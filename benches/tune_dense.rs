@@ -392,8 +392,11 @@ fn decode_on_matrices(run: &mut Run<'_>) {
     let (Some(planned), Some((_, most))) = (planned, device.abilities.subgroups) else {
         return;
     };
+    let subgroups = device.abilities.subgroups;
     let planned = CooperativeDecodeTile {
         elements: None,
+        scaled: false,
+        own_barriers: device.abilities.subgroup_barriers && subgroups.is_some_and(|(least, most)| least == most),
         ..planned
     };
     decode_in_registers(run, &planned);

@@ -26,7 +26,8 @@ pub enum Tier {
     /// Subgroup operations, of subgroups of any size; native f16 where the device has that too.
     Subgroup,
     /// Cooperative matrices (tensor cores, simdgroup matrices), with f16 factors and f32 sums. Dense prefill of f32 and bf16
-    /// takes two factors for each number, so that it stays as precise as without them, where D and Dv are up to 128; see [`Dense::reduced_precision`](crate::Dense::reduced_precision).
+    /// takes two factors for each number, so that it stays as precise as without them, where D and Dv are up to 128; decode has f16, and bf16 where right factors have elements
+    /// ([`MatrixElements::right`]); see [`Dense::reduced_precision`](crate::Dense::reduced_precision).
     Cooperative,
 }
 

@@ -114,6 +114,8 @@ fn the_planners_tile_for_groups_and_few_queries() {
             head_dim: dim,
             dtype: DType::F16,
             causal: true,
+            // The largest product is the largest score, whatever its sign.
+            scale: (queries == 5).then_some(-0.2),
             lse: true,
             ..Dense::default()
         };
@@ -164,11 +166,23 @@ fn head_sizes_in_registers() {
 #[test]
 fn bf16_of_any_size() {
     let Some(gpu) = gpu() else { return };
-    let Some((edge, _)) = matrices(&gpu) else { return };
-    let Some(tile) = in_registers(&gpu, ([2, 1, 1, 1], 1, (1, false, 4)), true) else {
+    if matrices(&gpu).is_none() {
         return;
-    };
-    let tile = CooperativeDecodeTile { scaled: true, ..tile };
+    }
+    // The last has fewer invocations than rows where subgroups are small.
+    for (shape, splits) in [
+        (([2, 1, 1, 1], 1, (1, false, 4)), None),
+        (([4, 1, 1, 1], 0, (2, false, 4)), Some(5)),
+        (([1, 2, 1, 1], 0, (0, false, 4)), Some(2)),
+    ] {
+        let Some(tile) = in_registers(&gpu, shape, true) else {
+            return;
+        };
+        any_size(&gpu, CooperativeDecodeTile { scaled: true, ..tile }, splits);
+    }
+}
+
+fn any_size(gpu: &Gpu, tile: CooperativeDecodeTile, splits: Option<u32>) {
     let p = Dense {
         queries: 2 * tile.rows + 3,
         keys: 9 * tile.keys() + 1,
@@ -180,7 +194,7 @@ fn bf16_of_any_size() {
     };
     let plain = Inputs::random(&p, &mut Random::new(41));
     let run = |name: &str, p: &Dense, inputs: &Inputs| {
-        let output = common::run(&gpu, p, inputs, &forced(tile, None)).unwrap();
+        let output = common::run(gpu, p, inputs, &forced(tile, splits)).unwrap();
         let truth = common::truth(p, inputs, &Default::default());
         let result = compare::dense(&output, &truth, &compare::Tolerance::for_dtype(DType::F16));
         println!("{name}: {result}");
@@ -204,7 +218,7 @@ fn bf16_of_any_size() {
         .zip(tensors.v.chunks_exact_mut(d))
         .enumerate()
     {
-        let block = (j / (2 * edge as usize)) as f32;
+        let block = (j / tile.keys() as usize) as f32;
         k.iter_mut().for_each(|x| *x *= (8.0 * block).exp2());
         v.iter_mut().for_each(|x| *x *= (12.0 * block).exp2());
     }
@@ -214,6 +228,27 @@ fn bf16_of_any_size() {
         ..p.clone()
     };
     run("growing", &small, &inputs);
+    // Sigmoid, whose weights nothing is known of before.
+    let sigmoid = Dense {
+        weighting: Weighting::Sigmoid { bias: None },
+        lse: false,
+        ..small
+    };
+    run("growing, sigmoid", &sigmoid, &inputs);
+    // Behind the last key that is seen nothing has a part in factors, however large.
+    let causal = Dense {
+        causal: true,
+        q_offset: Some(20),
+        ..p.clone()
+    };
+    let mut inputs = Inputs::random(&causal, &mut Random::new(43));
+    let seen = (20 + causal.queries as usize) * d;
+    let tensors = &mut inputs.tensors;
+    tensors.k[seen..]
+        .iter_mut()
+        .chain(&mut tensors.v[seen..])
+        .for_each(|x| *x *= 1e30);
+    run("behind the last seen", &causal, &inputs);
     // Behind the cache's end nothing is read.
     let cached = Dense { kv_len: true, ..p };
     let mut inputs = Inputs::random(&cached, &mut Random::new(42));

@@ -190,7 +190,8 @@ fn merge_of_random(gpu: &Gpu, merge: &Merge) {
             if n % rows == 1 || r.one_in(4) {
                 f32::NEG_INFINITY
             } else {
-                r.float(-3.0, 3.0)
+                // Of every third row far apart.
+                r.float(-3.0, 3.0) * if n % 3 == 0 { 30.0 } else { 1.0 }
             }
         })
         .collect();
@@ -265,7 +266,8 @@ fn random_parts_of_every_type() {
     let Some(gpu) = gpu() else { return };
     let types = [DType::F32, DType::F16, DType::BF16];
     for (n, dtype) in types.into_iter().enumerate() {
-        for (value_dim, parts) in [(8, 5), (7, 3), (1, 1)] {
+        // Up to several rounds of loads for each of the invocations that share many parts.
+        for (value_dim, parts) in [(8, 5), (7, 3), (1, 1), (7, 37), (4, 16)] {
             let merge = Merge {
                 parts,
                 batch: 2,

@@ -98,6 +98,12 @@ var<workgroup> row_bits: array<atomic<u32>, select(4u, ROWS, SCALED)>;
 var<workgroup> head_columns: array<u32, EDGE>;
 var<workgroup> value_columns: array<u32, EDGE>;
 
+// What numbers are multiplied by, and what undoes it (`dense/right_scaled.wgsl`).
+struct Factor {
+    by: f32,
+    unit: f32,
+}
+
 // Of an invocation's elements of right factors.
 struct Own {
     columns: array<u32, COLUMNS>,
@@ -188,15 +194,22 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
     let tiles = tiles_to_visit(list, first, last, one_document, KEYS);
     // What lies behind `kv_len` in a cache is never read, since it may be anything, NaN included: keys past the end
     // repeat the last one, masked.
-    let last_key = u32(max(keys_of(b), 1) - 1);
+    var last_key = u32(max(keys_of(b), 1) - 1);
+    if (SCALED && one_document) {
+        // Nor what lies behind the last key that any row sees, which would have a part in factors.
+        let reach = max(last.position + min(params.right, params.ahead) + 1, last.lo + max(params.prefix, params.sink_tokens));
+        last_key = min(last_key, u32(max(min(reach, last.hi), 1) - 1));
+    }
     let share = share_of(tiles, split);
     let own_places = strip * EDGE;
 
     // Which elements are this invocation's.
     fill_places(thread);
     fill_right_places(thread);
-    if (SCALED && thread < ROWS) {
-        atomicStore(&row_bits[thread], 0u);
+    if (SCALED) {
+        for (var row = thread; row < ROWS; row += THREADS) {
+            atomicStore(&row_bits[row], 0u);
+        }
     }
     workgroupBarrier();
     var own: Own;
@@ -281,16 +294,18 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
         m[n] = MASKED_BELOW;
         l[n] = 0.0;
     }
-    let scale = abs(params.q_scale);
-    // Of this invocation's classes of rows, what undoes their factors.
+    var scale = abs(params.q_scale);
+    // Of this invocation's classes of rows, what undoes their factors, times the scale of scores, which is out of range without it
+    // where q and k are large.
     var row_units: array<f32, ROW_CLASSES>;
     if (SCALED) {
         var rows = element_rows();
         #unroll if MATRICES_WRITTEN_OUT
         for (var n = 0u; n < ROW_CLASSES; n++) {
             let row = n / CLASSES * EDGE + u32(rows[n % CLASSES * RUN]);
-            row_units[n] = factor_of_top(bitcast<f32>(atomicLoad(&row_bits[row]))).unit;
+            row_units[n] = factor_of_top(bitcast<f32>(atomicLoad(&row_bits[row]))).unit * scale;
         }
+        scale = 1.0;
     }
     var k_factor = factor_of_top(0.0);
     var v_factor = factor_of_top(0.0);

@@ -6,12 +6,6 @@
 
 const SCALED = false;
 
-// What numbers are multiplied by, and what undoes it.
-struct Factor {
-    by: f32,
-    unit: f32,
-}
-
 fn factor_of_top(top: f32) -> Factor {
     return Factor(1.0, 1.0);
 }

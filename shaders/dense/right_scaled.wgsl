@@ -1,8 +1,8 @@
 // Factors of `dense/decode_elements.wgsl` for bf16, whose 8 bits f16 has room for, but not for its range: numbers are multiplied by
-// powers of two, so that f16 has them exactly, down to 2^-32 of the largest that share a factor; smaller ones are off by 2^-40 of it
+// powers of two, so that f16 has them exactly, down to 2^-31 of the largest that share a factor; smaller ones are off by 2^-38 of it
 // at most.
 //
-// A strip's keys share a factor, its values another, and each row of q has its own: the power of two for the largest so far, which
+// A strip's keys share a factor, masked ones included, its values another, and each row of q has its own: the power of two for the largest so far, which
 // changes only when that grows beyond what f16 has room for. What undoes a factor of values is applied at the end, and O is multiplied
 // when it changes.
 #import dense/scales
@@ -14,11 +14,6 @@ alias Held = vec2<u32>;
 
 // What the largest is brought to at most; the largest f16 is 65504.
 const ROOM = 61440.0;
-
-struct Factor {
-    by: f32,
-    unit: f32,
-}
 
 // Of numbers of which the largest has this magnitude; the largest factor of all for 0.
 fn factor_of_top(top: f32) -> Factor {

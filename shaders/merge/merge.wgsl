@@ -6,7 +6,8 @@
 // PART_LANES invocations share four neighbouring elements of one row, each with every PART_LANES-th part, and meet in workgroup
 // memory. Each has the loads of PART_BATCH parts on their way at a time: a merge of few rows takes as long as the loads that wait for
 // one another. x runs over the vectors of a row, then the rows, in a grid of two dimensions where one is too short. A row none of
-// whose parts saw a key gives o = 0, lse = −inf.
+// whose parts saw a key gives o = 0, lse = −inf. Weights are relative to the largest lse so far, so that an infinite o of a part whose
+// weight comes to nothing against a later one makes the row NaN.
 //
 //   parts_o     [parts, batch, heads, queries, dim], rows contiguous
 //   parts_lse   [parts, batch, heads, queries], as bits: −inf is compared as such

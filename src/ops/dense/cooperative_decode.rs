@@ -2,7 +2,9 @@
 
 use crate::ops::dense::Dense;
 use crate::ops::dense::cooperative::{factors_piece, matrix_pieces, precise_enough, strip_piece, whole_piece};
-use crate::ops::dense::tile::{DeviceClass, KernelChoice, keys_visited, looped, rows_of_a_list, rows_share_a_list};
+use crate::ops::dense::tile::{
+    DeviceClass, KernelChoice, keys_visited, looped, row_searches, rows_of_a_list, rows_share_a_list,
+};
 use crate::ops::dense::variant::{Attend, Tile, staged_pieces};
 use crate::shader::Constant;
 use crate::tensor::DType;
@@ -229,22 +231,25 @@ impl CooperativeDecodeTile {
         // What is largest is looked for, scores are multiplied, and O.
         let scaled = loads + looped(self.row_blocks, each) + looped(self.row_blocks * value, 0);
         let weights = looped(self.row_blocks, each) + scaled + 2 * row_classes + 2 * rows;
-        let block = loads + products + masks + weights + rescale + 4;
+        // Documents are searched for by halving.
+        let searches = row_searches(problem, self.row_blocks * e.classes);
+        let block = searches + u64::from(loads + products + masks + weights + rescale + 4);
         let head_words = self.matrix_rows() * head * self.edge / 4;
         let out_blocks = self.out_blocks(problem.value_dim());
         let out_words = (self.rows * out_blocks * self.edge / 4).div_ceil(self.threads);
         let put = looped(e.each, looped(self.row_blocks, looped(out_blocks, 0)));
         let outside = 2 * loads
             + each
-            + looped(e.each, 0)
+            + looped(right.classes, 0)
+            + looped(depth, 0)
+            + looped(self.matrix_rows().div_ceil(self.threads), 0)
             + 2 * looped(head_words.div_ceil(self.threads), looped(4, 0))
             + looped(self.row_blocks, looped(head, 0) + looped(value, 0))
             + 4 * row_classes
-            + looped(self.row_blocks * e.classes, shared + looped(self.strips, 0))
+            + looped(self.row_blocks * e.classes, shared + 2 * looped(self.strips, 0))
             + looped(value / out_blocks, put + looped(out_words, looped(self.strips, 0)));
-        // Documents are searched for by halving.
         let blocks = keys.div_ceil(self.keys().into()) + u64::from(self.ahead / 2);
-        blocks * u64::from(block) + u64::from(outside + 40 * (self.row_blocks * e.classes + 2))
+        blocks * block + u64::from(outside) + row_searches(problem, 2)
     }
 
     /// Those over the matrices of a tile, where they are not written out.
@@ -343,7 +348,7 @@ impl Tile for CooperativeDecodeTile {
     }
 }
 
-/// Keys of a share from which tiles in registers pay for any number of rows: 131 072 keys take 79.6 µs for one row of D = 64, in
+/// Keys of a share from which tiles in registers pay for any number of rows, of f16: 131 072 keys take 79.6 µs for one row of D = 64, in
 /// subgroups 82.7, and 142.0 for one of D = 128, 146.0 (f16, NVIDIA H200).
 const LONG: u32 = 1536;
 
@@ -446,7 +451,7 @@ impl Candidate {
 /// blocks on their way, 85.5 without registers; 4096 keys 15.1 µs with 8 strips and 15.6 without registers. Of a batch of 32 with 2048
 /// keys each, two workgroups of 6 strips to a processor take 46.6 µs, one of 12 or 8 51.1 or 52.6.
 const SHORT_REGISTERS: &[Candidate] = &[
-    registers(6, 8).of_a_crowd(),
+    registers(6, 8).of_a_crowd().from(192),
     registers(12, 8).from(LONG),
     registers(12, 2).from(LONG),
     registers(8, 4).from(192),
@@ -454,7 +459,7 @@ const SHORT_REGISTERS: &[Candidate] = &[
 
 /// The same up to 128: 131 072 keys take 141.4 µs with 8 strips, 143.6 without registers; 8192 keys 27.5 and 28.1; a batch of 32 with
 /// 2048 keys each 78.2 µs with 4 strips, 84.5 with 8, 92.3 without registers.
-const NARROW_REGISTERS: &[Candidate] = &[registers(4, 4).of_a_crowd(), registers(8, 4).from(384)];
+const NARROW_REGISTERS: &[Candidate] = &[registers(4, 4).of_a_crowd().from(384), registers(8, 4).from(384)];
 
 /// What is left of those where factors are scaled and shares are short or matrices are of 8, for a tier that is forced: 1024 keys of
 /// D = 128 take 18.9 µs, in subgroups 16.5.
@@ -520,6 +525,8 @@ fn serving(problem: &Dense, device: &DeviceClass) -> Vec<(Candidate, Cooperative
     let forced: &[Candidate] = if device.forces(Tier::Cooperative) { FORCED } else { &[] };
     let (all, in_registers) = match (edge, device.software) {
         _ if !precise_enough(problem, 1) && (!scaled || wide) => return vec![],
+        // Weights are f16, which shows in f32.
+        _ if scaled && forced.is_empty() && problem.output_dtype() == DType::F32 => return vec![],
         (16, _) if scaled && largest <= 64 => (forced, SHORT_REGISTERS),
         (16, _) if scaled => (forced, NARROW_REGISTERS),
         _ if scaled => (forced, [].as_slice()),
@@ -590,7 +597,7 @@ pub(super) fn choose(problem: &Dense, device: &DeviceClass) -> Option<Cooperativ
         let share = keys.div_ceil(wanted_splits(problem, t));
         let crowd = workgroups(problem, t) > u64::from(RESIDENT);
         let long = t.keys() <= keys && share >= meant.share && (crowd || !meant.crowd);
-        let any_rows = meant.registers && !meant.crowd && share >= LONG;
+        let any_rows = meant.registers && !crowd && !t.scaled && share >= LONG;
         (pays && t.strips == 1) || (long && (pays || any_rows))
     };
     let last = tiles.last().filter(|_| pays && (forced || !needs_scales(problem)));
@@ -654,6 +661,11 @@ mod tests {
         assert_eq!(scaled(&bf16(false, 131_072)), Some((12, true)));
         assert_eq!(scaled(&bf16(true, 131_072)), Some((12, false)));
         assert_eq!(scaled(&bf16(false, 1024)), None);
+        let f32_out = Dense {
+            output_dtype: Some(DType::F32),
+            ..bf16(false, 131_072)
+        };
+        assert_eq!(choose(&f32_out, &device), None);
         let forced = DeviceClass {
             tier: Some(Tier::Cooperative),
             ..tensor_cores(Some(MatrixElements::OF_TENSOR_CORES))
@@ -675,6 +687,7 @@ mod tests {
         };
         assert_eq!(tile(&batch(32, 8), &device), Some((6, true, 8)));
         assert_eq!(tile(&batch(16, 8), &device), Some((12, true, 8)));
+        assert_eq!(tile(&batch(32, 1), &device), None);
         // Where right factors are elsewhere.
         let elements = MatrixElements {
             right: None,

@@ -198,8 +198,10 @@ pub struct Dense {
     ///
     /// Decode on matrices serves bf16 without it where shaders get at elements of right factors
     /// ([`MatrixElements::right`](crate::tier::MatrixElements)): f16 has room for the bits of bf16, and its range is kept by powers of
-    /// two, one for each row of q, one for the keys and one for the values that a subgroup has met so far. An element is then exact down
-    /// to 2⁻³² of the largest of those; a NaN or infinity makes NaN of all rows that meet what shares its power.
+    /// two, one for each row of q, one for the keys and one for the values that a subgroup has met so far, masked ones included, but for
+    /// those behind the last that a row sees. An element is then exact down to 2⁻³¹ of the largest of those; a NaN or infinity makes NaN
+    /// of all rows that meet what shares its power. Weights are rounded to f16 there too, which bf16 does not show; where o is f32, other
+    /// kernels serve, unless the tier is forced.
     pub reduced_precision: bool,
 
     /// What turns a score into a weight.

@@ -121,13 +121,14 @@ pub(crate) struct Chosen {
     variant: Variant,
 }
 
-/// What of it decides about pipelines: that of attention, that of a scan for live tiles, and whether there is a merge.
-pub(crate) type Kind = (Variant, Option<Variant>, bool);
+/// What of it decides about pipelines: that of attention, that of a scan for live tiles, and that of a merge.
+pub(crate) type Kind = (Variant, Option<Variant>, Option<Variant>);
 
 impl Chosen {
     pub fn kind(&self, p: &Dense) -> Kind {
         let scan = self.lists.as_ref().map(|lists| lists.scan(p));
-        (self.variant.clone(), scan, self.splits > 1)
+        let merge = (self.splits > 1).then(|| merge::plan::variant(&merge_of(p, self.splits)));
+        (self.variant.clone(), scan, merge)
     }
 }
 
@@ -283,7 +284,7 @@ fn check_choice(p: &Dense, choice: &KernelChoice, gpu: &Gpu) -> Result<()> {
                     allowed: "`scaled` for bf16 tensors only".into(),
                 });
             }
-            // bf16 in f16's range is as good as two slices.
+            // bf16 in f16's range is as good as f16.
             let slices = if t.scaled { 2 } else { 1 };
             check_matrices(p, t, (t.edge, slices, t.suits(&gpu.abilities())), gpu)?;
         }

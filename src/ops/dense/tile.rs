@@ -595,7 +595,10 @@ pub(crate) fn loop_iterations(problem: &Dense, choice: &KernelChoice, splits: u3
             } else {
                 t.product_iterations(problem.head_dim, problem.value_dim())
             };
-            keys.div_ceil(t.keys.into()) * u64::from(1 + 4 + rows + rescale + products) + 1000
+            // Rows are looked for anew at every block, where elements have them.
+            let classes = t.elements.map_or(0, |e| t.row_blocks * e.classes);
+            let searches = row_searches(problem, classes);
+            keys.div_ceil(t.keys.into()) * (searches + u64::from(1 + 4 + rows + rescale + products)) + 1000
         }
         // A tile's own loops are written out but for those over a workgroup's few groups.
         KernelChoice::Decode(t) => {

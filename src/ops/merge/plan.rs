@@ -60,7 +60,7 @@ impl Joiner {
         }
         let iterations = u64::from(looped(merge.parts.div_ceil(PART_BATCH * lanes(merge)), 0));
         DeviceClass::of_gpu(gpu).check_loops("a merge of so many parts", iterations)?;
-        let pipeline = gpu.pipeline(&Variant::Merge(variant_of(merge)))?;
+        let pipeline = gpu.pipeline(&variant(merge))?;
         let grid = grid(merge, limits.max_compute_workgroups_per_dimension)?;
         Ok(Joiner {
             merge: merge.clone(),
@@ -253,6 +253,11 @@ fn check(m: &Merge) -> Result<()> {
         });
     }
     Ok(())
+}
+
+/// Its pipeline's.
+pub(crate) fn variant(m: &Merge) -> Variant {
+    Variant::Merge(variant_of(m))
 }
 
 fn variant_of(m: &Merge) -> MergeVariant {
