@@ -228,6 +228,16 @@ fn split(p: Dense) -> Dense {
     }
 }
 
+/// The same over a long cache.
+fn cached(p: Dense) -> Dense {
+    Dense {
+        queries: 1,
+        keys: 131_072,
+        q_offset: p.q_offset.map(|_| 131_071),
+        ..few(p)
+    }
+}
+
 /// bf16 whose range is kept.
 fn bf16(head_dim: u32) -> Dense {
     Dense {
@@ -254,6 +264,8 @@ fn add_cooperative(variants: &mut BTreeMap<String, Variant>) {
             add(variants, &split(on_matrices(head_dim, None)), &class);
             add(variants, &few(on_matrices(head_dim, None)), &class);
             add(variants, &few(bf16(head_dim)), &class);
+            add(variants, &cached(on_matrices(head_dim, None)), &class);
+            add(variants, &cached(bf16(head_dim)), &class);
         }
         // Rows that begin anywhere.
         add(variants, &few(bf16(33)), &class);
@@ -273,7 +285,10 @@ fn add_cooperative(variants: &mut BTreeMap<String, Variant>) {
         }
         for (_, option) in OPTIONS {
             add(variants, &on_matrices(40, Some(*option)), &class);
-            // The options' code does not depend on the class of the device.
+            // The options' code does not depend on the class of the device, but on its elements.
+            if n < 2 {
+                add(variants, &cached(on_matrices(40, Some(*option))), &class);
+            }
             if n == 0 {
                 add(variants, &split(on_matrices(40, Some(*option))), &class);
                 add(variants, &few(on_matrices(40, Some(*option))), &class);
