@@ -156,14 +156,12 @@ impl MatrixElements {
 
     /// What `shared/elements.wgsl` is to know.
     pub(crate) fn constants(&self) -> Vec<(&'static str, Constant)> {
-        let count = |(name, n)| (name, Constant::Count(n));
-        let all = [
-            ("ELEMENTS", self.each),
-            ("RUN", self.run),
-            ("CLASSES", self.classes),
-            ("SHARERS", self.sharers),
-        ];
-        all.map(count).to_vec()
+        vec![
+            ("ELEMENTS", Constant::Count(self.each)),
+            ("RUN", Constant::Count(self.run)),
+            ("CLASSES", Constant::Count(self.classes)),
+            ("SHARERS", Constant::Count(self.sharers)),
+        ]
     }
 
     /// As labels of tiles have it.
@@ -246,13 +244,11 @@ impl RightElements {
 
     /// What `shared/right_elements.wgsl` and those who import it are to know.
     pub(crate) fn constants(&self) -> Vec<(&'static str, Constant)> {
-        let count = |(name, n)| (name, Constant::Count(n));
-        let all = [
-            ("RIGHT_RUN", self.run),
-            ("COLUMNS", self.classes),
-            ("RIGHT_SHARERS", self.sharers),
-        ];
-        all.map(count).to_vec()
+        vec![
+            ("RIGHT_RUN", Constant::Count(self.run)),
+            ("COLUMNS", Constant::Count(self.classes)),
+            ("RIGHT_SHARERS", Constant::Count(self.sharers)),
+        ]
     }
 
     /// The same of right factors, where the elements of all invocations are of these rows and columns.

@@ -2,9 +2,9 @@
 // powers of two, so that f16 has them exactly, down to 2^-31 of the largest that share a factor; smaller ones are off by 2^-38 of it
 // at most.
 //
-// A strip's keys share a factor, masked ones included, its values another, and each row of q has its own: the power of two for the largest so far, which
-// changes only when that grows beyond what f16 has room for. What undoes a factor of values is applied at the end, and O is multiplied
-// when it changes.
+// A strip's keys share a factor, masked ones included, its values another, and each row of q has its own: the power of two for the
+// largest so far, which changes only when that grows beyond what f16 has room for. What undoes a factor of values is applied at the
+// end, and O is multiplied when it changes.
 #import dense/scales
 
 const SCALED = true;

@@ -35,14 +35,6 @@ fn put_held(at: u32, held: Held, factor: f32, apart: u32) {
 // (`shared/staged_x4.wgsl`).
 var<workgroup> told: array<atomic<u32>, 8>;
 
-// What the keys and the values of a tile are multiplied by when they are stored, and what undoes it.
-struct Scales {
-    k: f32,
-    k_unit: f32,
-    v: f32,
-    v_unit: f32,
-}
-
 // Before the barriers before all others.
 fn tell_start(thread: u32) {
     if (thread < 6u) {

@@ -15,14 +15,6 @@ fn put_slices(at: u32, four: vec4<f32>, apart: u32) {
     put_factors(at, vec4<f16>(four));
 }
 
-// What the keys and the values of a tile are multiplied by when they are stored, and what undoes it.
-struct Scales {
-    k: f32,
-    k_unit: f32,
-    v: f32,
-    v_unit: f32,
-}
-
 fn tell_start(thread: u32) {}
 
 fn tell_largest(k_held: array<Held, K_LOADS>, v_held: array<Held, V_LOADS>, lane: u32, round: u32) {}

@@ -83,3 +83,11 @@ fn store_v(values: array<Held, V_LOADS>, factor: f32, stager: u32, at: u32) {
         }
     }
 }
+
+// What the keys and the values of a tile are multiplied by when they are stored, and what undoes it.
+struct Scales {
+    k: f32,
+    k_unit: f32,
+    v: f32,
+    v_unit: f32,
+}

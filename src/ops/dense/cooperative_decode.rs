@@ -107,8 +107,8 @@ impl CooperativeDecodeTile {
 
     /// Blocks of output columns that are put together at a time.
     fn out_blocks(&self, value_dim: u32) -> u32 {
-        let (blocks, of_four) = match self.right() {
-            Some(right) => (self.whole_matrices(value_dim, right.classes), right.classes),
+        let (blocks, of_four) = match self.own_elements() {
+            Some((_, right)) => (self.whole_matrices(value_dim, right.classes), right.classes),
             None => (value_dim.div_ceil(self.edge), 4),
         };
         let divides = |n: &u32| blocks.is_multiple_of(*n) && (n * of_four).is_multiple_of(4);
@@ -116,9 +116,10 @@ impl CooperativeDecodeTile {
         fits.or((1..=blocks).find(divides)).unwrap_or(1)
     }
 
-    /// How elements of right factors are, where the tile makes use of them.
-    fn right(&self) -> Option<RightElements> {
-        self.elements?.right
+    /// How elements are, and those of right factors, where the tile makes use of them.
+    fn own_elements(&self) -> Option<(MatrixElements, RightElements)> {
+        let elements = self.elements?;
+        Some((elements, elements.right?))
     }
 
     /// The tile with as many strips whose keys and values, scores and weights stay in registers; `None` where the device's matrices
@@ -143,7 +144,7 @@ impl CooperativeDecodeTile {
 
     /// Workgroup memory in bytes.
     pub fn workgroup_bytes(&self, head_dim: u32, value_dim: u32) -> u32 {
-        if let Some((e, right)) = self.elements.and_then(|e| Some((e, e.right?))) {
+        if let Some((e, right)) = self.own_elements() {
             let pitch = self.whole_matrices(head_dim, e.each / right.classes) * self.edge + 8;
             let factors = 2 * self.matrix_rows() * pitch;
             let sums = 4 * self.strips * self.rows * (self.out_blocks(value_dim) * self.edge + 4);
@@ -181,7 +182,7 @@ impl CooperativeDecodeTile {
 
     /// Iterations of all loops of an invocation, at most, over so many keys.
     pub(crate) fn loop_iterations(&self, problem: &Dense, keys: u64) -> u64 {
-        if let Some((e, right)) = self.elements.and_then(|e| Some((e, e.right?))) {
+        if let Some((e, right)) = self.own_elements() {
             return self.iterations_in_registers(problem, keys, e, right);
         }
         let (rows, lanes) = (self.matrix_rows(), looped(self.row_lanes.ilog2(), 0));
@@ -322,8 +323,10 @@ impl Tile for CooperativeDecodeTile {
             ("ROW_LANES", Count(self.row_lanes)),
             ("MATRICES_WRITTEN_OUT", Count(self.written_out.into())),
         ];
-        constants.extend(self.elements.into_iter().flat_map(|e| e.constants()));
-        constants.extend(self.right().into_iter().flat_map(|right| right.constants()));
+        if let Some((e, right)) = self.own_elements() {
+            constants.extend(e.constants());
+            constants.extend(right.constants());
+        }
         constants
     }
 
