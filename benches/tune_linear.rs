@@ -14,6 +14,7 @@
 use wgpu_attention::bench::{Problem, rotating_sets};
 use wgpu_attention::dense::cooperative::CooperativeTile as SegmentTile;
 use wgpu_attention::dense::tile::DeviceClass;
+use wgpu_attention::linear::carried::CarriedTile;
 use wgpu_attention::linear::cooperative::CooperativeTile;
 use wgpu_attention::linear::tile::{Form, LinearTuning};
 use wgpu_attention::linear::variant::{ChunkTile, StepTile};
@@ -219,7 +220,59 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, tokens: u32, head_dim: u32, heads: u3
             }
         }
     }
+    for state in &states {
+        for output in carried_tiles(&problem, &device) {
+            for segment in [256, 512, 1024, 2048] {
+                if segment < tokens && segment.is_multiple_of(output.rows()) {
+                    let name = format!(
+                        "carried {segment} state {}x{} strips {}x{} staged {} output {}x{} strips {}x{}",
+                        state.rows(),
+                        state.columns(),
+                        state.strips,
+                        state.shares,
+                        state.staged,
+                        output.rows(),
+                        output.stages,
+                        output.strips,
+                        output.strip_blocks,
+                    );
+                    let form = Form::Carried {
+                        state: *state,
+                        output,
+                        segment,
+                    };
+                    bench.run(&name, Some(form));
+                }
+            }
+        }
+    }
     bench.show();
+}
+
+/// Tiles of the outputs of long segments: blocks of tokens, blocks of a strip's columns, stages.
+fn carried_tiles(p: &Linear, device: &DeviceClass) -> Vec<CarriedTile> {
+    let abilities = &device.abilities;
+    let (Some(edge), Some((_, most)), Some(elements)) = (abilities.matrices, abilities.subgroups, abilities.elements)
+    else {
+        return vec![];
+    };
+    let tile = |(row_blocks, strip_blocks, stages): (u32, u32, u32)| {
+        let strips = p.value_dim() / edge / strip_blocks;
+        CarriedTile {
+            edge,
+            strips,
+            strip_blocks,
+            row_blocks,
+            stages,
+            threads: strips * most,
+            own_barriers: abilities.subgroup_barriers,
+            written_out: !device.software,
+            elements,
+        }
+    };
+    [(2, 1, 2), (2, 1, 1), (4, 1, 1), (2, 2, 2), (1, 1, 2)]
+        .map(tile)
+        .to_vec()
 }
 
 /// Tiles of the states of segments: those that have been fast first.

@@ -123,6 +123,9 @@ pub struct RightElements {
     /// Invocations whose numbers have the same of these bits, the lowest, have elements of the same rows; those that have all
     /// others the same have elements of the same columns.
     pub sharers: u32,
+    /// Each is where the same element of sums is, with row and column exchanged.
+    #[cfg_attr(feature = "tuned", serde(default))]
+    pub turned: bool,
 }
 
 #[cfg(test)]
@@ -137,6 +140,7 @@ impl MatrixElements {
             run: 4,
             classes: 2,
             sharers: 3,
+            turned: true,
         }),
     };
 }
@@ -220,13 +224,18 @@ impl MatrixElements {
             .find(|(run, classes)| fits(*classes, *run))?;
         let whole_numbers = |part: &[f32]| part.iter().map(|x| *x as u32).collect::<Vec<_>>();
         let right = in_order(part(7))
-            .then(|| RightElements::found(&whole_numbers(part(5)), &whole_numbers(part(6)), edge, size));
+            .then(|| RightElements::found(&whole_numbers(part(5)), &whole_numbers(part(6)), edge, size))
+            .flatten()
+            .map(|right| RightElements {
+                turned: part(3) == part(6) && part(4) == part(5),
+                ..right
+            });
         Some(MatrixElements {
             each,
             run,
             classes,
             sharers,
-            right: right.flatten(),
+            right,
         })
     }
 }
@@ -292,6 +301,7 @@ impl RightElements {
             run: run as u32,
             classes: classes as u32,
             sharers: sharers as u32,
+            turned: false,
         })
     }
 }
@@ -446,6 +456,7 @@ mod tests {
             run: 1,
             classes: 8,
             sharers: 7,
+            turned: true,
         };
         assert_eq!(found.right, Some(right));
         let halves = numbers(

@@ -46,7 +46,7 @@ fn check_parts(name: &str, gpu: &Gpu, p: &Linear, form: Form) {
         .plan_with(gpu, &tuning)
         .unwrap_or_else(|error| panic!("{name}: {error}"));
     let whole = match form {
-        Form::Split { .. } | Form::CooperativeSplit { .. } => 3,
+        Form::Split { .. } | Form::CooperativeSplit { .. } | Form::Carried { .. } => 3,
         Form::Serial(_) | Form::Cooperative(_) | Form::Step(_) => 1,
     } + usize::from(p.total_decay);
     println!("{name}: {} dispatches instead of {whole}", plan.dispatches());

@@ -1,5 +1,6 @@
 // What rows on cooperative matrices share in linear attention: weights of tokens up to a row's own, sums over ROW_LANES, and powers
-// of two that keep factors inside f16.
+// of two.
+#import linear/powers
 
 // Of four scores of row i, of tokens j to j + 3.
 fn causal_weights(scores: vec4<f32>, i: u32, j: u32) -> vec4<f32> {
@@ -14,13 +15,4 @@ fn lanes_sum(x: f32) -> f32 {
         sum += subgroupShuffleXor(sum, n);
     }
     return sum;
-}
-
-// The power of two that takes a bound to between 2^14 and 2^15; for bounds below 2^-30 less, lest what was summed up at the power of a
-// large state overflow.
-fn power_for(bound: f32) -> f32 {
-    if (bound > 0.0 && bound < 3e38) {
-        return ldexp(1.0, i32(clamp(14.0 - floor(log2(bound)), -114.0, 44.0)));
-    }
-    return 1.0;
 }

@@ -78,7 +78,7 @@ const MOST_RISE = 1208925819614629174706176.0;
 
 // A power of two for what is bounded so: the one so far, where f16 has room for it and does not lose much.
 fn power_after(power: f32, bound: f32) -> f32 {
-    if (bound * power > 32768.0 || (bound * power < 128.0 && bound > 0.0)) {
+    if (leaves_halves(power, bound)) {
         let next = min(power_for(bound), least_power * MOST_RISE);
         least_power = min(least_power, next);
         return next;

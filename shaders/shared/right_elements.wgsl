@@ -6,12 +6,14 @@
 //   - elements of different classes are of the same rows, in the same order
 //   - invocations whose numbers have the same bits of RIGHT_SHARERS, the lowest ones, have elements of the same rows, those that
 //     have all other bits the same have elements of the same columns
+//   - where a kernel says so, element e of a right factor is where element e of sums is, with row and column exchanged
 
 // Halves, two to a word.
 alias RightWords = array<u32, ELEMENTS / 2u>;
 
 fn right_elements_of(factors: MatrixB) -> Elements { return Elements(); }
 fn right_of(words: RightWords) -> MatrixB { return MatrixB(); }
+fn right_factors_of(elements: Elements) -> MatrixB { return MatrixB(); }
 
 // Numbers that loads with a stride of 0 make rows or columns of.
 var<workgroup> right_places: array<vec4<f16>, EDGE / 4u>;

@@ -43,7 +43,9 @@ pub fn checked_plan(gpu: &Gpu, p: &Linear, choice: Choice) -> Result<LinearPlan,
         (Choice::Form(form), _) => form,
         (Choice::Serial | Choice::Other, Form::Split { tile, .. }) => Form::Serial(tile),
         (Choice::Split | Choice::Other, Form::Serial(tile)) => split(tile),
-        (Choice::Serial | Choice::Other, Form::CooperativeSplit { state, .. }) => Form::Cooperative(state),
+        (Choice::Serial | Choice::Other, Form::CooperativeSplit { state, .. } | Form::Carried { state, .. }) => {
+            Form::Cooperative(state)
+        }
         (_, form) => form,
     };
     let small_form = match form {
@@ -56,6 +58,8 @@ pub fn checked_plan(gpu: &Gpu, p: &Linear, choice: Choice) -> Result<LinearPlan,
             output,
             segment: output.rows(),
         },
+        // Several chunks to a segment.
+        Form::Carried { .. } => form.with_segment(2 * form.chunk()),
         form => form,
     };
     check(gpu, &small(p), &LinearTuning { form: Some(small_form) })?;

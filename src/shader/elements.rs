@@ -117,6 +117,7 @@ enum Marker {
     Sums,
     Factors,
     RightFactors,
+    RightWords,
 }
 
 impl Marker {
@@ -126,7 +127,8 @@ impl Marker {
             "right_elements_of" => Some(Marker::RightElements),
             "sums_of" => Some(Marker::Sums),
             "factors_of" => Some(Marker::Factors),
-            "right_of" => Some(Marker::RightFactors),
+            "right_factors_of" => Some(Marker::RightFactors),
+            "right_of" => Some(Marker::RightWords),
             _ => None,
         }
     }
@@ -174,7 +176,7 @@ fn with_bodies(words: &[u32]) -> Result<Vec<u32>, String> {
     let mut out = words[..HEADER].to_vec();
     let mut bound = words[BOUND];
     // A type is declared once.
-    let declares = types.halves == 0 && types.f16 != 0 && markers.values().any(|m| *m == Marker::RightFactors);
+    let declares = types.halves == 0 && types.f16 != 0 && markers.values().any(|m| *m == Marker::RightWords);
     if declares {
         types.halves = bound;
         bound += 1;
@@ -246,20 +248,20 @@ fn body(marker: Marker, function: &[u32], types: &Types, bound: &mut u32, out: &
     for n in 0..length {
         let given = id();
         let given_type = match marker {
-            Marker::Elements | Marker::Sums | Marker::Factors => types.f32,
+            Marker::Elements | Marker::Sums | Marker::Factors | Marker::RightFactors => types.f32,
             Marker::RightElements => types.f16,
-            Marker::RightFactors => types.u32,
+            Marker::RightWords => types.u32,
         };
         write(op::COMPOSITE_EXTRACT, &[given_type, given, parameter, n]);
         match marker {
             Marker::Elements | Marker::Sums => all.push(given),
-            Marker::RightElements | Marker::Factors => {
+            Marker::RightElements | Marker::Factors | Marker::RightFactors => {
                 let converted_type = if takes_apart { types.f32 } else { types.f16 };
                 let converted = id();
                 write(op::F_CONVERT, &[converted_type, converted, given]);
                 all.push(converted);
             }
-            Marker::RightFactors => {
+            Marker::RightWords => {
                 let two = id();
                 write(op::BITCAST, &[types.halves, two, given]);
                 for half in 0..2 {

@@ -39,7 +39,14 @@ fn classes() -> Vec<DeviceClass> {
 /// Kinds of device with cooperative matrices: tensor cores, simdgroup matrices, subgroups of open size, and a processor that
 /// emulates them.
 fn matrix_classes() -> Vec<DeviceClass> {
-    let right = |run, classes, sharers| Some(RightElements { run, classes, sharers });
+    let right = |run, classes, sharers| {
+        Some(RightElements {
+            run,
+            classes,
+            sharers,
+            turned: true,
+        })
+    };
     let elements = |each, run, classes, sharers, right| {
         Some(MatrixElements {
             each,

@@ -26,6 +26,7 @@
 //! Transformers with Hardware-Efficient Training" (Yang et al., 2023), "Transformers are SSMs" (Dao & Gu, 2024),
 //! "Transformers are RNNs" (Katharopoulos et al., 2020).
 
+pub mod carried;
 pub mod cooperative;
 mod encode;
 mod feature;

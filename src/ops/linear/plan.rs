@@ -5,7 +5,6 @@ use std::sync::Arc;
 use crate::error::{Error, Result, check_limit};
 use crate::gpu::{Gpu, Workspace};
 use crate::ops::call::{self, Need, Uniforms};
-use crate::ops::dense::cooperative::CooperativeTile as SegmentTile;
 use crate::ops::dense::tile::DeviceClass;
 use crate::ops::linear::cooperative::{self, CooperativeTile};
 use crate::ops::linear::geometry::{geometry, needs, segments, vector_access, whole, workspace};
@@ -13,7 +12,7 @@ use crate::ops::linear::tile::{self, Form, LinearTuning};
 use crate::ops::linear::variant::{
     Chunk, ChunkState, ChunkTile, Inputs, LinearVariant, Scan, Start, Step, StepTile, TotalDecay,
 };
-use crate::ops::linear::{FeatureMap, Linear, feature, rules, segments as on_segments};
+use crate::ops::linear::{FeatureMap, Linear, carried, feature, rules, segments as on_segments};
 use crate::ops::parts::{self, Bounds, Geometry, Part};
 use crate::shader::{Pipeline, Variant};
 use crate::tier::Tier;
@@ -210,6 +209,10 @@ pub fn variants_of(p: &Linear, form: Form) -> Vec<LinearVariant> {
             LinearVariant::CooperativeState(states.with_tile(state)),
             LinearVariant::Segment(options(true).with_tile(output)),
         ),
+        Form::Carried { state, output, .. } => three(
+            LinearVariant::CooperativeState(states.with_tile(state)),
+            LinearVariant::Carried(options(true).with_tile(output)),
+        ),
     }
 }
 
@@ -312,6 +315,18 @@ fn check_form(p: &Linear, form: Form, gpu: &Gpu) -> Result<Form> {
                 return invalid("segments of a multiple of the output tile's rows");
             }
         }
+        Form::Carried { output, segment, .. } => {
+            if !output.is_sound() || !output.covers(p) || !carried::serves(p, output.edge) {
+                return invalid(
+                    "an output tile that keeps to the rules beside its fields, whose strips are all of Dv, for a problem that is \
+                     causal, without `normalize`, with D and Dv of whole matrices, and tensors that are read four elements at a \
+                     time",
+                );
+            }
+            if segment == 0 || !segment.is_multiple_of(output.rows()) {
+                return invalid("segments of a multiple of the output tile's rows");
+            }
+        }
         Form::Split { tile, segment } => {
             if segment == 0 || !segment.is_multiple_of(tile.rows()) {
                 return invalid("segments of a multiple of the tile's rows");
@@ -320,7 +335,14 @@ fn check_form(p: &Linear, form: Form, gpu: &Gpu) -> Result<Form> {
     }
     match form {
         Form::Cooperative(tile) => check_matrices(p, form, &tile, None, gpu),
-        Form::CooperativeSplit { state, output, .. } => check_matrices(p, form, &state, Some(&output), gpu),
+        Form::CooperativeSplit { state, output, .. } => {
+            let (edge, suits) = (output.edge, output.suits(&gpu.abilities()));
+            check_matrices(p, form, &state, Some((edge, suits)), gpu)
+        }
+        Form::Carried { state, output, .. } => {
+            let (edge, suits) = (output.edge, output.suits(&gpu.abilities()));
+            check_matrices(p, form, &state, Some((edge, suits)), gpu)
+        }
         Form::Step(_) | Form::Serial(_) | Form::Split { .. } => Ok(form),
     }
 }
@@ -333,19 +355,20 @@ fn wrong_form(form: Form, allowed: &str) -> Error {
     }
 }
 
-/// Whether a device has the matrices and subgroups that a given tile is made for, and the problem is one for them.
+/// Whether a device has the matrices and subgroups that a given tile is made for, and the problem is one for them. Of a tile of
+/// outputs, the edge of its matrices and whether it suits the device.
 fn check_matrices(
     p: &Linear,
     form: Form,
     tile: &CooperativeTile,
-    output: Option<&SegmentTile>,
+    output: Option<(u32, bool)>,
     gpu: &Gpu,
 ) -> Result<Form> {
     let abilities = gpu.abilities();
     let subgroups = abilities.subgroups.unwrap_or_default();
     let allowed = match abilities.matrices {
         None => "no such form: this device has no cooperative matrices that could serve".into(),
-        Some(edge) if edge != tile.edge || output.is_some_and(|t| edge != t.edge) => {
+        Some(edge) if edge != tile.edge || output.is_some_and(|(of_output, _)| edge != of_output) => {
             format!("matrices of {edge}, which this device has")
         }
         Some(_) if !tile.is_sound() => {
@@ -355,9 +378,10 @@ fn check_matrices(
             "{} invocations for each strip and share, and at most {} lanes to a row",
             subgroups.1, subgroups.0
         ),
-        Some(_) if output.is_some_and(|t| !t.suits(&abilities)) => format!(
+        Some(_) if output.is_some_and(|(_, suits)| !suits) => format!(
             "{} invocations for each strip of the output tile, at most {} lanes to a row, and barriers of its own only \
-             where subgroups all have one size, which is a strip's lanes, and can wait by themselves",
+             where subgroups all have one size, which is a strip's lanes, and can wait by themselves; elements of matrices \
+             as this device has them",
             subgroups.1, subgroups.0
         ),
         Some(_) if !cooperative::serves(p) => {

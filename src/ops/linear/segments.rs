@@ -5,7 +5,7 @@ use crate::ops::dense::cooperative::{self as prefill, Candidate, CooperativeTile
 use crate::ops::dense::tile::{DeviceClass, looped};
 use crate::ops::dense::variant::staged_pieces;
 use crate::ops::linear::cooperative::{self, Candidate as StateCandidate, CooperativeTile};
-use crate::ops::linear::variant::{Chunk, ChunkState};
+use crate::ops::linear::variant::{Chunk, ChunkState, Inputs};
 use crate::ops::linear::{Decay, FeatureMap, Linear};
 use crate::shader::{Binding, Constant, Spec};
 use crate::tensor::DType;
@@ -101,11 +101,7 @@ impl Spec for Chunk<SegmentTile> {
             false => "shared/strip_workgroup",
         });
         pieces.push("shared/slices_one");
-        let as_stored = i.feature_map == FeatureMap::Identity && i.dtype == DType::F16 && i.vector;
-        pieces.push(match as_stored {
-            true => "linear/factors_as_stored",
-            false => "linear/factors_featured",
-        });
+        pieces.push(factors_piece(i));
         if t.elements.is_some() {
             pieces.push(match self.output_dtype {
                 DType::F16 => "linear/output_halves",
@@ -135,6 +131,15 @@ impl Spec for Chunk<SegmentTile> {
 
     fn enables(&self) -> Vec<&'static str> {
         vec!["f16", "wgpu_cooperative_matrix"]
+    }
+}
+
+/// The piece that loads φ(q), φ(k) and v for matrices.
+pub(super) fn factors_piece(inputs: &Inputs) -> &'static str {
+    let identity = inputs.feature_map == FeatureMap::Identity;
+    match identity && inputs.dtype == DType::F16 && inputs.vector {
+        true => "linear/factors_as_stored",
+        false => "linear/factors_featured",
     }
 }
 

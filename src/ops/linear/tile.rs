@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::ops::dense::cooperative::CooperativeTile as SegmentTile;
 use crate::ops::dense::tile::{DeviceClass, no_tile};
+use crate::ops::linear::carried::CarriedTile;
 use crate::ops::linear::cooperative::{self, CooperativeTile};
 use crate::ops::linear::variant::{ChunkTile, StepTile};
 use crate::ops::linear::{Decay, Linear};
@@ -36,33 +37,46 @@ pub enum Form {
         /// Tokens of a segment, a multiple of the rows of the last's tile.
         segment: u32,
     },
+    /// As `CooperativeSplit` over long segments, the last dispatch carrying the state through one: `linear/carried_elements.wgsl`.
+    Carried {
+        /// Tile of the first.
+        state: CooperativeTile,
+        /// Tile of the last.
+        output: CarriedTile,
+        /// Tokens of a segment, a multiple of the rows of the last's tile.
+        segment: u32,
+    },
 }
 
 impl Form {
     /// Tokens of a segment, where there are several.
     pub fn segment(self) -> Option<u32> {
         match self {
-            Form::Split { segment, .. } | Form::CooperativeSplit { segment, .. } => Some(segment),
+            Form::Split { segment, .. } | Form::CooperativeSplit { segment, .. } | Form::Carried { segment, .. } => {
+                Some(segment)
+            }
             Form::Step(_) | Form::Serial(_) | Form::Cooperative(_) => None,
         }
     }
 
     /// As it is, with segments of so many tokens where there are several.
-    pub(crate) fn with_segment(self, segment: u32) -> Form {
+    pub fn with_segment(self, segment: u32) -> Form {
         match self {
             Form::Split { tile, .. } => Form::Split { tile, segment },
             Form::CooperativeSplit { state, output, .. } => Form::CooperativeSplit { state, output, segment },
+            Form::Carried { state, output, .. } => Form::Carried { state, output, segment },
             Form::Step(_) | Form::Serial(_) | Form::Cooperative(_) => self,
         }
     }
 
     /// Tokens that a segment is a multiple of.
-    pub(crate) fn chunk(self) -> u32 {
+    pub fn chunk(self) -> u32 {
         match self {
             Form::Step(_) => 1,
             Form::Serial(tile) | Form::Split { tile, .. } => tile.rows(),
             Form::Cooperative(tile) => tile.rows(),
             Form::CooperativeSplit { output, .. } => output.rows(),
+            Form::Carried { output, .. } => output.rows(),
         }
     }
 
@@ -71,7 +85,9 @@ impl Form {
         match self {
             Form::Step(tile) => 4 * tile.lanes,
             Form::Serial(tile) | Form::Split { tile, .. } => tile.columns(),
-            Form::Cooperative(tile) | Form::CooperativeSplit { state: tile, .. } => tile.columns(),
+            Form::Cooperative(tile)
+            | Form::CooperativeSplit { state: tile, .. }
+            | Form::Carried { state: tile, .. } => tile.columns(),
         }
     }
 
@@ -80,6 +96,7 @@ impl Form {
         let tiles = p.value_dim().div_ceil(self.columns());
         match self {
             Form::CooperativeSplit { output, segment, .. } => [tiles, segment.div_ceil(output.rows())],
+            Form::Carried { .. } => [tiles, 1],
             _ => [tiles; 2],
         }
     }
@@ -91,6 +108,7 @@ impl Form {
             Form::Serial(tile) | Form::Split { tile, .. } => tile.threads(),
             Form::Cooperative(tile) => tile.threads,
             Form::CooperativeSplit { state, output, .. } => state.threads.max(output.threads),
+            Form::Carried { state, output, .. } => state.threads.max(output.threads),
         }
     }
 }
@@ -324,6 +342,7 @@ fn iterations_of(p: &Linear, form: Form, tokens: u32) -> u64 {
         Form::CooperativeSplit { state, output, .. } => {
             matrices(&state).max(segments::loop_iterations(&output, p, tokens).into())
         }
+        Form::Carried { state, output, .. } => matrices(&state).max(output.loop_iterations(p, tokens).into()),
     }
 }
 

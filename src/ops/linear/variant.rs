@@ -3,6 +3,7 @@
 use crate::ops::dense::cooperative::CooperativeTile as SegmentTile;
 use crate::ops::dense::tile::looped;
 use crate::ops::dense::variant::{native_element_piece, output_pieces, row_pieces, unroll};
+use crate::ops::linear::carried::CarriedTile;
 use crate::ops::linear::cooperative::CooperativeTile;
 use crate::ops::linear::{Decay, FeatureMap};
 use crate::shader::{Binding, BindingKind, Constant, Spec};
@@ -18,6 +19,8 @@ pub enum LinearVariant {
     Cooperative(Chunk<CooperativeTile>),
     /// `linear/segment_cooperative.wgsl`, `linear/segment_elements.wgsl`
     Segment(Chunk<SegmentTile>),
+    /// `linear/carried_elements.wgsl`
+    Carried(Chunk<CarriedTile>),
     /// `linear/chunk_state.wgsl`
     ChunkState(ChunkState),
     /// `linear/chunk_state_cooperative.wgsl`
@@ -37,6 +40,7 @@ impl LinearVariant {
             LinearVariant::Chunk(v) => v,
             LinearVariant::Cooperative(v) => v,
             LinearVariant::Segment(v) => v,
+            LinearVariant::Carried(v) => v,
             LinearVariant::ChunkState(v) => v,
             LinearVariant::CooperativeState(v) => v,
             LinearVariant::Scan(v) => v,
@@ -52,9 +56,10 @@ impl LinearVariant {
             LinearVariant::ChunkState(v) => &mut v.inputs,
             LinearVariant::Step(v) => &mut v.inputs,
             // Matrices read f16 as it is anyway.
-            LinearVariant::Cooperative(_) | LinearVariant::Segment(_) | LinearVariant::CooperativeState(_) => {
-                return self;
-            }
+            LinearVariant::Cooperative(_)
+            | LinearVariant::Segment(_)
+            | LinearVariant::Carried(_)
+            | LinearVariant::CooperativeState(_) => return self,
             LinearVariant::Scan(_) | LinearVariant::TotalDecay(_) => return self,
         };
         inputs.half = inputs.dtype == DType::F16;

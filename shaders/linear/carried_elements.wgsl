@@ -1,0 +1,361 @@
+// Outputs of linear attention over long segments of a sequence, with the state carried along in cooperative matrices
+// (lightning attention: Qin et al., 2024, "Various Lengths, Constant Speed: Efficient Language Modeling with Lightning Attention").
+// Decays are none or a number a head, λ = e^g. The last of three dispatches, after `linear/chunk_state_cooperative.wgsl` and
+// `linear/scan.wgsl`, as `linear/segment_cooperative.wgsl` is, from whose work it differs in that a segment has many chunks of ROWS
+// tokens, so that there are few states between segments. For each chunk, i and j counted from its first token,
+//
+//   o_i = scale·(λ^{i+1} q_iᵀ S + Σ_{j≤i} λ^{i−j} (q_i·k_j) v_j)
+//   S  ← λ^ROWS S + Σ_j λ^{ROWS−1−j} k_j v_jᵀ
+//
+// One workgroup owns a segment, each of its STRIPS subgroups STRIP_BLOCKS·EDGE columns of v, o and S. A subgroup has its part of S
+// transposed, Sᵀ [columns, D], in sums of f32 that never leave the registers: turned over, elements of sums are where those of right
+// factors are (`shared/right_elements.wgsl`), which is what q·S needs. A chunk takes
+//
+//   q, k, v and k decayed to the chunk's end to workgroup memory; the next chunk's on their way meanwhile
+//   weights   blocks of EDGE × EDGE of the lower triangle, dealt out to the subgroups: q·kᵀ, decays, to workgroup memory as f16
+//   o         q·S with decays of rows, plus weights·v, block by block of rows; the update of S
+//
+// with a barrier before and after the weights, and with one stage a third behind the update.
+//
+// Workgroup memory (pitches in words of four elements):
+//   factors, f16   a block of O of each strip on its way to be written (`output_halves`)
+//                  weights, PAIRS blocks [EDGE][WEIGHT_PITCH]
+//                  STAGES times q, k and decayed k [ROWS][HEAD_PITCH] and v [ROWS][VALUE_PITCH]
+//   units          what undoes the power of two of each block of weights
+//   sums, f32      that block of O where it does not leave as f16 (`output_sums`)
+//
+// Range. Each block of weights and each strip's part of S is multiplied by a power of two that f16 has room for (`linear/powers.wgsl`),
+// and each product by what undoes it before they are added up.
+#import linear/params
+#import linear/features
+#import linear/powers
+#import linear/expm1
+#import linear/span
+#import shared/output
+#import linear/outside
+#import shared/matrix_sizes
+#import shared/staged_keys
+#import shared/elements
+#import shared/right_elements
+
+const ROWS = ROW_BLOCKS * EDGE;
+const HEAD_VECS = HEAD_QUADS;
+const VALUE_VECS = VALUE_DIM / 4u;
+const VALUE_VECS_ALL = VALUE_VECS;
+const STAGING_WRITTEN_OUT = MATRICES_WRITTEN_OUT;
+const STAGED_KEYS = ROWS;
+const STAGERS = THREADS;
+const STATES = STRIP_BLOCKS * HEAD_BLOCKS;
+const OUTPUTS = ROW_BLOCKS * STRIP_BLOCKS;
+
+// Blocks of weights, row by row of the lower triangle, and those of a subgroup.
+const PAIRS = ROW_BLOCKS * (ROW_BLOCKS + 1u) / 2u;
+const PAIRS_EACH = (PAIRS + STRIPS - 1u) / STRIPS;
+
+// Places in words of four elements.
+const WEIGHT_PITCH = EDGE_WORDS + 2u;
+const WEIGHTS_AT = O_FACTORS;
+const STAGES_AT = WEIGHTS_AT + PAIRS * EDGE * WEIGHT_PITCH;
+const K_SLICE = ROWS * HEAD_PITCH;
+const V_SLICE = ROWS * VALUE_PITCH;
+// In a stage, behind q. Without decay, keys at the chunk's end are the keys.
+const K_AT = K_SLICE;
+const END_AT = select(K_AT, 2u * K_SLICE, DECAYS);
+const V_AT = END_AT + K_SLICE;
+const STAGE = V_AT + V_SLICE;
+const FACTORS = STAGES_AT + STAGES * STAGE;
+const SUMS = O_SUMS;
+
+const_assert HEAD_DIM % EDGE == 0u && VALUE_BLOCKS == STRIPS * STRIP_BLOCKS && VALUE_DIM % EDGE == 0u;
+
+// At least 16 bytes, and a multiple of them.
+var<workgroup> units: array<f32, (PAIRS + 3u) / 4u * 4u>;
+
+// Heads, for feature maps.
+var<private> head: u32;
+var<private> kv_head: u32;
+
+// Keys are counted from the segment's first token.
+alias List = u32;
+
+fn key_at(first: u32, p: u32) -> u32 {
+    return first + p;
+}
+
+// Row and column of a block of the lower triangle.
+struct Pair {
+    row: u32,
+    column: u32,
+}
+
+fn pair_of(n: u32) -> Pair {
+    var row = 0u;
+    #unroll
+    for (var r = 1u; r < ROW_BLOCKS; r++) {
+        row += select(0u, 1u, n >= r * (r + 1u) / 2u);
+    }
+    return Pair(row, n - row * (row + 1u) / 2u);
+}
+
+fn load_q(base: u32, first: u32, p0: u32, last: u32, thread: u32) -> array<Held, K_LOADS> {
+    var values: array<Held, K_LOADS>;
+    #unroll if STAGING_WRITTEN_OUT
+    for (var u = 0u; u < K_LOADS; u++) {
+        let turn = turn_of(thread, u, HEAD_WORDS);
+        values[u] = q_four(base, min(first + p0 + turn.row, last), turn.word);
+    }
+    return values;
+}
+
+// Keys decayed from their place in the chunk to its end.
+fn store_decayed(values: array<Held, K_LOADS>, by: array<f32, K_LOADS>, thread: u32, at: u32) {
+    #unroll if STAGING_WRITTEN_OUT
+    for (var u = 0u; u < K_LOADS; u++) {
+        if (K_EVEN || thread + u * THREADS < ROWS * HEAD_WORDS) {
+            let turn = turn_of(thread, u, HEAD_WORDS);
+            let four = vec4<f32>(unpack2x16float(values[u].x), unpack2x16float(values[u].y));
+            put_factors(at + turn.row * HEAD_PITCH + turn.word, vec4<f16>(four * by[u]));
+        }
+    }
+}
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgroup: u32,
+        @builtin(subgroup_size) subgroup_size: u32, @builtin(subgroup_invocation_id) lane: u32) {
+    // Neighbours by this number are neighbours in a subgroup, which by the invocation index they need not be.
+    let thread = subgroup * subgroup_size + lane;
+    let strip = subgroup % STRIPS;
+    // Words of a block of O that this invocation takes care of.
+    let block_words = strip_words(strip, lane, subgroup_size, thread, EDGE * EDGE_WORDS);
+    let span = span_of(workgroup.z, workgroup.x);
+    let count = span.end - span.start;
+    let batch = select(workgroup.z, 0u, DOCUMENTS);
+    head = params.first_head + workgroup.y;
+    let kv = head / params.group - params.first_head / params.group;
+    kv_head = kv;
+    let q_from = params.q_base + batch * params.q_batch + workgroup.y * params.q_head;
+    let k_from = params.k_base + batch * params.k_batch + kv * params.k_head;
+    let v_from = params.v_base + batch * params.v_batch + kv * params.v_head;
+    let o_from = params.o_base + batch * params.o_batch + workgroup.y * params.o_head;
+    clear_outside(span, o_from, 0u, VALUE_VECS, thread);
+    // A loop in place of a branch: naga takes what is behind a return for control flow that invocations part in.
+    for (var any = count > 0u; any; any = false) {
+        let last = span.end - 1u;
+        var q_held = load_q(q_from, span.start, 0u, last, thread);
+        var k_held = load_k(k_from, span.start, 0u, last, thread);
+        var v_held = load_v(v_from, span.start, 0u, last, thread);
+        begin_decay(batch, workgroup.y);
+        strip_start(thread);
+        fill_places(thread);
+        // Sᵀ before the segment. A segment that has tokens is a sequence's, so that there is one.
+        let state_from = params.in_base + select(span.sequence, 0u, DOCUMENTS) * params.in_sequence + workgroup.y * params.in_head
+            + span.slot * params.in_segment;
+        var state: array<MatrixC, STATES>;
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var b = 0u; b < STRIP_BLOCKS; b++) {
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var d = 0u; d < HEAD_BLOCKS; d++) {
+                let at = (state_from + d * EDGE * VALUE_DIM) / 4u + (strip * STRIP_BLOCKS + b) * EDGE_WORDS;
+                state[b * HEAD_BLOCKS + d] = coopLoad<MatrixC>(&state_in[at], VALUE_DIM / 4u);
+            }
+        }
+        var state_power = 1.0;
+        workgroupBarrier();
+
+        // What does not change from chunk to chunk: decays of this invocation's elements of weights, of its rows, and of its keys.
+        let rows = element_rows();
+        let columns = element_columns();
+        var own_rows = rows;
+        var own_columns = columns;
+        var between: array<Elements, PAIRS_EACH>;
+        var powers: array<f32, PAIRS_EACH>;
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var n = 0u; n < PAIRS_EACH; n++) {
+            let pair = pair_of(strip + n * STRIPS);
+            powers[n] = 1.0;
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var e = 0u; e < ELEMENTS; e++) {
+                let steps = f32(pair.row * EDGE) - f32(pair.column * EDGE) + own_rows[e] - own_columns[e];
+                between[n][e] = select(0.0, decay_over(vec4<f32>(steps)).x, steps >= 0.0);
+            }
+        }
+        var from_start: array<f32, ROW_BLOCKS * CLASSES>;
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var r = 0u; r < ROW_BLOCKS; r++) {
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var c = 0u; c < CLASSES; c++) {
+                from_start[r * CLASSES + c] = params.scale * decay_from_start(r * EDGE + u32(own_rows[c * RUN]));
+            }
+        }
+        var to_end: array<f32, K_LOADS>;
+        #unroll if STAGING_WRITTEN_OUT
+        for (var u = 0u; u < K_LOADS; u++) {
+            to_end[u] = decay_to_end(min(turn_of(thread, u, HEAD_WORDS).row, ROWS - 1u), ROWS, 0u).x;
+        }
+        let change = 1.0 + expm1(chunk_decay(ROWS, 0u)).x;
+
+        var stage = STAGES_AT;
+        for (var p0 = 0u; p0 < count; p0 += ROWS) {
+            store_k(q_held, 1.0, thread, stage);
+            store_k(k_held, 1.0, thread, stage + K_AT);
+            if (DECAYS) {
+                store_decayed(k_held, to_end, thread, stage + END_AT);
+            }
+            store_v(v_held, 1.0, thread, stage + V_AT);
+            workgroupBarrier();
+            q_held = load_q(q_from, span.start, p0 + ROWS, last, thread);
+            k_held = load_k(k_from, span.start, p0 + ROWS, last, thread);
+            v_held = load_v(v_from, span.start, p0 + ROWS, last, thread);
+
+            // Weights.
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var n = 0u; n < PAIRS_EACH; n++) {
+                let number = strip + n * STRIPS;
+                // A loop in place of a branch, as above.
+                for (var own = PAIRS % STRIPS == 0u || subgroupAny(number < PAIRS); own; own = false) {
+                    let pair = pair_of(number);
+                    var scores = MatrixC();
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var d = 0u; d < HEAD_BLOCKS; d++) {
+                        let queries = coopLoadT<MatrixA>(&factors[(stage + pair.row * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
+                        let keys = coopLoad<MatrixB>(&factors[(stage + K_AT + pair.column * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
+                        scores = coopMultiplyAdd(queries, keys, scores);
+                    }
+                    var weights = elements_of(scores);
+                    var top = 0.0;
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var e = 0u; e < ELEMENTS; e++) {
+                        weights[e] *= between[n][e];
+                        top = max(top, abs(weights[e]));
+                    }
+                    powers[n] = power_near(powers[n], top);
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var e = 0u; e < ELEMENTS; e++) {
+                        weights[e] *= powers[n];
+                    }
+                    coopStoreT(factors_of(weights), &factors[(WEIGHTS_AT + number * EDGE * WEIGHT_PITCH) * WORD], WEIGHT_PITCH * WORD);
+                    if (lane == 0u) {
+                        units[number] = params.scale / powers[n];
+                    }
+                }
+            }
+
+            // What the state contributes.
+            var top = 0.0;
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var s = 0u; s < STATES; s++) {
+                var own = elements_of(state[s]);
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var e = 0u; e < ELEMENTS; e++) {
+                    top = max(top, abs(own[e]));
+                }
+            }
+            state_power = power_near(state_power, top);
+            var o: array<MatrixC, OUTPUTS>;
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var e = 0u; e < OUTPUTS; e++) {
+                o[e] = MatrixC();
+            }
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var d = 0u; d < HEAD_BLOCKS; d++) {
+                var channels: array<MatrixB, STRIP_BLOCKS>;
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var b = 0u; b < STRIP_BLOCKS; b++) {
+                    channels[b] = right_factors_of(elements_of(state[b * HEAD_BLOCKS + d] * state_power));
+                }
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var r = 0u; r < ROW_BLOCKS; r++) {
+                    let queries = coopLoadT<MatrixA>(&factors[(stage + r * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var b = 0u; b < STRIP_BLOCKS; b++) {
+                        o[r * STRIP_BLOCKS + b] = coopMultiplyAdd(queries, channels[b], o[r * STRIP_BLOCKS + b]);
+                    }
+                }
+            }
+            workgroupBarrier();
+
+            // And the chunk's own tokens.
+            let state_unit = 1.0 / state_power;
+            var values: array<MatrixB, OUTPUTS>;
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var j = 0u; j < ROW_BLOCKS; j++) {
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var b = 0u; b < STRIP_BLOCKS; b++) {
+                    values[j * STRIP_BLOCKS + b] = coopLoadT<MatrixB>(&factors[(stage + V_AT + j * EDGE * VALUE_PITCH + (strip * STRIP_BLOCKS + b) * EDGE_WORDS) * WORD], VALUE_PITCH * WORD);
+                }
+            }
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var r = 0u; r < ROW_BLOCKS; r++) {
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var b = 0u; b < STRIP_BLOCKS; b++) {
+                    var block = elements_of(o[r * STRIP_BLOCKS + b]);
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var e = 0u; e < ELEMENTS; e++) {
+                        block[e] *= from_start[r * CLASSES + e / RUN % CLASSES] * state_unit;
+                    }
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var j = 0u; j < r + 1u; j++) {
+                        let number = r * (r + 1u) / 2u + j;
+                        let weights = coopLoadT<MatrixA>(&factors[(WEIGHTS_AT + number * EDGE * WEIGHT_PITCH) * WORD], WEIGHT_PITCH * WORD);
+                        var added = elements_of(coopMultiplyAdd(weights, values[j * STRIP_BLOCKS + b], MatrixC()));
+                        let unit = units[number];
+                        #unroll if MATRICES_WRITTEN_OUT
+                        for (var e = 0u; e < ELEMENTS; e++) {
+                            block[e] = fma(added[e], unit, block[e]);
+                        }
+                    }
+                    strip_barrier();
+                    put_output(sums_of(block), strip);
+                    strip_barrier();
+                    for (var w = block_words.first; w < block_words.end; w += block_words.step) {
+                        let i = p0 + r * EDGE + w / EDGE_WORDS % EDGE;
+                        let column = ((w / EDGE_WORDS / EDGE) * STRIP_BLOCKS + b) * EDGE + w % EDGE_WORDS * 4u;
+                        if (i < count) {
+                            store_o4(o_from + (span.start + i) * params.o_seq + column, output_word(w), 4u);
+                        }
+                    }
+                }
+            }
+
+            // The state after the chunk.
+            if (DECAYS) {
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var s = 0u; s < STATES; s++) {
+                    state[s] = state[s] * change;
+                }
+            }
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var j = 0u; j < ROW_BLOCKS; j++) {
+                var columns_of: array<MatrixA, STRIP_BLOCKS>;
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var b = 0u; b < STRIP_BLOCKS; b++) {
+                    columns_of[b] = coopLoad<MatrixA>(&factors[(stage + V_AT + j * EDGE * VALUE_PITCH + (strip * STRIP_BLOCKS + b) * EDGE_WORDS) * WORD], VALUE_PITCH * WORD);
+                }
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var d = 0u; d < HEAD_BLOCKS; d++) {
+                    let keys = coopLoadT<MatrixB>(&factors[(stage + END_AT + j * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var b = 0u; b < STRIP_BLOCKS; b++) {
+                        state[b * HEAD_BLOCKS + d] = coopMultiplyAdd(columns_of[b], keys, state[b * HEAD_BLOCKS + d]);
+                    }
+                }
+            }
+            if (STAGES == 2u) {
+                stage = 2u * STAGES_AT + STAGE - stage;
+            } else {
+                workgroupBarrier();
+            }
+        }
+    }
+}
+
+// A power of two for what a subgroup has that is at most `top` in this invocation: the one so far, where f16 has room for it and does
+// not lose much.
+fn power_near(power: f32, top: f32) -> f32 {
+    // Bits of magnitudes are ordered as they are.
+    let bound = bitcast<f32>(subgroupMax(bitcast<u32>(top)));
+    if (leaves_halves(power, bound)) {
+        return power_for(bound);
+    }
+    return power;
+}

@@ -1,0 +1,244 @@
+//! Long segments of linear attention on cooperative matrices, with the state carried along in registers: tile, and which a device
+//! gets.
+
+use crate::ops::dense::tile::{DeviceClass, looped};
+use crate::ops::dense::variant::staged_pieces;
+use crate::ops::linear::geometry::vector_access;
+use crate::ops::linear::segments::factors_piece;
+use crate::ops::linear::variant::Chunk;
+use crate::ops::linear::{Decay, Linear};
+use crate::shader::{Binding, Constant, Spec};
+use crate::tensor::DType;
+use crate::tier::{Abilities, MatrixElements, Tier};
+
+/// Tile shape of `linear/carried_elements.wgsl`; the file's header has the meaning of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "tuned", derive(serde::Serialize, serde::Deserialize))]
+pub struct CarriedTile {
+    /// Rows and columns of a matrix: 8 or 16, as the device has them.
+    pub edge: u32,
+    /// Strips of columns, a subgroup's each.
+    pub strips: u32,
+    /// Blocks of `edge` columns of a strip. Strips are all there is of Dv.
+    pub strip_blocks: u32,
+    /// Blocks of `edge` tokens of a chunk.
+    pub row_blocks: u32,
+    /// Chunks that workgroup memory holds: 1 or 2.
+    pub stages: u32,
+    /// Invocations of a workgroup: for each strip as many as a subgroup of the device has.
+    pub threads: u32,
+    /// A strip's invocations wait for each other without the workgroup's others.
+    pub own_barriers: bool,
+    /// Loops over matrices are written out.
+    pub written_out: bool,
+    /// Elements of matrices, as the device has them ([`Abilities::elements`]): right factors' turned over those of sums.
+    pub elements: MatrixElements,
+}
+
+impl CarriedTile {
+    /// Whether all fields are in range.
+    pub(crate) fn is_sound(&self) -> bool {
+        let counts = [self.strips, self.strip_blocks, self.row_blocks];
+        [8, 16].contains(&self.edge)
+            && counts.iter().all(|n| (1..=32).contains(n))
+            && [1, 2].contains(&self.stages)
+            && self.threads.is_multiple_of(self.strips)
+            && self.elements.fits(self.edge, self.threads / self.strips)
+            && self.elements.right.is_some_and(|right| right.turned)
+    }
+
+    /// Whether it is made for subgroups and matrices of a device.
+    pub(crate) fn suits(&self, abilities: &Abilities) -> bool {
+        let (least, most) = abilities.subgroups.unwrap_or_default();
+        least == most
+            && self.threads == self.strips * most
+            && abilities.elements == Some(self.elements)
+            && (abilities.subgroup_barriers || !self.own_barriers)
+    }
+
+    /// Whether it is made for the columns of a problem.
+    pub(crate) fn covers(&self, p: &Linear) -> bool {
+        self.strips * self.strip_blocks * self.edge == p.value_dim() && p.head_dim.is_multiple_of(self.edge)
+    }
+
+    /// Tokens of a chunk.
+    pub const fn rows(&self) -> u32 {
+        self.row_blocks * self.edge
+    }
+
+    /// Blocks of weights of a chunk.
+    const fn pairs(&self) -> u32 {
+        self.row_blocks * (self.row_blocks + 1) / 2
+    }
+
+    /// As labels have it.
+    pub(super) fn shape(&self) -> String {
+        format!(
+            "matrices of {} tile {}x{} strips {}x{} threads {}{}{}",
+            self.edge,
+            self.rows(),
+            self.stages,
+            self.strips,
+            self.strip_blocks,
+            self.threads,
+            if self.own_barriers { " own" } else { "" },
+            self.elements.label(),
+        )
+    }
+
+    /// Workgroup memory in bytes.
+    pub(crate) fn workgroup_bytes(&self, p: &Linear) -> u32 {
+        self.bytes(p.head_dim, p.value_dim(), p.decay != Decay::None, p.output_dtype())
+    }
+
+    fn bytes(&self, head_dim: u32, value_dim: u32, decays: bool, output: DType) -> u32 {
+        let (outputs, sums) = match output {
+            DType::F16 => (self.strips * self.edge * (self.edge + 8), 4),
+            DType::F32 | DType::BF16 => (0, self.strips * self.edge * (self.edge + 4)),
+        };
+        let keys = if decays { 3 } else { 2 };
+        let stage = self.rows() * (keys * (head_dim + 8) + value_dim + 8);
+        let weights = self.pairs() * self.edge * (self.edge + 8);
+        let units = self.pairs().next_multiple_of(4);
+        let barriers = if self.own_barriers { 0 } else { 4 };
+        let normalizer = 0;
+        2 * (outputs + weights + self.stages * stage) + 4 * (sums + units + self.edge + barriers + normalizer)
+    }
+
+    /// Iterations of all loops of an invocation for so many tokens, at most.
+    pub(crate) fn loop_iterations(&self, p: &Linear, tokens: u32) -> u32 {
+        let (blocks, each) = (p.head_dim / self.edge, looped(self.elements.each, 0));
+        let states = self.strip_blocks * blocks;
+        let outputs = self.row_blocks * self.strip_blocks;
+        let words = |width: u32| looped((self.rows() * width / 4).div_ceil(self.threads), 0);
+        let staged = 5 * words(p.head_dim) + 2 * words(p.value_dim());
+        let pairs = self.pairs().div_ceil(self.strips);
+        let of_pairs = looped(pairs, looped(blocks, 0) + 2 * each + looped(self.row_blocks, 0) + 1);
+        let of_state = looped(states, each) + looped(states, 0);
+        let from_state = looped(
+            blocks,
+            looped(self.strip_blocks, 0) + looped(outputs, looped(self.row_blocks, 0)),
+        );
+        let of_block = each
+            + looped(self.row_blocks, each)
+            + looped((self.edge * self.edge / 4).div_ceil(self.threads / self.strips), 0);
+        let of_output = looped(self.row_blocks, looped(self.strip_blocks, of_block)) + looped(outputs, 0);
+        let update = looped(
+            self.row_blocks,
+            looped(self.strip_blocks, 0) + looped(blocks, looped(self.strip_blocks, 0)),
+        );
+        let chunk = staged + of_pairs + of_state + from_state + of_output + update + looped(outputs, 0);
+        let start = staged + looped(pairs, each) + looped(self.row_blocks, each) + looped(states, 0);
+        looped(tokens.div_ceil(self.rows()), chunk) + 2 * start
+    }
+}
+
+impl Spec for Chunk<CarriedTile> {
+    fn label(&self) -> String {
+        format!("{} {}", self.options_label(self.kernel()), self.tile.shape())
+    }
+
+    fn kernel(&self) -> &'static str {
+        "linear/carried_elements"
+    }
+
+    fn constants(&self) -> Vec<(&'static str, Constant)> {
+        use Constant::{Count, Flag};
+        let (t, i) = (&self.tile, &self.inputs);
+        let mut constants = self.options_constants();
+        constants.extend([
+            ("DECAYS", Flag(i.decay != Decay::None)),
+            ("STRIPS", Count(t.strips)),
+            ("STRIP_BLOCKS", Count(t.strip_blocks)),
+            ("ROW_BLOCKS", Count(t.row_blocks)),
+            ("STAGES", Count(t.stages)),
+            ("THREADS", Count(t.threads)),
+            ("MATRICES_WRITTEN_OUT", Count(t.written_out.into())),
+        ]);
+        constants.extend(t.elements.constants());
+        constants
+    }
+
+    fn pieces(&self) -> Vec<&'static str> {
+        let (t, i) = (&self.tile, &self.inputs);
+        let mut pieces = staged_pieces(t.edge, true).to_vec();
+        pieces.push(match t.own_barriers {
+            true => "shared/strip_subgroup",
+            false => "shared/strip_workgroup",
+        });
+        pieces.extend(["shared/slices_one", factors_piece(i)]);
+        pieces.push(match self.output_dtype {
+            DType::F16 => "linear/output_halves",
+            DType::F32 | DType::BF16 => "linear/output_sums",
+        });
+        pieces.extend(self.options_pieces(i.pieces(false)));
+        pieces
+    }
+
+    fn custom(&self) -> Option<String> {
+        self.inputs.custom()
+    }
+
+    fn bindings(&self) -> Vec<Binding> {
+        self.options_bindings()
+    }
+
+    fn workgroup_bytes(&self) -> u32 {
+        let i = &self.inputs;
+        self.tile
+            .bytes(i.head_dim, i.value_dim, i.decay != Decay::None, self.output_dtype)
+    }
+
+    fn tier(&self) -> Tier {
+        Tier::Cooperative
+    }
+
+    fn enables(&self) -> Vec<&'static str> {
+        vec!["f16", "wgpu_cooperative_matrix"]
+    }
+}
+
+/// Whether the kernel can serve a problem that matrices can serve: rows of states and outputs are written block by block, four
+/// elements at a time.
+pub(super) fn serves(p: &Linear, edge: u32) -> bool {
+    let (inputs, outputs, states) = vector_access(p);
+    let whole = p.head_dim.is_multiple_of(edge) && p.value_dim().is_multiple_of(edge);
+    p.causal && p.normalize.is_none() && whole && inputs && outputs && states
+}
+
+/// Blocks of tokens and of a strip's columns, stages.
+const TILES: &[[u32; 3]] = &[[2, 1, 2], [4, 1, 1]];
+
+/// Tiles that a device can have for a problem, best first.
+pub(super) fn candidates(p: &Linear, device: &DeviceClass) -> Vec<CarriedTile> {
+    let abilities = &device.abilities;
+    let (Some(edge), Some(subgroups), Some(elements)) = (abilities.matrices, abilities.subgroups, abilities.elements)
+    else {
+        return vec![];
+    };
+    if !serves(p, edge) || device.scalar_matrices {
+        return vec![];
+    }
+    let tile = |&[row_blocks, strip_blocks, stages]: &[u32; 3]| {
+        let strips = p.value_dim() / edge / strip_blocks;
+        CarriedTile {
+            edge,
+            strips,
+            strip_blocks,
+            row_blocks,
+            stages,
+            threads: strips * subgroups.1,
+            own_barriers: abilities.subgroup_barriers,
+            written_out: !device.software,
+            elements,
+        }
+    };
+    let runs = |t: &CarriedTile| {
+        t.is_sound()
+            && t.suits(abilities)
+            && t.covers(p)
+            && t.threads <= device.invocations
+            && t.workgroup_bytes(p) <= device.workgroup_memory
+    };
+    TILES.iter().map(tile).filter(runs).collect()
+}

@@ -1,0 +1,391 @@
+//! Long segments of linear attention with the state carried along in cooperative matrices, against the reference: lengths around a
+//! chunk's and a segment's, head sizes, storage types and feature maps, documents, states handed on, and numbers that f16 has no
+//! room for. On a device whose matrices have no elements to get at these tests have nothing to test, and say so.
+
+mod common;
+
+use common::Random;
+use common::linear::{self, Strength, check, check_on, feature_maps, forced};
+use common::matrices::emulated;
+use wgpu_attention::linear::carried::CarriedTile;
+use wgpu_attention::linear::cooperative::CooperativeTile;
+use wgpu_attention::linear::tile::Form;
+use wgpu_attention::{DType, Decay, FeatureMap, Gpu, Layout, Linear};
+
+/// The device, where its matrices have elements as the kernel relies on them.
+fn device() -> Option<Gpu> {
+    let gpu = common::gpu()?;
+    common::matrices::matrices(&gpu)?;
+    let turned = gpu.abilities().elements.and_then(|e| e.right).is_some_and(|r| r.turned);
+    if !turned {
+        println!("skipped: right factors' elements are not those of sums turned over");
+    }
+    turned.then_some(gpu)
+}
+
+fn edge(gpu: &Gpu) -> u32 {
+    gpu.abilities().matrices.unwrap()
+}
+
+/// Blocks of tokens of a chunk, of a strip's columns, stages, chunks of a segment; barriers of a strip's own.
+type Shape = ([u32; 4], bool);
+
+const SHAPES: [Shape; 5] = [
+    ([2, 1, 2, 2], true),
+    ([1, 1, 1, 3], false),
+    ([3, 1, 1, 1], true),
+    ([4, 2, 2, 2], false),
+    ([2, 2, 1, 2], true),
+];
+
+/// A form for a problem.
+fn form(gpu: &Gpu, p: &Linear, ([row_blocks, strip_blocks, stages, chunks], own): Shape) -> Form {
+    let abilities = gpu.abilities();
+    let (least, most) = abilities.subgroups.unwrap();
+    let edge = edge(gpu);
+    let blocks = p.value_dim() / edge;
+    // One block to a strip where two do not go into what there is.
+    let strip_blocks = if blocks.is_multiple_of(strip_blocks) {
+        strip_blocks
+    } else {
+        1
+    };
+    let state = CooperativeTile {
+        edge,
+        strips: 2,
+        shares: 1,
+        row_blocks: 1,
+        value_blocks: 2,
+        staged: 2,
+        threads: 2 * most,
+        row_lanes: least.min(2),
+        vectors: true,
+        written_out: !emulated(gpu),
+    };
+    let output = CarriedTile {
+        edge,
+        strips: blocks / strip_blocks,
+        strip_blocks,
+        row_blocks,
+        stages,
+        threads: blocks / strip_blocks * most,
+        own_barriers: own && abilities.subgroup_barriers,
+        written_out: !emulated(gpu),
+        elements: abilities.elements.unwrap(),
+    };
+    Form::Carried {
+        state,
+        output,
+        segment: chunks * output.rows(),
+    }
+}
+
+/// Sizes in whole matrices, grouped heads, both states.
+fn plain(gpu: &Gpu, decay: Decay) -> Linear {
+    Linear {
+        batch: 2,
+        heads: 4,
+        kv_heads: Some(2),
+        tokens: 75,
+        head_dim: 3 * edge(gpu),
+        value_dim: Some(2 * edge(gpu)),
+        dtype: DType::F16,
+        scale: Some(0.05),
+        decay,
+        initial_state: true,
+        final_state: true,
+        ..Linear::default()
+    }
+}
+
+#[test]
+fn lengths_around_a_chunk_and_a_segment() {
+    let Some(gpu) = device() else { return };
+    for (n, shape) in SHAPES.into_iter().enumerate() {
+        let decay = [Decay::Head, Decay::None][n % 2];
+        let p = plain(&gpu, decay);
+        let form = form(&gpu, &p, shape);
+        let (chunk, segment) = (form.chunk(), form.segment().unwrap());
+        for tokens in [
+            17,
+            chunk - 1,
+            chunk,
+            chunk + 1,
+            segment + 1,
+            2 * segment,
+            3 * segment + chunk + 3,
+        ] {
+            let p = Linear {
+                tokens: tokens.max(1),
+                ..p.clone()
+            };
+            check(&format!("{shape:?}, {tokens} tokens"), &gpu, &p, &forced(form));
+        }
+    }
+}
+
+#[test]
+fn head_sizes() {
+    let Some(gpu) = device() else { return };
+    let edge = edge(&gpu);
+    for (n, (head_dim, value_dim)) in [(1, 1), (4, 4), (8, 3), (5, 8)].into_iter().enumerate() {
+        let p = Linear {
+            batch: 1,
+            heads: 1,
+            kv_heads: None,
+            tokens: 85,
+            head_dim: head_dim * edge,
+            value_dim: Some(value_dim * edge),
+            ..plain(&gpu, [Decay::Head, Decay::None][n % 2])
+        };
+        for shape in [SHAPES[0], SHAPES[1]] {
+            let form = form(&gpu, &p, shape);
+            check(
+                &format!("{head_dim} and {value_dim} blocks, {shape:?}"),
+                &gpu,
+                &p,
+                &forced(form),
+            );
+        }
+    }
+}
+
+#[test]
+fn storage_types_feature_maps_and_layouts() {
+    let Some(gpu) = device() else { return };
+    let types = [
+        (DType::F16, None),
+        (DType::F16, Some(DType::F32)),
+        (DType::BF16, None),
+        (DType::F32, None),
+    ];
+    for (n, feature_map) in feature_maps().into_iter().enumerate() {
+        for (m, (dtype, output_dtype)) in types.into_iter().enumerate() {
+            if feature_map != FeatureMap::Identity && m != n % 4 {
+                continue;
+            }
+            let layout = [Layout::Bhnd, Layout::Bnhd][(n + m) % 2];
+            let p = Linear {
+                dtype,
+                output_dtype,
+                reduced_precision: true,
+                feature_map: feature_map.clone(),
+                q_layout: layout,
+                k_layout: layout,
+                v_layout: layout,
+                o_layout: layout,
+                ..plain(&gpu, Decay::Head)
+            };
+            let form = form(&gpu, &p, SHAPES[(n + m) % 5]);
+            check(
+                &format!("{feature_map:?} {dtype} {output_dtype:?}"),
+                &gpu,
+                &p,
+                &forced(form),
+            );
+        }
+    }
+}
+
+#[test]
+fn states_and_documents() {
+    let Some(gpu) = device() else { return };
+    for (initial_state, final_state, in_place) in [
+        (false, false, false),
+        (true, false, false),
+        (false, true, false),
+        (true, true, true),
+    ] {
+        let p = Linear {
+            initial_state,
+            final_state,
+            in_place,
+            total_decay: final_state,
+            ..plain(&gpu, Decay::Head)
+        };
+        let form = form(&gpu, &p, SHAPES[0]);
+        check(
+            &format!("{initial_state} {final_state} {in_place}"),
+            &gpu,
+            &p,
+            &forced(form),
+        );
+    }
+    let p = Linear {
+        batch: 1,
+        tokens: 141,
+        documents: Some(4),
+        ..plain(&gpu, Decay::Head)
+    };
+    let mut inputs = linear::random(&p, Strength::Medium, &mut Random::new(3));
+    for (n, boundaries) in [
+        [0, 10, 20, 100, 141],
+        [3, 4, 4, 5, 6],
+        [7, 7, 7, 7, 7],
+        [9, 9, 40, 140, 141],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        inputs.cu_seqlens = Some(boundaries.to_vec());
+        let form = form(&gpu, &p, SHAPES[n % 2]);
+        check_on(&format!("{boundaries:?}"), &gpu, &p, &inputs.inputs(), &forced(form));
+    }
+}
+
+fn multiply(values: &mut [f32], by: f32, dtype: DType) {
+    values.iter_mut().for_each(|x| *x = common::rounded(*x * by, dtype));
+}
+
+/// Scores and states far beyond f16 and far below it, and tokens of one chunk a million times larger than others.
+#[test]
+fn what_f16_has_no_room_for() {
+    let Some(gpu) = device() else { return };
+    for (n, (of_tokens, of_values, of_state)) in [
+        (600.0, 300.0, 1e9),
+        (600.0, 1.0, 0.0),
+        (2e-3, 2e-3, 0.0),
+        (1.0, 1.0, 1e12),
+        (2e-3, 1.0, 1e24),
+        (1e-3, 1e3, 1e-12),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for decay in [Decay::None, Decay::Head] {
+            let p = Linear {
+                output_dtype: Some(DType::F32),
+                ..plain(&gpu, decay)
+            };
+            let mut inputs = linear::random(&p, Strength::Weak, &mut Random::new(5));
+            multiply(&mut inputs.q, of_tokens, DType::F16);
+            multiply(&mut inputs.k, of_tokens, DType::F16);
+            multiply(&mut inputs.v, of_values, DType::F16);
+            multiply(inputs.initial_state.as_mut().unwrap(), of_state, DType::F32);
+            let form = form(&gpu, &p, SHAPES[n % 5]);
+            let name = format!("{of_tokens} {of_values} {of_state}, {decay:?}");
+            check_on(&name, &gpu, &p, &inputs.inputs(), &forced(form));
+        }
+    }
+    let p = Linear {
+        output_dtype: Some(DType::F32),
+        ..plain(&gpu, Decay::None)
+    };
+    let (d, tokens) = (p.head_dim as usize, p.tokens as usize);
+    let mut apart = linear::random(&p, Strength::Weak, &mut Random::new(7));
+    let second_half = |row: usize| row % tokens >= tokens / 2;
+    for (row, q) in apart.q.chunks_mut(d).enumerate() {
+        multiply(q, if second_half(row) { 1e3 } else { 1.0 }, DType::F16);
+    }
+    for (row, k) in apart.k.chunks_mut(d).enumerate() {
+        multiply(k, if second_half(row) { 1.0 } else { 1e-3 }, DType::F16);
+    }
+    for shape in SHAPES {
+        let form = form(&gpu, &p, shape);
+        check_on("tokens apart", &gpu, &p, &apart.inputs(), &forced(form));
+    }
+}
+
+#[test]
+fn drawn_problems() {
+    let Some(gpu) = device() else { return };
+    for seed in 0..16 {
+        let mut r = Random::new(seed);
+        let documents = r.one_in(4).then_some(3);
+        let p = Linear {
+            batch: if documents.is_some() { 1 } else { 1 + r.below(2) },
+            heads: 4,
+            kv_heads: r.pick(&[None, Some(2), Some(1)]),
+            tokens: 17 + r.below(250),
+            head_dim: edge(&gpu) * (1 + r.below(6)),
+            value_dim: Some(edge(&gpu) * (1 + r.below(6))),
+            decay: r.pick(&[Decay::None, Decay::Head, Decay::Head]),
+            documents,
+            initial_state: r.one_in(2),
+            ..plain(&gpu, Decay::None)
+        };
+        let strength = r.pick(&[Strength::Weak, Strength::Medium, Strength::Strong, Strength::Mixed]);
+        let inputs = linear::random(&p, strength, &mut r);
+        let shape = r.pick(&SHAPES);
+        let form = form(&gpu, &p, shape);
+        check_on(
+            &format!("seed {seed}, {shape:?}"),
+            &gpu,
+            &p,
+            &inputs.inputs(),
+            &forced(form),
+        );
+    }
+}
+
+#[test]
+fn what_it_does_not_serve_is_refused() {
+    let Some(gpu) = device() else { return };
+    let p = plain(&gpu, Decay::Head);
+    let form = form(&gpu, &p, SHAPES[0]);
+    let Form::Carried { state, output, segment } = form else {
+        panic!("{form:?}")
+    };
+    let refused = |p: &Linear, form: Form, part: &str| {
+        let error = p.plan_with(&gpu, &forced(form)).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    let problems = [
+        Linear {
+            head_dim: p.head_dim + 1,
+            ..p.clone()
+        },
+        Linear {
+            value_dim: Some(p.value_dim() + edge(&gpu)),
+            ..p.clone()
+        },
+        Linear {
+            normalize: Some(0.1),
+            ..p.clone()
+        },
+        Linear {
+            unaligned: true,
+            ..p.clone()
+        },
+        Linear {
+            causal: false,
+            decay: Decay::None,
+            ..p.clone()
+        },
+    ];
+    for other in problems {
+        refused(&other, form, "D and Dv of whole matrices");
+    }
+    refused(
+        &Linear {
+            decay: Decay::Token,
+            ..p.clone()
+        },
+        form,
+        "a decay that is none or one a head",
+    );
+    let wrong = |output: CarriedTile| Form::Carried { state, output, segment };
+    refused(&p, wrong(CarriedTile { stages: 3, ..output }), "keeps to the rules");
+    refused(
+        &p,
+        wrong(CarriedTile {
+            threads: output.threads * 2,
+            ..output
+        }),
+        "keeps to the rules",
+    );
+    let elsewhere = CarriedTile {
+        elements: wgpu_attention::tier::MatrixElements {
+            right: None,
+            ..output.elements
+        },
+        ..output
+    };
+    refused(&p, wrong(elsewhere), "keeps to the rules");
+    refused(
+        &p,
+        form.with_segment(segment + 1),
+        "a multiple of the output tile's rows",
+    );
+    refused(&p, form.with_segment(0), "a multiple of the output tile's rows");
+}
