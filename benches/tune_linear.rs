@@ -225,14 +225,13 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, tokens: u32, head_dim: u32, heads: u3
             for segment in [256, 512, 1024, 2048] {
                 if segment < tokens && segment.is_multiple_of(output.rows()) {
                     let name = format!(
-                        "carried {segment} state {}x{} strips {}x{} staged {} output {}x{} strips {}x{}",
+                        "carried {segment} state {}x{} strips {}x{} staged {} output {} strips {}x{}",
                         state.rows(),
                         state.columns(),
                         state.strips,
                         state.shares,
                         state.staged,
                         output.rows(),
-                        output.stages,
                         output.strips,
                         output.strip_blocks,
                     );
@@ -256,14 +255,13 @@ fn carried_tiles(p: &Linear, device: &DeviceClass) -> Vec<CarriedTile> {
     else {
         return vec![];
     };
-    let tile = |(row_blocks, strip_blocks, stages): (u32, u32, u32)| {
+    let tile = |(row_blocks, strip_blocks): (u32, u32)| {
         let strips = p.value_dim() / edge / strip_blocks;
         CarriedTile {
             edge,
             strips,
             strip_blocks,
             row_blocks,
-            stages,
             threads: strips * most,
             own_barriers: abilities.subgroup_barriers,
             written_out: !device.software,

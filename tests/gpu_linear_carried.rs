@@ -27,19 +27,19 @@ fn edge(gpu: &Gpu) -> u32 {
     gpu.abilities().matrices.unwrap()
 }
 
-/// Blocks of tokens of a chunk, of a strip's columns, stages, chunks of a segment; barriers of a strip's own.
-type Shape = ([u32; 4], bool);
+/// Blocks of tokens of a chunk, of a strip's columns, chunks of a segment; barriers of a strip's own.
+type Shape = ([u32; 3], bool);
 
 const SHAPES: [Shape; 5] = [
-    ([2, 1, 2, 2], true),
-    ([1, 1, 1, 3], false),
-    ([3, 1, 1, 1], true),
-    ([4, 2, 2, 2], false),
-    ([2, 2, 1, 2], true),
+    ([2, 1, 2], true),
+    ([1, 1, 3], false),
+    ([3, 1, 1], true),
+    ([4, 2, 2], false),
+    ([2, 2, 2], true),
 ];
 
 /// A form for a problem.
-fn form(gpu: &Gpu, p: &Linear, ([row_blocks, strip_blocks, stages, chunks], own): Shape) -> Form {
+fn form(gpu: &Gpu, p: &Linear, ([row_blocks, strip_blocks, chunks], own): Shape) -> Form {
     let abilities = gpu.abilities();
     let (least, most) = abilities.subgroups.unwrap();
     let edge = edge(gpu);
@@ -67,7 +67,6 @@ fn form(gpu: &Gpu, p: &Linear, ([row_blocks, strip_blocks, stages, chunks], own)
         strips: blocks / strip_blocks,
         strip_blocks,
         row_blocks,
-        stages,
         threads: blocks / strip_blocks * most,
         own_barriers: own && abilities.subgroup_barriers,
         written_out: !emulated(gpu),
@@ -365,7 +364,14 @@ fn what_it_does_not_serve_is_refused() {
         "a decay that is none or one a head",
     );
     let wrong = |output: CarriedTile| Form::Carried { state, output, segment };
-    refused(&p, wrong(CarriedTile { stages: 3, ..output }), "keeps to the rules");
+    refused(
+        &p,
+        wrong(CarriedTile {
+            row_blocks: 0,
+            ..output
+        }),
+        "keeps to the rules",
+    );
     refused(
         &p,
         wrong(CarriedTile {

@@ -52,19 +52,21 @@ const OUTPUTS = ROW_BLOCKS * STRIP_BLOCKS;
 const PAIRS = ROW_BLOCKS * (ROW_BLOCKS + 1u) / 2u;
 const PAIRS_EACH = (PAIRS + STRIPS - 1u) / STRIPS;
 
-// Places in words of four elements.
+// Places in words of four elements. A strip's v lies where q was, rows without room between.
+const STRIP_WORDS = STRIP_BLOCKS * EDGE_WORDS;
+const STRIP_V = ROWS * STRIP_WORDS;
 const WEIGHT_PITCH = EDGE_WORDS + 2u;
-const WEIGHTS_AT = O_FACTORS;
-const STAGES_AT = WEIGHTS_AT + PAIRS * EDGE * WEIGHT_PITCH;
 const K_SLICE = ROWS * HEAD_PITCH;
-const V_SLICE = ROWS * VALUE_PITCH;
-// In a stage, behind q. Without decay, keys at the chunk's end are the keys.
-const K_AT = K_SLICE;
-const END_AT = select(K_AT, 2u * K_SLICE, DECAYS);
-const V_AT = END_AT + K_SLICE;
-const STAGE = V_AT + V_SLICE;
-const FACTORS = STAGES_AT + STAGES * STAGE;
+const V_SLICE = 0u;
+const K_AT = max(K_SLICE, STRIPS * STRIP_V);
+const WEIGHTS_AT = K_AT + K_SLICE;
+const FACTORS = WEIGHTS_AT + PAIRS * EDGE * WEIGHT_PITCH;
 const SUMS = O_SUMS;
+
+// Words of a strip's v, and of one of its blocks of O, that an invocation takes care of.
+const LANES = THREADS / STRIPS;
+const V_OWN = (STRIP_V + LANES - 1u) / LANES;
+const O_OWN = (EDGE * EDGE_WORDS + LANES - 1u) / LANES;
 
 const_assert HEAD_DIM % EDGE == 0u && VALUE_BLOCKS == STRIPS * STRIP_BLOCKS && VALUE_DIM % EDGE == 0u;
 
@@ -107,16 +109,38 @@ fn load_q(base: u32, first: u32, p0: u32, last: u32, thread: u32) -> array<Held,
     return values;
 }
 
-// Keys decayed from their place in the chunk to its end.
-fn store_decayed(values: array<Held, K_LOADS>, by: array<f32, K_LOADS>, thread: u32, at: u32) {
+fn load_own_v(base: u32, first: u32, p0: u32, last: u32, strip: u32, lane: u32) -> array<Held, V_OWN> {
+    var values: array<Held, V_OWN>;
     #unroll if STAGING_WRITTEN_OUT
-    for (var u = 0u; u < K_LOADS; u++) {
-        if (K_EVEN || thread + u * THREADS < ROWS * HEAD_WORDS) {
-            let turn = turn_of(thread, u, HEAD_WORDS);
-            let four = vec4<f32>(unpack2x16float(values[u].x), unpack2x16float(values[u].y));
-            put_factors(at + turn.row * HEAD_PITCH + turn.word, vec4<f16>(four * by[u]));
+    for (var u = 0u; u < V_OWN; u++) {
+        let w = lane + u * LANES;
+        if (STRIP_V % LANES == 0u || w < STRIP_V) {
+            values[u] = v_four(base, min(first + p0 + w / STRIP_WORDS, last), strip * STRIP_WORDS + w % STRIP_WORDS);
         }
     }
+    return values;
+}
+
+fn store_own_v(values: array<Held, V_OWN>, strip: u32, lane: u32) {
+    #unroll if STAGING_WRITTEN_OUT
+    for (var u = 0u; u < V_OWN; u++) {
+        let w = lane + u * LANES;
+        if (STRIP_V % LANES == 0u || w < STRIP_V) {
+            put_held(strip * STRIP_V + w, values[u], 1.0, 0u);
+        }
+    }
+}
+
+// A part of the state times a power of two, and in `top` the largest of what it was and what that is, in either half.
+fn state_halves(part: MatrixC, power: f32, top: ptr<function, vec2<f16>>) -> RightHalves {
+    var own = elements_of(part);
+    var halves: RightHalves;
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var w = 0u; w < ELEMENTS / 2u; w++) {
+        halves[w] = vec2<f16>(vec2<f32>(own[2u * w], own[2u * w + 1u]) * power);
+        *top = max(*top, abs(halves[w]));
+    }
+    return halves;
 }
 
 @compute @workgroup_size(THREADS)
@@ -125,8 +149,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
     // Neighbours by this number are neighbours in a subgroup, which by the invocation index they need not be.
     let thread = subgroup * subgroup_size + lane;
     let strip = subgroup % STRIPS;
-    // Words of a block of O that this invocation takes care of.
-    let block_words = strip_words(strip, lane, subgroup_size, thread, EDGE * EDGE_WORDS);
     let span = span_of(workgroup.z, workgroup.x);
     let count = span.end - span.start;
     let batch = select(workgroup.z, 0u, DOCUMENTS);
@@ -143,7 +165,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         let last = span.end - 1u;
         var q_held = load_q(q_from, span.start, 0u, last, thread);
         var k_held = load_k(k_from, span.start, 0u, last, thread);
-        var v_held = load_v(v_from, span.start, 0u, last, thread);
+        var v_held = load_own_v(v_from, span.start, 0u, last, strip, lane);
         begin_decay(batch, workgroup.y);
         strip_start(thread);
         fill_places(thread);
@@ -187,25 +209,27 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                 from_start[r * CLASSES + c] = params.scale * decay_from_start(r * EDGE + u32(own_rows[c * RUN]));
             }
         }
-        var to_end: array<f32, K_LOADS>;
-        #unroll if STAGING_WRITTEN_OUT
-        for (var u = 0u; u < K_LOADS; u++) {
-            to_end[u] = decay_to_end(min(turn_of(thread, u, HEAD_WORDS).row, ROWS - 1u), ROWS, 0u).x;
+        // Of the columns of vᵀ, which are tokens.
+        var to_end: array<MatrixA, ROW_BLOCKS>;
+        if (DECAYS) {
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var j = 0u; j < ROW_BLOCKS; j++) {
+                var decays: Elements;
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var e = 0u; e < ELEMENTS; e++) {
+                    decays[e] = decay_to_end(j * EDGE + u32(own_columns[e]), ROWS, 0u).x;
+                }
+                to_end[j] = factors_of(decays);
+            }
         }
         let change = 1.0 + expm1(chunk_decay(ROWS, 0u)).x;
 
-        var stage = STAGES_AT;
         for (var p0 = 0u; p0 < count; p0 += ROWS) {
-            store_k(q_held, 1.0, thread, stage);
-            store_k(k_held, 1.0, thread, stage + K_AT);
-            if (DECAYS) {
-                store_decayed(k_held, to_end, thread, stage + END_AT);
-            }
-            store_v(v_held, 1.0, thread, stage + V_AT);
+            store_k(q_held, 1.0, thread, 0u);
+            store_k(k_held, 1.0, thread, K_AT);
             workgroupBarrier();
             q_held = load_q(q_from, span.start, p0 + ROWS, last, thread);
             k_held = load_k(k_from, span.start, p0 + ROWS, last, thread);
-            v_held = load_v(v_from, span.start, p0 + ROWS, last, thread);
 
             // Weights.
             #unroll if MATRICES_WRITTEN_OUT
@@ -217,8 +241,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                     var scores = MatrixC();
                     #unroll if MATRICES_WRITTEN_OUT
                     for (var d = 0u; d < HEAD_BLOCKS; d++) {
-                        let queries = coopLoadT<MatrixA>(&factors[(stage + pair.row * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
-                        let keys = coopLoad<MatrixB>(&factors[(stage + K_AT + pair.column * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
+                        let queries = coopLoadT<MatrixA>(&factors[(pair.row * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
+                        let keys = coopLoad<MatrixB>(&factors[(K_AT + pair.column * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
                         scores = coopMultiplyAdd(queries, keys, scores);
                     }
                     var weights = elements_of(scores);
@@ -241,16 +265,29 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
             }
 
             // What the state contributes.
-            var top = 0.0;
+            var halves: array<RightHalves, STATES>;
+            var top = vec2<f16>();
             #unroll if MATRICES_WRITTEN_OUT
             for (var s = 0u; s < STATES; s++) {
-                var own = elements_of(state[s]);
+                halves[s] = state_halves(state[s], state_power, &top);
+            }
+            let bound = subgroupMax(bitcast<u32>(max(f32(top.x), f32(top.y))));
+            if (leaves_halves(1.0, bitcast<f32>(bound)) || bound == 0u) {
+                var all = 0.0;
                 #unroll if MATRICES_WRITTEN_OUT
-                for (var e = 0u; e < ELEMENTS; e++) {
-                    top = max(top, abs(own[e]));
+                for (var s = 0u; s < STATES; s++) {
+                    var own = elements_of(state[s]);
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var e = 0u; e < ELEMENTS; e++) {
+                        all = max(all, abs(own[e]));
+                    }
+                }
+                state_power = power_for(bitcast<f32>(subgroupMax(bitcast<u32>(all))));
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var s = 0u; s < STATES; s++) {
+                    halves[s] = state_halves(state[s], state_power, &top);
                 }
             }
-            state_power = power_near(state_power, top);
             var o: array<MatrixC, OUTPUTS>;
             #unroll if MATRICES_WRITTEN_OUT
             for (var e = 0u; e < OUTPUTS; e++) {
@@ -261,11 +298,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                 var channels: array<MatrixB, STRIP_BLOCKS>;
                 #unroll if MATRICES_WRITTEN_OUT
                 for (var b = 0u; b < STRIP_BLOCKS; b++) {
-                    channels[b] = right_factors_of(elements_of(state[b * HEAD_BLOCKS + d] * state_power));
+                    channels[b] = right_halves_of(halves[b * HEAD_BLOCKS + d]);
                 }
                 #unroll if MATRICES_WRITTEN_OUT
                 for (var r = 0u; r < ROW_BLOCKS; r++) {
-                    let queries = coopLoadT<MatrixA>(&factors[(stage + r * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
+                    let queries = coopLoadT<MatrixA>(&factors[(r * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
                     #unroll if MATRICES_WRITTEN_OUT
                     for (var b = 0u; b < STRIP_BLOCKS; b++) {
                         o[r * STRIP_BLOCKS + b] = coopMultiplyAdd(queries, channels[b], o[r * STRIP_BLOCKS + b]);
@@ -274,16 +311,46 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
             }
             workgroupBarrier();
 
-            // And the chunk's own tokens.
-            let state_unit = 1.0 / state_power;
+            // The strip's v, where q was.
+            store_own_v(v_held, strip, lane);
+            v_held = load_own_v(v_from, span.start, p0 + ROWS, last, strip, lane);
+            strip_barrier();
             var values: array<MatrixB, OUTPUTS>;
+            var turned: array<MatrixA, OUTPUTS>;
             #unroll if MATRICES_WRITTEN_OUT
             for (var j = 0u; j < ROW_BLOCKS; j++) {
                 #unroll if MATRICES_WRITTEN_OUT
                 for (var b = 0u; b < STRIP_BLOCKS; b++) {
-                    values[j * STRIP_BLOCKS + b] = coopLoadT<MatrixB>(&factors[(stage + V_AT + j * EDGE * VALUE_PITCH + (strip * STRIP_BLOCKS + b) * EDGE_WORDS) * WORD], VALUE_PITCH * WORD);
+                    let at = strip * STRIP_V + j * EDGE * STRIP_WORDS + b * EDGE_WORDS;
+                    values[j * STRIP_BLOCKS + b] = coopLoadT<MatrixB>(&factors[at * WORD], STRIP_WORDS * WORD);
+                    turned[j * STRIP_BLOCKS + b] = coopLoad<MatrixA>(&factors[at * WORD], STRIP_WORDS * WORD);
+                    if (DECAYS) {
+                        turned[j * STRIP_BLOCKS + b] = factors_times(turned[j * STRIP_BLOCKS + b], to_end[j]);
+                    }
                 }
             }
+
+            // The state after the chunk.
+            if (DECAYS) {
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var s = 0u; s < STATES; s++) {
+                    state[s] = state[s] * change;
+                }
+            }
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var j = 0u; j < ROW_BLOCKS; j++) {
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var d = 0u; d < HEAD_BLOCKS; d++) {
+                    let keys = coopLoadT<MatrixB>(&factors[(K_AT + j * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var b = 0u; b < STRIP_BLOCKS; b++) {
+                        state[b * HEAD_BLOCKS + d] = coopMultiplyAdd(turned[j * STRIP_BLOCKS + b], keys, state[b * HEAD_BLOCKS + d]);
+                    }
+                }
+            }
+
+            // And the chunk's own tokens.
+            let state_unit = 1.0 / state_power;
             #unroll if MATRICES_WRITTEN_OUT
             for (var r = 0u; r < ROW_BLOCKS; r++) {
                 #unroll if MATRICES_WRITTEN_OUT
@@ -307,44 +374,18 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                     strip_barrier();
                     put_output(sums_of(block), strip);
                     strip_barrier();
-                    for (var w = block_words.first; w < block_words.end; w += block_words.step) {
-                        let i = p0 + r * EDGE + w / EDGE_WORDS % EDGE;
-                        let column = ((w / EDGE_WORDS / EDGE) * STRIP_BLOCKS + b) * EDGE + w % EDGE_WORDS * 4u;
-                        if (i < count) {
-                            store_o4(o_from + (span.start + i) * params.o_seq + column, output_word(w), 4u);
+                    #unroll if STAGING_WRITTEN_OUT
+                    for (var u = 0u; u < O_OWN; u++) {
+                        let w = lane + u * LANES;
+                        let i = p0 + r * EDGE + w / EDGE_WORDS;
+                        let column = (strip * STRIP_BLOCKS + b) * EDGE + w % EDGE_WORDS * 4u;
+                        if ((EDGE * EDGE_WORDS % LANES == 0u || w < EDGE * EDGE_WORDS) && i < count) {
+                            store_o4(o_from + (span.start + i) * params.o_seq + column, output_word(strip, w), 4u);
                         }
                     }
                 }
             }
-
-            // The state after the chunk.
-            if (DECAYS) {
-                #unroll if MATRICES_WRITTEN_OUT
-                for (var s = 0u; s < STATES; s++) {
-                    state[s] = state[s] * change;
-                }
-            }
-            #unroll if MATRICES_WRITTEN_OUT
-            for (var j = 0u; j < ROW_BLOCKS; j++) {
-                var columns_of: array<MatrixA, STRIP_BLOCKS>;
-                #unroll if MATRICES_WRITTEN_OUT
-                for (var b = 0u; b < STRIP_BLOCKS; b++) {
-                    columns_of[b] = coopLoad<MatrixA>(&factors[(stage + V_AT + j * EDGE * VALUE_PITCH + (strip * STRIP_BLOCKS + b) * EDGE_WORDS) * WORD], VALUE_PITCH * WORD);
-                }
-                #unroll if MATRICES_WRITTEN_OUT
-                for (var d = 0u; d < HEAD_BLOCKS; d++) {
-                    let keys = coopLoadT<MatrixB>(&factors[(stage + END_AT + j * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
-                    #unroll if MATRICES_WRITTEN_OUT
-                    for (var b = 0u; b < STRIP_BLOCKS; b++) {
-                        state[b * HEAD_BLOCKS + d] = coopMultiplyAdd(columns_of[b], keys, state[b * HEAD_BLOCKS + d]);
-                    }
-                }
-            }
-            if (STAGES == 2u) {
-                stage = 2u * STAGES_AT + STAGE - stage;
-            } else {
-                workgroupBarrier();
-            }
+            workgroupBarrier();
         }
     }
 }

@@ -11,6 +11,8 @@ alias Elements = array<f32, ELEMENTS>;
 fn elements_of(sums: MatrixC) -> Elements { return Elements(); }
 fn sums_of(elements: Elements) -> MatrixC { return MatrixC(); }
 fn factors_of(elements: Elements) -> MatrixA { return MatrixA(); }
+// Element by element.
+fn factors_times(factors: MatrixA, by: MatrixA) -> MatrixA { return MatrixA(); }
 
 // Numbers that loads with a stride of 0 make rows or columns of.
 var<workgroup> places: array<vec4<f32>, EDGE / 4u>;

@@ -87,6 +87,7 @@ mod op {
     pub const COMPOSITE_INSERT: u32 = 82;
     pub const F_CONVERT: u32 = 115;
     pub const BITCAST: u32 = 124;
+    pub const F_MUL: u32 = 133;
     pub const LABEL: u32 = 248;
     pub const BRANCH: u32 = 249;
     pub const RETURN_VALUE: u32 = 254;
@@ -116,8 +117,9 @@ enum Marker {
     RightElements,
     Sums,
     Factors,
-    RightFactors,
+    FactorsTimes,
     RightWords,
+    RightHalves,
 }
 
 impl Marker {
@@ -127,7 +129,8 @@ impl Marker {
             "right_elements_of" => Some(Marker::RightElements),
             "sums_of" => Some(Marker::Sums),
             "factors_of" => Some(Marker::Factors),
-            "right_factors_of" => Some(Marker::RightFactors),
+            "factors_times" => Some(Marker::FactorsTimes),
+            "right_halves_of" => Some(Marker::RightHalves),
             "right_of" => Some(Marker::RightWords),
             _ => None,
         }
@@ -211,13 +214,13 @@ fn with_bodies(words: &[u32]) -> Result<Vec<u32>, String> {
 /// Writes a function: its head as it is, and its body.
 fn body(marker: Marker, function: &[u32], types: &Types, bound: &mut u32, out: &mut Vec<u32>) -> Result<(), String> {
     let mut result_type = 0;
-    let (mut parameter_type, mut parameter) = (0, 0);
+    let mut parameters = vec![];
     let mut returned = 0;
     let mut labelled = false;
     for (code, words) in instructions(function) {
         match code {
             op::FUNCTION => result_type = words[1],
-            op::FUNCTION_PARAMETER => (parameter_type, parameter) = (words[1], words[2]),
+            op::FUNCTION_PARAMETER => parameters.push((words[1], words[2])),
             // The first block is the only one, whatever naga splits it into.
             op::LABEL if !labelled => labelled = true,
             op::LABEL | op::BRANCH | op::FUNCTION_END => continue,
@@ -230,16 +233,29 @@ fn body(marker: Marker, function: &[u32], types: &Types, bound: &mut u32, out: &
         }
         out.extend(words);
     }
+    let mut id = || {
+        *bound += 1;
+        *bound - 1
+    };
+    if marker == Marker::FactorsTimes {
+        let [(_, factors), (_, by)] = parameters[..] else {
+            return Err("a product of factors that are not two".into());
+        };
+        let product = id();
+        out.extend([op::F_MUL | 5 << 16, result_type, product, factors, by]);
+        out.extend([op::RETURN_VALUE | 2 << 16, product]);
+        out.push(op::FUNCTION_END | 1 << 16);
+        return Ok(());
+    }
+    let &[(parameter_type, parameter)] = &parameters[..] else {
+        return Err("a function of elements takes them and nothing else".into());
+    };
     let takes_apart = matches!(marker, Marker::Elements | Marker::RightElements);
     let array = if takes_apart { result_type } else { parameter_type };
     let length = *types
         .arrays
         .get(&array)
         .ok_or("elements are no array of constant length")?;
-    let mut id = || {
-        *bound += 1;
-        *bound - 1
-    };
     let mut write = |code: u32, operands: &[u32]| {
         out.push(code | (operands.len() as u32 + 1) << 16);
         out.extend(operands);
@@ -248,22 +264,26 @@ fn body(marker: Marker, function: &[u32], types: &Types, bound: &mut u32, out: &
     for n in 0..length {
         let given = id();
         let given_type = match marker {
-            Marker::Elements | Marker::Sums | Marker::Factors | Marker::RightFactors => types.f32,
+            Marker::Elements | Marker::Sums | Marker::Factors | Marker::FactorsTimes => types.f32,
             Marker::RightElements => types.f16,
             Marker::RightWords => types.u32,
+            Marker::RightHalves => types.halves,
         };
         write(op::COMPOSITE_EXTRACT, &[given_type, given, parameter, n]);
         match marker {
-            Marker::Elements | Marker::Sums => all.push(given),
-            Marker::RightElements | Marker::Factors | Marker::RightFactors => {
+            Marker::Elements | Marker::Sums | Marker::FactorsTimes => all.push(given),
+            Marker::RightElements | Marker::Factors => {
                 let converted_type = if takes_apart { types.f32 } else { types.f16 };
                 let converted = id();
                 write(op::F_CONVERT, &[converted_type, converted, given]);
                 all.push(converted);
             }
-            Marker::RightWords => {
-                let two = id();
-                write(op::BITCAST, &[types.halves, two, given]);
+            Marker::RightWords | Marker::RightHalves => {
+                let mut two = given;
+                if marker == Marker::RightWords {
+                    two = id();
+                    write(op::BITCAST, &[types.halves, two, given]);
+                }
                 for half in 0..2 {
                     let element = id();
                     write(op::COMPOSITE_EXTRACT, &[types.f16, element, two, half]);

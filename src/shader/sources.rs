@@ -67,6 +67,8 @@ pub const SOURCES: &[(&str, &str)] = &[
     source!("dense/whole_bounds"),
     source!("dense/whole_listed"),
     source!("linear/carried_elements"),
+    source!("linear/carried_halves"),
+    source!("linear/carried_sums"),
     source!("linear/causal_weights"),
     source!("linear/change_channel"),
     source!("linear/change_head"),

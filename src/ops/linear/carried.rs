@@ -23,8 +23,6 @@ pub struct CarriedTile {
     pub strip_blocks: u32,
     /// Blocks of `edge` tokens of a chunk.
     pub row_blocks: u32,
-    /// Chunks that workgroup memory holds: 1 or 2.
-    pub stages: u32,
     /// Invocations of a workgroup: for each strip as many as a subgroup of the device has.
     pub threads: u32,
     /// A strip's invocations wait for each other without the workgroup's others.
@@ -41,7 +39,6 @@ impl CarriedTile {
         let counts = [self.strips, self.strip_blocks, self.row_blocks];
         [8, 16].contains(&self.edge)
             && counts.iter().all(|n| (1..=32).contains(n))
-            && [1, 2].contains(&self.stages)
             && self.threads.is_multiple_of(self.strips)
             && self.elements.fits(self.edge, self.threads / self.strips)
             && self.elements.right.is_some_and(|right| right.turned)
@@ -74,10 +71,9 @@ impl CarriedTile {
     /// As labels have it.
     pub(super) fn shape(&self) -> String {
         format!(
-            "matrices of {} tile {}x{} strips {}x{} threads {}{}{}",
+            "matrices of {} chunk {} strips {}x{} threads {}{}{}",
             self.edge,
             self.rows(),
-            self.stages,
             self.strips,
             self.strip_blocks,
             self.threads,
@@ -88,21 +84,19 @@ impl CarriedTile {
 
     /// Workgroup memory in bytes.
     pub(crate) fn workgroup_bytes(&self, p: &Linear) -> u32 {
-        self.bytes(p.head_dim, p.value_dim(), p.decay != Decay::None, p.output_dtype())
+        self.bytes(p.head_dim, p.value_dim(), p.output_dtype())
     }
 
-    fn bytes(&self, head_dim: u32, value_dim: u32, decays: bool, output: DType) -> u32 {
-        let (outputs, sums) = match output {
-            DType::F16 => (self.strips * self.edge * (self.edge + 8), 4),
-            DType::F32 | DType::BF16 => (0, self.strips * self.edge * (self.edge + 4)),
+    fn bytes(&self, head_dim: u32, value_dim: u32, output: DType) -> u32 {
+        let sums = match output {
+            DType::F16 => 4,
+            DType::F32 | DType::BF16 => self.strips * self.edge * (self.edge + 4),
         };
-        let keys = if decays { 3 } else { 2 };
-        let stage = self.rows() * (keys * (head_dim + 8) + value_dim + 8);
+        let keys = self.rows() * (head_dim + 8);
         let weights = self.pairs() * self.edge * (self.edge + 8);
         let units = self.pairs().next_multiple_of(4);
         let barriers = if self.own_barriers { 0 } else { 4 };
-        let normalizer = 0;
-        2 * (outputs + weights + self.stages * stage) + 4 * (sums + units + self.edge + barriers + normalizer)
+        2 * (keys.max(self.rows() * value_dim) + keys + weights) + 4 * (sums + units + self.edge + barriers)
     }
 
     /// Iterations of all loops of an invocation for so many tokens, at most.
@@ -151,7 +145,6 @@ impl Spec for Chunk<CarriedTile> {
             ("STRIPS", Count(t.strips)),
             ("STRIP_BLOCKS", Count(t.strip_blocks)),
             ("ROW_BLOCKS", Count(t.row_blocks)),
-            ("STAGES", Count(t.stages)),
             ("THREADS", Count(t.threads)),
             ("MATRICES_WRITTEN_OUT", Count(t.written_out.into())),
         ]);
@@ -168,8 +161,8 @@ impl Spec for Chunk<CarriedTile> {
         });
         pieces.extend(["shared/slices_one", factors_piece(i)]);
         pieces.push(match self.output_dtype {
-            DType::F16 => "linear/output_halves",
-            DType::F32 | DType::BF16 => "linear/output_sums",
+            DType::F16 => "linear/carried_halves",
+            DType::F32 | DType::BF16 => "linear/carried_sums",
         });
         pieces.extend(self.options_pieces(i.pieces(false)));
         pieces
@@ -185,8 +178,7 @@ impl Spec for Chunk<CarriedTile> {
 
     fn workgroup_bytes(&self) -> u32 {
         let i = &self.inputs;
-        self.tile
-            .bytes(i.head_dim, i.value_dim, i.decay != Decay::None, self.output_dtype)
+        self.tile.bytes(i.head_dim, i.value_dim, self.output_dtype)
     }
 
     fn tier(&self) -> Tier {
@@ -206,8 +198,8 @@ pub(super) fn serves(p: &Linear, edge: u32) -> bool {
     p.causal && p.normalize.is_none() && whole && inputs && outputs && states
 }
 
-/// Blocks of tokens and of a strip's columns, stages.
-const TILES: &[[u32; 3]] = &[[2, 1, 2], [4, 1, 1]];
+/// Blocks of tokens and of a strip's columns.
+const TILES: &[[u32; 2]] = &[[2, 1], [1, 1]];
 
 /// Tiles that a device can have for a problem, best first.
 pub(super) fn candidates(p: &Linear, device: &DeviceClass) -> Vec<CarriedTile> {
@@ -219,14 +211,13 @@ pub(super) fn candidates(p: &Linear, device: &DeviceClass) -> Vec<CarriedTile> {
     if !serves(p, edge) || device.scalar_matrices {
         return vec![];
     }
-    let tile = |&[row_blocks, strip_blocks, stages]: &[u32; 3]| {
+    let tile = |&[row_blocks, strip_blocks]: &[u32; 2]| {
         let strips = p.value_dim() / edge / strip_blocks;
         CarriedTile {
             edge,
             strips,
             strip_blocks,
             row_blocks,
-            stages,
             threads: strips * subgroups.1,
             own_barriers: abilities.subgroup_barriers,
             written_out: !device.software,
