@@ -268,9 +268,7 @@ fn carried_tiles(p: &Linear, device: &DeviceClass) -> Vec<CarriedTile> {
             elements,
         }
     };
-    [(2, 1, 2), (2, 1, 1), (4, 1, 1), (2, 2, 2), (1, 1, 2)]
-        .map(tile)
-        .to_vec()
+    [(2, 1), (3, 1), (4, 1), (2, 2), (1, 1)].map(tile).to_vec()
 }
 
 /// Tiles of the states of segments: those that have been fast first.
