@@ -34,17 +34,16 @@
 #import shared/output
 #import linear/outside
 #import shared/matrix_sizes
-#import shared/staged_keys
 #import shared/elements
 #import shared/right_elements
+
+// What is loaded and stored at once: eight elements.
+alias Eight = vec4<u32>;
 
 const ROWS = ROW_BLOCKS * EDGE;
 const HEAD_VECS = HEAD_QUADS;
 const VALUE_VECS = VALUE_DIM / 4u;
 const VALUE_VECS_ALL = VALUE_VECS;
-const STAGING_WRITTEN_OUT = MATRICES_WRITTEN_OUT;
-const STAGED_KEYS = ROWS;
-const STAGERS = THREADS;
 const STATES = STRIP_BLOCKS * HEAD_BLOCKS;
 const OUTPUTS = ROW_BLOCKS * STRIP_BLOCKS;
 
@@ -57,16 +56,22 @@ const STRIP_WORDS = STRIP_BLOCKS * EDGE_WORDS;
 const STRIP_V = ROWS * STRIP_WORDS;
 const WEIGHT_PITCH = EDGE_WORDS + 2u;
 const K_SLICE = ROWS * HEAD_PITCH;
-const V_SLICE = 0u;
 const K_AT = max(K_SLICE, STRIPS * STRIP_V);
 const WEIGHTS_AT = K_AT + K_SLICE;
 const FACTORS = WEIGHTS_AT + PAIRS * EDGE * WEIGHT_PITCH;
 const SUMS = O_SUMS;
 
-// Words of a strip's v, and of one of its blocks of O, that an invocation takes care of.
+// Eights of q and of k, of a strip's v, and of one of its blocks of O, that an invocation takes care of.
 const LANES = THREADS / STRIPS;
-const V_OWN = (STRIP_V + LANES - 1u) / LANES;
-const O_OWN = (EDGE * EDGE_WORDS + LANES - 1u) / LANES;
+const HEAD_EIGHTS = HEAD_WORDS / 2u;
+const STRIP_EIGHTS = STRIP_WORDS / 2u;
+const EDGE_EIGHTS = EDGE / 8u;
+const LOADS = (ROWS * HEAD_EIGHTS + THREADS - 1u) / THREADS;
+const V_LOADS = (ROWS * STRIP_EIGHTS + LANES - 1u) / LANES;
+const O_STORES = (EDGE * EDGE_EIGHTS + LANES - 1u) / LANES;
+const EVEN = ROWS * HEAD_EIGHTS % THREADS == 0u;
+const V_EVEN = ROWS * STRIP_EIGHTS % LANES == 0u;
+const O_EVEN = EDGE * EDGE_EIGHTS % LANES == 0u;
 
 const_assert HEAD_DIM % EDGE == 0u && VALUE_BLOCKS == STRIPS * STRIP_BLOCKS && VALUE_DIM % EDGE == 0u;
 
@@ -76,13 +81,6 @@ var<workgroup> units: array<f32, (PAIRS + 3u) / 4u * 4u>;
 // Heads, for feature maps.
 var<private> head: u32;
 var<private> kv_head: u32;
-
-// Keys are counted from the segment's first token.
-alias List = u32;
-
-fn key_at(first: u32, p: u32) -> u32 {
-    return first + p;
-}
 
 // Row and column of a block of the lower triangle.
 struct Pair {
@@ -99,34 +97,58 @@ fn pair_of(n: u32) -> Pair {
     return Pair(row, n - row * (row + 1u) / 2u);
 }
 
-fn load_q(base: u32, first: u32, p0: u32, last: u32, thread: u32) -> array<Held, K_LOADS> {
-    var values: array<Held, K_LOADS>;
-    #unroll if STAGING_WRITTEN_OUT
-    for (var u = 0u; u < K_LOADS; u++) {
-        let turn = turn_of(thread, u, HEAD_WORDS);
-        values[u] = q_four(base, min(first + p0 + turn.row, last), turn.word);
+// Rows past the last token repeat it; they are not written, and nothing sees them.
+fn load_q(base: u32, first: u32, last: u32, thread: u32) -> array<Eight, LOADS> {
+    var loaded: array<Eight, LOADS>;
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var u = 0u; u < LOADS; u++) {
+        let e = thread + u * THREADS;
+        loaded[u] = q_eight(base, min(first + e / HEAD_EIGHTS, last), e % HEAD_EIGHTS);
     }
-    return values;
+    return loaded;
 }
 
-fn load_own_v(base: u32, first: u32, p0: u32, last: u32, strip: u32, lane: u32) -> array<Held, V_OWN> {
-    var values: array<Held, V_OWN>;
-    #unroll if STAGING_WRITTEN_OUT
-    for (var u = 0u; u < V_OWN; u++) {
-        let w = lane + u * LANES;
-        if (STRIP_V % LANES == 0u || w < STRIP_V) {
-            values[u] = v_four(base, min(first + p0 + w / STRIP_WORDS, last), strip * STRIP_WORDS + w % STRIP_WORDS);
+fn load_k(base: u32, first: u32, last: u32, thread: u32) -> array<Eight, LOADS> {
+    var loaded: array<Eight, LOADS>;
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var u = 0u; u < LOADS; u++) {
+        let e = thread + u * THREADS;
+        loaded[u] = k_eight(base, min(first + e / HEAD_EIGHTS, last), e % HEAD_EIGHTS);
+    }
+    return loaded;
+}
+
+fn load_v(base: u32, first: u32, last: u32, strip: u32, lane: u32) -> array<Eight, V_LOADS> {
+    var loaded: array<Eight, V_LOADS>;
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var u = 0u; u < V_LOADS; u++) {
+        let e = lane + u * LANES;
+        loaded[u] = v_eight(base, min(first + e / STRIP_EIGHTS, last), strip * STRIP_EIGHTS + e % STRIP_EIGHTS);
+    }
+    return loaded;
+}
+
+fn put_eight(at: u32, eight: Eight) {
+    put_factors(at, vec4<f16>(vec4<f32>(unpack2x16float(eight.x), unpack2x16float(eight.y))));
+    put_factors(at + 1u, vec4<f16>(vec4<f32>(unpack2x16float(eight.z), unpack2x16float(eight.w))));
+}
+
+fn store_rows(loaded: array<Eight, LOADS>, at: u32, thread: u32) {
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var u = 0u; u < LOADS; u++) {
+        let e = thread + u * THREADS;
+        if (EVEN || e < ROWS * HEAD_EIGHTS) {
+            put_eight(at + e / HEAD_EIGHTS * HEAD_PITCH + e % HEAD_EIGHTS * 2u, loaded[u]);
         }
     }
-    return values;
 }
 
-fn store_own_v(values: array<Held, V_OWN>, strip: u32, lane: u32) {
-    #unroll if STAGING_WRITTEN_OUT
-    for (var u = 0u; u < V_OWN; u++) {
-        let w = lane + u * LANES;
-        if (STRIP_V % LANES == 0u || w < STRIP_V) {
-            put_held(strip * STRIP_V + w, values[u], 1.0, 0u);
+fn store_v(loaded: array<Eight, V_LOADS>, strip: u32, lane: u32) {
+    #unroll if MATRICES_WRITTEN_OUT
+    for (var u = 0u; u < V_LOADS; u++) {
+        let e = lane + u * LANES;
+        if (V_EVEN || e < ROWS * STRIP_EIGHTS) {
+            put_eight(strip * STRIP_V + 2u * e, loaded[u]);
         }
     }
 }
@@ -163,9 +185,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
     // A loop in place of a branch: naga takes what is behind a return for control flow that invocations part in.
     for (var any = count > 0u; any; any = false) {
         let last = span.end - 1u;
-        var q_held = load_q(q_from, span.start, 0u, last, thread);
-        var k_held = load_k(k_from, span.start, 0u, last, thread);
-        var v_held = load_own_v(v_from, span.start, 0u, last, strip, lane);
+        var q_held = load_q(q_from, span.start, last, thread);
+        var k_held = load_k(k_from, span.start, last, thread);
+        var v_held = load_v(v_from, span.start, last, strip, lane);
         begin_decay(batch, workgroup.y);
         strip_start(thread);
         fill_places(thread);
@@ -225,11 +247,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         let change = 1.0 + expm1(chunk_decay(ROWS, 0u)).x;
 
         for (var p0 = 0u; p0 < count; p0 += ROWS) {
-            store_k(q_held, 1.0, thread, 0u);
-            store_k(k_held, 1.0, thread, K_AT);
+            let next = span.start + p0 + ROWS;
+            store_rows(q_held, 0u, thread);
+            store_rows(k_held, K_AT, thread);
             workgroupBarrier();
-            q_held = load_q(q_from, span.start, p0 + ROWS, last, thread);
-            k_held = load_k(k_from, span.start, p0 + ROWS, last, thread);
+            q_held = load_q(q_from, next, last, thread);
+            k_held = load_k(k_from, next, last, thread);
 
             // Weights.
             #unroll if MATRICES_WRITTEN_OUT
@@ -312,8 +335,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
             workgroupBarrier();
 
             // The strip's v, where q was.
-            store_own_v(v_held, strip, lane);
-            v_held = load_own_v(v_from, span.start, p0 + ROWS, last, strip, lane);
+            store_v(v_held, strip, lane);
+            v_held = load_v(v_from, next, last, strip, lane);
             strip_barrier();
             var values: array<MatrixB, OUTPUTS>;
             var turned: array<MatrixA, OUTPUTS>;
@@ -374,13 +397,13 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                     strip_barrier();
                     put_output(sums_of(block), strip);
                     strip_barrier();
-                    #unroll if STAGING_WRITTEN_OUT
-                    for (var u = 0u; u < O_OWN; u++) {
-                        let w = lane + u * LANES;
-                        let i = p0 + r * EDGE + w / EDGE_WORDS;
-                        let column = (strip * STRIP_BLOCKS + b) * EDGE + w % EDGE_WORDS * 4u;
-                        if ((EDGE * EDGE_WORDS % LANES == 0u || w < EDGE * EDGE_WORDS) && i < count) {
-                            store_o4(o_from + (span.start + i) * params.o_seq + column, output_word(strip, w), 4u);
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var u = 0u; u < O_STORES; u++) {
+                        let e = lane + u * LANES;
+                        let i = p0 + r * EDGE + e / EDGE_EIGHTS;
+                        let column = (strip * STRIP_BLOCKS + b) * EDGE + e % EDGE_EIGHTS * 8u;
+                        if ((O_EVEN || e < EDGE * EDGE_EIGHTS) && i < count) {
+                            store_o8(o_from + (span.start + i) * params.o_seq + column, output_word(strip, 2u * e), output_word(strip, 2u * e + 1u));
                         }
                     }
                 }

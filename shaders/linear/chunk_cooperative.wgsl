@@ -34,7 +34,7 @@
 #import linear/span
 #import linear/features
 #import linear/expm1
-#import linear/cooperative_tokens
+#import linear/tokens_fours
 #import linear/cooperative_state
 #import linear/cooperative_weights
 #import linear/outside

@@ -17,7 +17,6 @@
 #import linear/span
 #import linear/features
 #import linear/expm1
-#import linear/cooperative_tokens
 #import linear/cooperative_state
 
 const K_AT = 0u;
@@ -55,8 +54,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
             normalizer[vec] = vec4<f32>();
         }
     }
-    var keys: array<vec4<f16>, TOKEN_LOADS>;
-    var values: array<vec4<f16>, VALUE_LOADS>;
+    var keys: HeldKeys;
+    var values: HeldValues;
     if (span.start < span.end) {
         let count = min(ROWS, span.end - span.start);
         keys = load_keys(k_from, kv, span.start, count, thread);

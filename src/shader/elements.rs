@@ -120,7 +120,6 @@ enum Marker {
     FactorsTimes,
     RightWords,
     RightHalves,
-    Halves,
 }
 
 impl Marker {
@@ -131,7 +130,6 @@ impl Marker {
             "sums_of" => Some(Marker::Sums),
             "factors_of" => Some(Marker::Factors),
             "factors_times" => Some(Marker::FactorsTimes),
-            "halves_of" => Some(Marker::Halves),
             "right_halves_of" => Some(Marker::RightHalves),
             "right_of" => Some(Marker::RightWords),
             _ => None,
@@ -252,13 +250,6 @@ fn body(marker: Marker, function: &[u32], types: &Types, bound: &mut u32, out: &
     let &[(parameter_type, parameter)] = &parameters[..] else {
         return Err("a function of elements takes them and nothing else".into());
     };
-    if marker == Marker::Halves {
-        let halves = id();
-        out.extend([op::BITCAST | 4 << 16, result_type, halves, parameter]);
-        out.extend([op::RETURN_VALUE | 2 << 16, halves]);
-        out.push(op::FUNCTION_END | 1 << 16);
-        return Ok(());
-    }
     let takes_apart = matches!(marker, Marker::Elements | Marker::RightElements);
     let array = if takes_apart { result_type } else { parameter_type };
     let length = *types
@@ -273,14 +264,14 @@ fn body(marker: Marker, function: &[u32], types: &Types, bound: &mut u32, out: &
     for n in 0..length {
         let given = id();
         let given_type = match marker {
-            Marker::Elements | Marker::Sums | Marker::Factors | Marker::FactorsTimes | Marker::Halves => types.f32,
+            Marker::Elements | Marker::Sums | Marker::Factors | Marker::FactorsTimes => types.f32,
             Marker::RightElements => types.f16,
             Marker::RightWords => types.u32,
             Marker::RightHalves => types.halves,
         };
         write(op::COMPOSITE_EXTRACT, &[given_type, given, parameter, n]);
         match marker {
-            Marker::Elements | Marker::Sums | Marker::FactorsTimes | Marker::Halves => all.push(given),
+            Marker::Elements | Marker::Sums | Marker::FactorsTimes => all.push(given),
             Marker::RightElements | Marker::Factors => {
                 let converted_type = if takes_apart { types.f32 } else { types.f16 };
                 let converted = id();

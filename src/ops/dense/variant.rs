@@ -466,11 +466,10 @@ pub(crate) fn staged_pieces(edge: u32, vectors: bool) -> [&'static str; 2] {
 
 /// Pieces that write a tensor of this type four elements at a time or singly.
 pub fn output_pieces(dtype: DType, vector: bool) -> Vec<&'static str> {
-    let mut pieces = match dtype {
-        DType::F32 => vec![],
-        DType::F16 => vec!["shared/pack_f16"],
-        DType::BF16 => vec!["shared/pack_bf16"],
-    };
+    let mut pieces = vec![];
+    if dtype != DType::F32 {
+        pieces.push(pack_piece(dtype));
+    }
     pieces.push(match (dtype, vector) {
         (DType::F32, true) => "shared/output_f32_x4",
         (DType::F32, false) => "shared/output_f32_x1",
@@ -478,6 +477,14 @@ pub fn output_pieces(dtype: DType, vector: bool) -> Vec<&'static str> {
         (_, false) => "shared/output_half_x1",
     });
     pieces
+}
+
+/// The piece that puts two elements of 16 bits into a word.
+pub(crate) fn pack_piece(dtype: DType) -> &'static str {
+    match dtype {
+        DType::BF16 => "shared/pack_bf16",
+        DType::F16 | DType::F32 => "shared/pack_f16",
+    }
 }
 
 /// Steps to write out of a loop of `steps`, close to `wanted` and without a remainder.

@@ -159,7 +159,13 @@ impl Spec for Chunk<CarriedTile> {
             true => "shared/strip_subgroup",
             false => "shared/strip_workgroup",
         });
-        pieces.extend(["shared/slices_one", factors_piece(i)]);
+        match i.wide {
+            true => pieces.push("linear/eights_as_stored"),
+            false => pieces.extend(["shared/halves", factors_piece(i), "linear/eights_of_fours"]),
+        }
+        if !self.wide_output {
+            pieces.push("shared/output_fours");
+        }
         pieces.push(match self.output_dtype {
             DType::F16 => "linear/carried_halves",
             DType::F32 | DType::BF16 => "linear/carried_sums",

@@ -2,9 +2,9 @@
 
 use crate::ops::call::Need;
 use crate::ops::linear::tile::Form;
-use crate::ops::linear::{Decay, Linear};
+use crate::ops::linear::{Decay, FeatureMap, Linear};
 use crate::ops::parts::{Geometry, Part};
-use crate::tensor::{Layout, Strides};
+use crate::tensor::{DType, Layout, Strides};
 
 /// The problem as one part.
 pub(super) fn whole(p: &Linear) -> Part {
@@ -25,6 +25,22 @@ pub(super) fn vector_access(p: &Linear) -> (bool, bool, bool) {
     let inputs = x4(p.q_layout, p.heads, d) && x4(p.k_layout, p.kv_heads(), d) && x4(p.v_layout, p.kv_heads(), dv);
     let state = dv.is_multiple_of(4) && p.head_state_len().is_multiple_of(4) && !p.unaligned;
     (inputs, x4(p.o_layout, p.heads, dv), state)
+}
+
+/// Whether q, k and v, and o, can be accessed eight elements at a time, 16 bytes: where they are stored so, and factors of matrices as
+/// they are.
+pub(super) fn wide_access(p: &Linear) -> (bool, bool) {
+    let x8 = |layout: Layout, heads: u32, dim: u32| {
+        let s = layout.strides(heads, p.tokens, dim);
+        dim.is_multiple_of(8) && [s.batch, s.head, s.seq].iter().all(|n| n.is_multiple_of(8)) && !p.unaligned
+    };
+    let (d, dv) = (p.head_dim, p.value_dim());
+    let inputs = x8(p.q_layout, p.heads, d) && x8(p.k_layout, p.kv_heads(), d) && x8(p.v_layout, p.kv_heads(), dv);
+    let as_stored = p.dtype == DType::F16 && p.feature_map == FeatureMap::Identity;
+    (
+        inputs && as_stored,
+        x8(p.o_layout, p.heads, dv) && p.output_dtype() != DType::F32,
+    )
 }
 
 /// Every tensor of the problem, and the states between segments as `segments`.
@@ -97,20 +113,26 @@ pub(super) fn geometry(p: &Linear, form: Form) -> Vec<Geometry> {
 /// The states between segments, as a limit's message names them.
 const SEGMENTS: &str = "states between segments";
 
-pub(super) fn needs(p: &Linear, geometry: &[Geometry]) -> Vec<Need> {
+pub(super) fn needs(p: &Linear, form: Form, geometry: &[Geometry]) -> Vec<Need> {
     let (inputs, output, state) = vector_access(p);
+    let (wide_inputs, wide_output) = wide_access(p);
+    // Of the kernels on matrices, which are the ones that do it.
+    let on_matrices = matches!(form, Form::CooperativeSplit { .. } | Form::Carried { .. });
+    let carried = matches!(form, Form::Carried { .. });
     let whole = whole(p);
     let need = |g: &Geometry| {
-        let x4 = match g.name {
-            "q" | "k" | "v" => inputs,
-            "o" => output,
-            "initial_state" | "final_state" => state,
-            _ => false,
+        let elements = match g.name {
+            "q" | "k" | "v" if wide_inputs && on_matrices => 8,
+            "o" if wide_output && carried => 8,
+            "q" | "k" | "v" if inputs => 4,
+            "o" if output => 4,
+            "initial_state" | "final_state" if state => 4,
+            _ => 1,
         };
         Need {
             name: g.name,
             bytes: g.range(&whole).1 * g.size,
-            alignment: if x4 { 4 * g.size } else { g.size },
+            alignment: elements * g.size,
         }
     };
     geometry.iter().filter(|g| g.name != SEGMENTS).map(need).collect()

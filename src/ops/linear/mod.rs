@@ -194,7 +194,8 @@ pub struct Linear {
     /// Layout of `log_decay` where it has tokens: as a tensor `[B, H, N, D]`, or `[B, H, N, 1]`.
     pub decay_layout: Layout,
     /// q, k, v, o and states may start at any element. Otherwise, where D, Dv and all strides are multiples of four,
-    /// they must start at multiples of four elements, and are read and written four at a time.
+    /// they must start at multiples of four elements, and are read and written four at a time. Where q, k and v are f16, φ is the
+    /// identity and they are multiples of eight, kernels on matrices over segments want multiples of 16 bytes.
     pub unaligned: bool,
 }
 

@@ -7,7 +7,7 @@ use crate::gpu::{Gpu, Workspace};
 use crate::ops::call::{self, Need, Uniforms};
 use crate::ops::dense::tile::DeviceClass;
 use crate::ops::linear::cooperative::{self, CooperativeTile};
-use crate::ops::linear::geometry::{geometry, needs, segments, vector_access, whole, workspace};
+use crate::ops::linear::geometry::{geometry, needs, segments, vector_access, whole, wide_access, workspace};
 use crate::ops::linear::tile::{self, Form, LinearTuning};
 use crate::ops::linear::variant::{
     Chunk, ChunkState, ChunkTile, Inputs, LinearVariant, Scan, Start, Step, StepTile, TotalDecay,
@@ -117,7 +117,7 @@ impl Linear {
             tier,
             kernels,
             totals,
-            needs: needs(self, &geometry),
+            needs: needs(self, form, &geometry),
             parts,
             geometry,
             form,
@@ -150,6 +150,7 @@ pub fn variants_of(p: &Linear, form: Form) -> Vec<LinearVariant> {
         dtype: p.dtype,
         half: false,
         vector,
+        wide: false,
         feature_map: p.feature_map.clone(),
         decay: p.decay,
         normalize: p.normalize.is_some(),
@@ -164,6 +165,7 @@ pub fn variants_of(p: &Linear, form: Form) -> Vec<LinearVariant> {
         inputs: inputs.clone(),
         output_dtype: p.output_dtype(),
         vector_output,
+        wide_output: false,
         causal: p.causal,
         state_only: p.state_only,
         documents: p.documents.is_some(),
@@ -173,6 +175,7 @@ pub fn variants_of(p: &Linear, form: Form) -> Vec<LinearVariant> {
         tile: (),
     };
     let chunk = |tile, split| LinearVariant::Chunk(options(split).with_tile(tile));
+    let (wide, wide_output) = wide_access(p);
     let states = ChunkState {
         inputs: inputs.clone(),
         state_only: p.state_only,
@@ -206,12 +209,12 @@ pub fn variants_of(p: &Linear, form: Form) -> Vec<LinearVariant> {
         Form::Split { tile, .. } => three(LinearVariant::ChunkState(states.with_tile(tile)), chunk(tile, true)),
         Form::Cooperative(tile) => vec![LinearVariant::Cooperative(options(false).with_tile(tile))],
         Form::CooperativeSplit { state, output, .. } => three(
-            LinearVariant::CooperativeState(states.with_tile(state)),
+            LinearVariant::CooperativeState(states.with_tile(state).reading_wide(wide)),
             LinearVariant::Segment(options(true).with_tile(output)),
         ),
         Form::Carried { state, output, .. } => three(
-            LinearVariant::CooperativeState(states.with_tile(state)),
-            LinearVariant::Carried(options(true).with_tile(output)),
+            LinearVariant::CooperativeState(states.with_tile(state).reading_wide(wide)),
+            LinearVariant::Carried(options(true).with_tile(output).wide(wide, wide_output)),
         ),
     }
 }

@@ -35,6 +35,10 @@ impl Spec for ChunkState<CooperativeTile> {
             true => "linear/state_matrices_direct",
             false => "linear/state_matrices_staged",
         });
+        match i.wide {
+            true => pieces.extend(["linear/eights_as_stored", "linear/tokens_eights"]),
+            false => pieces.push("linear/tokens_fours"),
+        }
         pieces.extend(self.options_pieces(i.pieces(true)));
         pieces
     }

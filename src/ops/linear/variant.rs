@@ -2,7 +2,7 @@
 
 use crate::ops::dense::cooperative::CooperativeTile as SegmentTile;
 use crate::ops::dense::tile::looped;
-use crate::ops::dense::variant::{native_element_piece, output_pieces, row_pieces, unroll};
+use crate::ops::dense::variant::{native_element_piece, output_pieces, pack_piece, row_pieces, unroll};
 use crate::ops::linear::carried::CarriedTile;
 use crate::ops::linear::cooperative::CooperativeTile;
 use crate::ops::linear::{Decay, FeatureMap};
@@ -91,6 +91,8 @@ pub struct Inputs {
     pub half: bool,
     /// q, k and v are read four elements at a time.
     pub vector: bool,
+    /// Eight, as they are stored: f16, where φ is the identity.
+    pub wide: bool,
     /// φ.
     pub feature_map: FeatureMap,
     /// Shape of the log-decay.
@@ -110,6 +112,8 @@ pub struct Chunk<T = ChunkTile> {
     pub output_dtype: DType,
     /// o is written four elements at a time.
     pub vector_output: bool,
+    /// Eight.
+    pub wide_output: bool,
     /// Token t sees tokens up to t.
     pub causal: bool,
     /// Only what the initial state contributes.
@@ -383,8 +387,13 @@ impl Inputs {
             FeatureMap::Elu1 => "linear/feature_elu1",
             FeatureMap::Custom(_) => "linear/feature_custom",
         };
-        let mut pieces = vec![native_element_piece(self.dtype, self.vector, native_half)];
-        pieces.extend(row_pieces(self.vector));
+        let mut pieces = match self.wide {
+            true => vec!["shared/element_f16_x8", "shared/q_x8", "shared/k_x8", "shared/v_x8"],
+            false => {
+                let element = native_element_piece(self.dtype, self.vector, native_half);
+                std::iter::once(element).chain(row_pieces(self.vector)).collect()
+            }
+        };
         pieces.extend(["linear/channel", feature]);
         pieces
     }
@@ -443,6 +452,7 @@ impl Inputs {
         let flags = [
             (self.normalize, " normalized"),
             (!self.vector, " scalar-in"),
+            (self.wide, " wide"),
             (!self.vector_state, " scalar-state"),
         ];
         s.extend(names_of(&flags));
@@ -482,6 +492,7 @@ impl Chunk<()> {
             inputs,
             output_dtype,
             vector_output,
+            wide_output,
             causal,
             state_only,
             documents,
@@ -494,6 +505,7 @@ impl Chunk<()> {
             inputs,
             output_dtype,
             vector_output,
+            wide_output,
             causal,
             state_only,
             documents,
@@ -506,6 +518,12 @@ impl Chunk<()> {
 }
 
 impl<T> Chunk<T> {
+    /// With accesses of eight elements, for q, k and v and for o.
+    pub(super) fn wide(mut self, inputs: bool, output: bool) -> Self {
+        (self.inputs.wide, self.wide_output) = (inputs, output);
+        self
+    }
+
     /// All but the tile.
     pub(super) fn options_label(&self, kernel: &str) -> String {
         let mut s = format!("{kernel} {}->{}", self.inputs.suffix(), self.output_dtype);
@@ -518,6 +536,7 @@ impl<T> Chunk<T> {
             (self.start == Start::InPlace, " in-place"),
             (self.writes_state, " end"),
             (!self.vector_output, " scalar-out"),
+            (self.wide_output, " wide-out"),
         ];
         s.extend(names_of(&flags));
         s
@@ -540,7 +559,11 @@ impl<T> Chunk<T> {
     pub(super) fn options_pieces(&self, inputs: Vec<&'static str>) -> Vec<&'static str> {
         let mut pieces = inputs;
         pieces.push(decay_piece(self.inputs.decay));
-        pieces.extend(output_pieces(self.output_dtype, self.vector_output));
+        let mut outputs = output_pieces(self.output_dtype, self.vector_output);
+        if self.wide_output {
+            outputs = vec![pack_piece(self.output_dtype), "shared/output_half_x8"];
+        }
+        pieces.extend(outputs);
         pieces.extend(start_pieces(self.start, self.writes_state, self.inputs.vector_state));
         pieces.push(documents_piece(self.documents));
         pieces
@@ -624,6 +647,12 @@ impl ChunkState<()> {
 }
 
 impl<T> ChunkState<T> {
+    /// With accesses of eight elements.
+    pub(super) fn reading_wide(mut self, wide: bool) -> Self {
+        self.inputs.wide = wide;
+        self
+    }
+
     /// All but the tile, with a space behind it.
     pub(super) fn options_label(&self, kernel: &str) -> String {
         format!(

@@ -7,9 +7,12 @@ const VALUE_LOADS = (ROWS * VALUE_WORDS + THREADS - 1u) / THREADS;
 const TOKENS_EVEN = ROWS * HEAD_WORDS % THREADS == 0u;
 const VALUES_EVEN = ROWS * VALUE_WORDS % THREADS == 0u;
 
+alias HeldKeys = array<vec4<f16>, TOKEN_LOADS>;
+alias HeldValues = array<vec4<f16>, VALUE_LOADS>;
+
 // Rows past the chunk's `count` repeat its last one.
-fn load_keys(base: u32, head: u32, t0: u32, count: u32, thread: u32) -> array<vec4<f16>, TOKEN_LOADS> {
-    var loaded: array<vec4<f16>, TOKEN_LOADS>;
+fn load_keys(base: u32, head: u32, t0: u32, count: u32, thread: u32) -> HeldKeys {
+    var loaded: HeldKeys;
     #unroll if MATRICES_WRITTEN_OUT
     for (var u = 0u; u < TOKEN_LOADS; u++) {
         let w = thread + u * THREADS;
@@ -20,8 +23,8 @@ fn load_keys(base: u32, head: u32, t0: u32, count: u32, thread: u32) -> array<ve
     return loaded;
 }
 
-fn load_values(base: u32, t0: u32, count: u32, first_vec: u32, thread: u32) -> array<vec4<f16>, VALUE_LOADS> {
-    var loaded: array<vec4<f16>, VALUE_LOADS>;
+fn load_values(base: u32, t0: u32, count: u32, first_vec: u32, thread: u32) -> HeldValues {
+    var loaded: HeldValues;
     #unroll if MATRICES_WRITTEN_OUT
     for (var u = 0u; u < VALUE_LOADS; u++) {
         let w = thread + u * THREADS;
@@ -35,7 +38,7 @@ fn load_values(base: u32, t0: u32, count: u32, first_vec: u32, thread: u32) -> a
 }
 
 // As they are, or decayed to the chunk's end, which has tokens up to `count` only.
-fn store_keys(loaded: array<vec4<f16>, TOKEN_LOADS>, decayed: bool, count: u32, thread: u32) {
+fn store_keys(loaded: HeldKeys, decayed: bool, count: u32, thread: u32) {
     #unroll if MATRICES_WRITTEN_OUT
     for (var u = 0u; u < TOKEN_LOADS; u++) {
         let w = thread + u * THREADS;
@@ -54,7 +57,7 @@ fn store_keys(loaded: array<vec4<f16>, TOKEN_LOADS>, decayed: bool, count: u32, 
     }
 }
 
-fn store_values(loaded: array<vec4<f16>, VALUE_LOADS>, thread: u32) {
+fn store_values(loaded: HeldValues, thread: u32) {
     #unroll if MATRICES_WRITTEN_OUT
     for (var u = 0u; u < VALUE_LOADS; u++) {
         let w = thread + u * THREADS;

@@ -1,0 +1,10 @@
+// Four neighbouring elements of a row of queries, as f32, of storage that is accessed eight at a time. Every row starts at a multiple of
+// eight elements and its length is one, so no access is ragged.
+//
+// index   element index of the first of the four
+// count   how many of them the row has; always 4 here
+@group(0) @binding(1) var<storage, read> q: array<Unit>;
+
+fn q4(index: u32, count: u32) -> vec4<f32> {
+    return widen_part(q[index >> UNIT_SHIFT], index);
+}
