@@ -9,7 +9,7 @@
 //
 // One workgroup owns a segment, each of its STRIPS subgroups STRIP_BLOCKS·EDGE columns of v, o and S. A subgroup has its part of S
 // transposed, Sᵀ [columns, D], in sums of f32 that never leave the registers: turned over, elements of sums are where those of right
-// factors are (`shared/right_elements.wgsl`), which is what q·S needs. A chunk takes
+// factors are (`shared/right_factors.wgsl`), which is what q·S needs. A chunk takes
 //
 //   q, k, v and k decayed to the chunk's end to workgroup memory; the next chunk's on their way meanwhile
 //   weights   blocks of EDGE × EDGE of the lower triangle, dealt out to the subgroups: q·kᵀ, decays, to workgroup memory as f16
@@ -35,7 +35,7 @@
 #import linear/outside
 #import shared/matrix_sizes
 #import shared/elements
-#import shared/right_elements
+#import shared/right_factors
 
 // What is loaded and stored at once: eight elements.
 alias Eight = vec4<u32>;

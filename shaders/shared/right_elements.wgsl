@@ -1,20 +1,5 @@
-// Elements of right factors, beside those of `shared/elements.wgsl`: what is loaded from storage can be put where the device has it,
-// with no way through workgroup memory.
-//
-// A kernel relies on what was found by trying (`measure/places.wgsl`):
-//   - element e of any invocation is of the same column as those with the same class, e / RIGHT_RUN % COLUMNS, and no others
-//   - elements of different classes are of the same rows, in the same order
-//   - invocations whose numbers have the same bits of RIGHT_SHARERS, the lowest ones, have elements of the same rows, those that
-//     have all other bits the same have elements of the same columns
-//   - where a kernel says so, element e of a right factor is where element e of sums is, with row and column exchanged
-
-// Halves, two to a word.
-alias RightWords = array<u32, ELEMENTS / 2u>;
-alias RightHalves = array<vec2<f16>, ELEMENTS / 2u>;
-
-fn right_elements_of(factors: MatrixB) -> Elements { return Elements(); }
-fn right_of(words: RightWords) -> MatrixB { return MatrixB(); }
-fn right_halves_of(halves: RightHalves) -> MatrixB { return MatrixB(); }
+// Rows and columns of the elements of right factors (`shared/right_factors.wgsl`).
+#import shared/right_factors
 
 // Numbers that loads with a stride of 0 make rows or columns of.
 var<workgroup> right_places: array<vec4<f16>, EDGE / 4u>;

@@ -179,6 +179,7 @@ pub const SOURCES: &[(&str, &str)] = &[
     source!("shared/q_x4"),
     source!("shared/q_x8"),
     source!("shared/right_elements"),
+    source!("shared/right_factors"),
     source!("shared/slices_one"),
     source!("shared/staged_keys"),
     source!("shared/staged_x1"),

@@ -7,7 +7,7 @@ use wgpu_attention::linear::tile::{self, Form};
 use wgpu_attention::linear::variant::{LinearVariant, Scan, Start, TotalDecay};
 use wgpu_attention::linear::variants_of;
 use wgpu_attention::shader::Variant;
-use wgpu_attention::tier::{Abilities, MatrixElements, Tier};
+use wgpu_attention::tier::{Abilities, MatrixElements, RightElements, Tier};
 use wgpu_attention::{DType, Decay, Error, FeatureMap, Layout, Linear, LinearInputs};
 
 use crate::{DTYPES, SMALLEST, classes};
@@ -151,12 +151,18 @@ fn with_matrices() -> Vec<DeviceClass> {
         (8, (8, 8), true),
     ] {
         for (kib, scalar_matrices) in [(32, false), (48, false), (48, true)] {
+            // Right factors' elements are those of sums turned over.
             let elements = |each, run, classes, sharers| MatrixElements {
                 each,
                 run,
                 classes,
                 sharers,
-                right: None,
+                right: Some(RightElements {
+                    run,
+                    classes,
+                    sharers,
+                    turned: true,
+                }),
             };
             let elements = match (edge, subgroups) {
                 (16, (32, 32)) => Some(elements(8, 4, 2, 3)),
@@ -187,7 +193,10 @@ fn with_matrices() -> Vec<DeviceClass> {
 fn add_cooperative(variants: &mut BTreeMap<String, Variant>) {
     let mut add_on = |p: &Linear, class: &DeviceClass| {
         let form = tile::choose(p, class).unwrap();
-        let on_matrices = matches!(form, Form::Cooperative(_) | Form::CooperativeSplit { .. });
+        let on_matrices = matches!(
+            form,
+            Form::Cooperative(_) | Form::CooperativeSplit { .. } | Form::Carried { .. }
+        );
         assert!(on_matrices, "{form:?}: {p:?} on {class:?}");
         assert!(
             needs(p, form).0 <= class.workgroup_memory,
@@ -244,6 +253,50 @@ fn add_cooperative(variants: &mut BTreeMap<String, Variant>) {
     }
 }
 
+/// Long segments that carry the state: every head size that a tile may depend on, and options.
+fn add_carried(variants: &mut BTreeMap<String, Variant>) {
+    for class in with_matrices() {
+        let mut add_all = |p: &Linear| {
+            let forms = tile::alternatives(p, &class).into_iter().chain(tile::choose(p, &class));
+            for form in forms.filter(|form| matches!(form, Form::Carried { .. })) {
+                assert!(
+                    needs(p, form).0 <= class.workgroup_memory,
+                    "{form:?}: {p:?} on {class:?}"
+                );
+                add(variants, variants_of(p, form));
+            }
+        };
+        for (n, (head_dim, value_dim)) in [(16, 16), (64, 64), (128, 128), (48, 80), (256, 64), (64, 256)]
+            .into_iter()
+            .enumerate()
+        {
+            let p = Linear {
+                head_dim,
+                value_dim: Some(value_dim),
+                decay: DECAYS[n % 2],
+                dtype: DType::F16,
+                ..problem((4096, 32))
+            };
+            add_all(&p);
+        }
+        for (n, (_, option)) in OPTIONS.iter().enumerate() {
+            let mut p = Linear {
+                head_dim: 48,
+                dtype: DTYPES[n % 3],
+                output_dtype: (n % 4 == 0).then_some(DType::F32),
+                reduced_precision: true,
+                ..problem((4096, 32))
+            };
+            option(&mut p);
+            if is_sound(&p) {
+                add_all(&p);
+            }
+        }
+    }
+    let carried = |v: &Variant| matches!(v, Variant::Linear(LinearVariant::Carried(_)));
+    assert!(variants.values().filter(|v| carried(v)).count() > 30);
+}
+
 /// Kernels with few options: all of them.
 fn add_scans_and_totals(variants: &mut BTreeMap<String, Variant>) {
     for decay in [Decay::None, Decay::Token, Decay::Channel] {
@@ -284,6 +337,7 @@ pub fn reachable() -> BTreeMap<String, Variant> {
     add_options(&mut variants);
     add_forced(&mut variants);
     add_cooperative(&mut variants);
+    add_carried(&mut variants);
     add_scans_and_totals(&mut variants);
     variants
 }
@@ -296,6 +350,7 @@ fn needs(p: &Linear, form: Form) -> (u32, u32) {
         Form::Serial(tile) | Form::Split { tile, .. } => tile.threads(),
         Form::Cooperative(tile) => tile.threads,
         Form::CooperativeSplit { state, output, .. } => state.threads.max(output.threads),
+        Form::Carried { state, output, .. } => state.threads.max(output.threads),
     };
     (bytes.unwrap(), threads)
 }

@@ -3,6 +3,7 @@
 
 use crate::ops::dense::tile::{DeviceClass, looped};
 use crate::ops::dense::variant::staged_pieces;
+use crate::ops::linear::cooperative::{self, Candidate, CooperativeTile};
 use crate::ops::linear::geometry::vector_access;
 use crate::ops::linear::segments::factors_piece;
 use crate::ops::linear::variant::Chunk;
@@ -204,8 +205,42 @@ pub(super) fn serves(p: &Linear, edge: u32) -> bool {
     p.causal && p.normalize.is_none() && whole && inputs && outputs && states
 }
 
-/// Blocks of tokens and of a strip's columns.
+/// Blocks of tokens of a chunk and of a strip's columns for Dv up to 64, best first, by measurements on an NVIDIA H200
+/// (`benches/tune_linear.rs`), where four workgroups of the first are at work on a processor.
 const TILES: &[[u32; 2]] = &[[2, 1], [1, 1]];
+
+/// The same beyond 64: two workgroups. Beyond 128 is not measured.
+const TILES_WIDE: &[[u32; 2]] = &[[2, 2], [2, 1], [1, 1]];
+
+/// Tiles of states beside them, best first, by the same measurements.
+const STATES: &[Candidate] = &[
+    Candidate(2, 4, 1, 1, 2),
+    Candidate(2, 2, 1, 2, 2),
+    Candidate(1, 1, 1, 1, 1),
+];
+const STATES_WIDE: &[Candidate] = &[
+    Candidate(2, 2, 1, 4, 2),
+    Candidate(2, 4, 1, 1, 2),
+    Candidate(1, 1, 1, 1, 1),
+];
+
+/// Workgroups of outputs that segments are made for, as many as an H200 has at work at a time.
+const WANTED: u64 = 512;
+const WANTED_WIDE: u64 = 256;
+
+/// Tokens of a segment from which they take less time than segments whose states are all in memory.
+pub(super) const LEAST_SEGMENT: u32 = 256;
+
+fn is_wide(p: &Linear) -> bool {
+    p.value_dim() > 64
+}
+
+/// Tokens of a segment, for so many heads of all sequences, each of so many tokens.
+pub(super) fn length(p: &Linear, tile: &CarriedTile, rows: u64, tokens: u32) -> u32 {
+    let wanted = if is_wide(p) { WANTED_WIDE } else { WANTED };
+    let segments = (wanted / rows.max(1)).clamp(1, tokens.into()) as u32;
+    tokens.div_ceil(segments).next_multiple_of(tile.rows())
+}
 
 /// Tiles that a device can have for a problem, best first.
 pub(super) fn candidates(p: &Linear, device: &DeviceClass) -> Vec<CarriedTile> {
@@ -231,11 +266,21 @@ pub(super) fn candidates(p: &Linear, device: &DeviceClass) -> Vec<CarriedTile> {
         }
     };
     let runs = |t: &CarriedTile| {
-        t.is_sound()
+        t.strips > 0
+            && t.is_sound()
             && t.suits(abilities)
             && t.covers(p)
             && t.threads <= device.invocations
             && t.workgroup_bytes(p) <= device.workgroup_memory
     };
-    TILES.iter().map(tile).filter(runs).collect()
+    let list = if is_wide(p) { TILES_WIDE } else { TILES };
+    list.iter().map(tile).filter(runs).collect()
+}
+
+/// Tiles of states that a device can have, best first.
+pub(super) fn state_candidates(p: &Linear, device: &DeviceClass) -> Vec<CooperativeTile> {
+    let list = if is_wide(p) { STATES_WIDE } else { STATES };
+    let mut tiles = cooperative::tiles(list, device);
+    tiles.retain(|t| t.state_workgroup_bytes(p.head_dim, false) <= device.workgroup_memory);
+    tiles
 }

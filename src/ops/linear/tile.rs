@@ -7,7 +7,7 @@ use crate::ops::linear::carried::CarriedTile;
 use crate::ops::linear::cooperative::{self, CooperativeTile};
 use crate::ops::linear::variant::{ChunkTile, StepTile};
 use crate::ops::linear::{Decay, Linear};
-use crate::ops::linear::{rules, segments};
+use crate::ops::linear::{carried, rules, segments};
 
 /// How a problem is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,6 +213,9 @@ fn on_matrices(p: &Linear, device: &DeviceClass, rows: u64) -> Option<Form> {
     }
     let one_pass = cooperative::first_of(&cooperative::candidates(p, device), p, device).map(Form::Cooperative);
     let one_pass = one_pass.filter(|form| serial_serves(p, device, *form, form.chunk()));
+    if let Some(form) = carried_form(p, device, rows) {
+        return Some(form);
+    }
     let (state, output) = segment_tiles(p, device, rows);
     let (Some(&state), Some(&output)) = (state.first(), output.first()) else {
         return one_pass;
@@ -224,6 +227,19 @@ fn on_matrices(p: &Linear, device: &DeviceClass, rows: u64) -> Option<Form> {
         Some(form) if device.software || p.tokens <= form.chunk() * SHORT_CHUNKS => Some(form),
         _ => Some(split),
     }
+}
+
+/// Long segments whose outputs carry the state along, where they are measured to pay: enough tokens of all heads that each of the
+/// segments a GPU has room for is a long one.
+fn carried_form(p: &Linear, device: &DeviceClass, rows: u64) -> Option<Form> {
+    let measured = device.abilities.matrices == Some(16) && p.head_dim.max(p.value_dim()) <= 128;
+    if device.software || !measured {
+        return None;
+    }
+    let output = *carried::candidates(p, device).first()?;
+    let state = *carried::state_candidates(p, device).first()?;
+    let segment = carried::length(p, &output, rows, tokens_of_a_sequence(p));
+    (segment >= carried::LEAST_SEGMENT).then_some(Form::Carried { state, output, segment })
 }
 
 /// Tokens of a sequence, of a document on average.
@@ -505,6 +521,13 @@ pub fn alternatives(p: &Linear, device: &DeviceClass) -> Vec<Form> {
             all.extend(segmented(p, device, segments::length(p), form));
         }
     }
+    for output in carried::candidates(p, device) {
+        for state in carried::state_candidates(p, device) {
+            let form = |segment| Form::Carried { state, output, segment };
+            let planned = carried::length(p, &output, self::rows(p), tokens_of_a_sequence(p));
+            all.extend(segmented(p, device, planned, form));
+        }
+    }
     let planned = choose(p, device).ok();
     all.retain(|form| {
         let serves = form.segment().is_some() || serial_serves(p, device, *form, form.chunk());
@@ -575,7 +598,7 @@ pub(crate) fn scaled(
 mod tests {
     use super::*;
     use crate::tensor::DType;
-    use crate::tier::{Abilities, MatrixElements};
+    use crate::tier::{Abilities, MatrixElements, RightElements};
 
     fn device(software: bool, workgroup_memory: u32) -> DeviceClass {
         DeviceClass {
@@ -716,7 +739,15 @@ mod tests {
     fn few_tokens_have_smaller_tiles_of_outputs() {
         let mut device = with_matrices();
         device.abilities.subgroup_barriers = true;
-        device.abilities.elements = Some(MatrixElements::OF_TENSOR_CORES);
+        // Elsewhere than the long segments take them for.
+        let right = RightElements {
+            turned: false,
+            ..MatrixElements::OF_TENSOR_CORES.right.unwrap()
+        };
+        device.abilities.elements = Some(MatrixElements {
+            right: Some(right),
+            ..MatrixElements::OF_TENSOR_CORES
+        });
         let chosen = |heads, tokens, head_dim| {
             let p = Linear {
                 dtype: DType::F16,
@@ -743,6 +774,72 @@ mod tests {
             matches!(form, Form::CooperativeSplit { output, segment: 64, .. } if output.rows() == 64),
             "{form:?}"
         );
+    }
+
+    #[test]
+    fn many_tokens_have_long_segments() {
+        let mut device = with_matrices();
+        device.abilities.subgroup_barriers = true;
+        device.abilities.elements = Some(MatrixElements::OF_TENSOR_CORES);
+        let half = |heads, tokens, head_dim| Linear {
+            dtype: DType::F16,
+            ..prompt(heads, tokens, head_dim)
+        };
+        let chosen = |p: &Linear| match choose(p, &device).unwrap() {
+            Form::Carried { output, segment, .. } => Some((output.strips, output.strip_blocks, segment)),
+            _ => None,
+        };
+        // As many workgroups as a GPU has at work at a time, in whole chunks.
+        assert_eq!(chosen(&half(32, 16384, 64)), Some((4, 1, 1024)));
+        assert_eq!(chosen(&half(32, 4096, 64)), Some((4, 1, 256)));
+        assert_eq!(chosen(&half(40, 10_000, 64)), Some((4, 1, 864)));
+        assert_eq!(chosen(&half(1024, 1000, 64)), Some((4, 1, 1024)));
+        assert_eq!(chosen(&half(32, 16384, 128)), Some((4, 2, 2048)));
+        assert_eq!(chosen(&half(32, 4096, 96)), Some((3, 2, 512)));
+        // One block of columns to a strip where there are no two.
+        assert_eq!(chosen(&half(32, 4096, 80)), Some((5, 1, 512)));
+        let packed = |documents| Linear {
+            documents: Some(documents),
+            ..half(32, 16384, 64)
+        };
+        assert_eq!(chosen(&packed(4)), Some((4, 1, 1024)));
+        assert_eq!(chosen(&packed(128)), None);
+        // Few tokens; what the kernel does not serve.
+        assert_eq!(chosen(&half(8, 4096, 64)), None);
+        assert_eq!(chosen(&half(32, 4096, 72)), None);
+        let normalized = Linear {
+            normalize: Some(1e-6),
+            ..half(32, 16384, 64)
+        };
+        assert_eq!(chosen(&normalized), None);
+        let whole = Linear {
+            causal: false,
+            decay: Decay::None,
+            ..half(32, 16384, 64)
+        };
+        assert_eq!(chosen(&whole), None);
+        let mut elsewhere = device;
+        elsewhere
+            .abilities
+            .elements
+            .as_mut()
+            .unwrap()
+            .right
+            .as_mut()
+            .unwrap()
+            .turned = false;
+        let form = choose(&half(32, 16384, 64), &elsewhere).unwrap();
+        assert!(matches!(form, Form::CooperativeSplit { .. }), "{form:?}");
+        // Tried by `tune`, beside the planner's and with other lengths.
+        let all = alternatives(&half(32, 16384, 64), &device);
+        let lengths: Vec<_> = all
+            .iter()
+            .filter(|form| matches!(form, Form::Carried { .. }))
+            .filter_map(|form| form.segment())
+            .collect();
+        for length in [512, 1024, 2048] {
+            assert!(lengths.contains(&length), "{length}: {lengths:?}");
+        }
     }
 
     #[cfg(feature = "tuned")]
