@@ -448,6 +448,10 @@ mod tests {
         let turns = |lane, e| (lane / 4 + e / 2 % 2 * 8, lane % 4 * 2 + e % 2 + e / 4 * 8);
         let found = MatrixElements::found(&numbers(16, 32, turns, |l, e| turned(turns(l, e))), 16, 32).unwrap();
         assert_eq!((found.run, found.right.unwrap().run), (2, 2));
+        assert!(found.right.unwrap().turned);
+        // Right factors that serve, but whose elements are elsewhere than those of sums.
+        let elsewhere = MatrixElements::found(&numbers(16, 32, turns, |l, e| turned(of_tensor_cores(l, e))), 16, 32);
+        assert_eq!(elsewhere.unwrap().right.map(|right| right.turned), Some(false));
         // A column each, of right factors a row each, as Mesa's software GPU has them; half a column each.
         let columns = numbers(8, 8, |lane, e| (e, lane), |lane, e| (lane, e));
         let found = MatrixElements::found(&columns, 8, 8).unwrap();

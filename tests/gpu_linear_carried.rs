@@ -10,7 +10,7 @@ use common::matrices::emulated;
 use wgpu_attention::linear::carried::CarriedTile;
 use wgpu_attention::linear::cooperative::CooperativeTile;
 use wgpu_attention::linear::tile::Form;
-use wgpu_attention::{DType, Decay, FeatureMap, Gpu, Layout, Linear};
+use wgpu_attention::{DType, Decay, FeatureMap, Gpu, Layout, Linear, LinearTensors, Tensor};
 
 /// The device, where its matrices have elements as the kernel relies on them.
 fn device() -> Option<Gpu> {
@@ -314,6 +314,50 @@ fn drawn_problems() {
             &inputs.inputs(),
             &forced(form),
         );
+    }
+}
+
+/// q, k, v and o are accessed 16 bytes at a time, so that they cannot start at any multiple of eight.
+#[test]
+fn tensors_start_at_multiples_of_16_bytes() {
+    let Some(gpu) = device() else { return };
+    let p = Linear {
+        batch: 1,
+        initial_state: false,
+        final_state: false,
+        ..plain(&gpu, Decay::None)
+    };
+    let buffers = [(); 4].map(|()| {
+        gpu.device().create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size: 1 << 18,
+            usage: wgpu::BufferUsages::STORAGE,
+            mapped_at_creation: false,
+        })
+    });
+    let encode = |p: &Linear, late: usize, by: u64| {
+        let at = |n: usize| Tensor {
+            buffer: &buffers[n],
+            offset: if n == late { by } else { 0 },
+        };
+        let plan = p.plan_with(&gpu, &forced(form(&gpu, p, SHAPES[0]))).unwrap();
+        let tensors = LinearTensors::new(at(0), at(1), at(2), at(3));
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        plan.encode(&mut encoder, &tensors)
+    };
+    for late in 0..4 {
+        encode(&p, late, 16).unwrap();
+        let error = encode(&p, late, 8).unwrap_err().to_string();
+        assert!(
+            error.contains("a multiple of 16 bytes") && error.contains("`unaligned: true`"),
+            "{error}"
+        );
+        // Where φ changes what is stored, or another type is, four elements do.
+        let featured = Linear {
+            feature_map: FeatureMap::Relu,
+            ..p.clone()
+        };
+        assert_eq!(encode(&featured, late, 8).is_ok(), late != 3);
     }
 }
 

@@ -1,31 +1,45 @@
 // Outputs of linear attention over long segments of a sequence, with the state carried along in cooperative matrices
 // (lightning attention: Qin et al., 2024, "Various Lengths, Constant Speed: Efficient Language Modeling with Lightning Attention").
 // Decays are none or a number a head, λ = e^g. The last of three dispatches, after `linear/chunk_state_cooperative.wgsl` and
-// `linear/scan.wgsl`, as `linear/segment_cooperative.wgsl` is, from whose work it differs in that a segment has many chunks of ROWS
-// tokens, so that there are few states between segments. For each chunk, i and j counted from its first token,
+// `linear/scan.wgsl`, as `linear/segment_elements.wgsl` is. There every tile of outputs finds the state before its segment in memory;
+// here a segment has many chunks of ROWS tokens, so that few states go through memory. For each chunk, i and j counted from its first
+// token,
 //
 //   o_i = scale·(λ^{i+1} q_iᵀ S + Σ_{j≤i} λ^{i−j} (q_i·k_j) v_j)
 //   S  ← λ^ROWS S + Σ_j λ^{ROWS−1−j} k_j v_jᵀ
 //
 // One workgroup owns a segment, each of its STRIPS subgroups STRIP_BLOCKS·EDGE columns of v, o and S. A subgroup has its part of S
-// transposed, Sᵀ [columns, D], in sums of f32 that never leave the registers: turned over, elements of sums are where those of right
-// factors are (`shared/right_factors.wgsl`), which is what q·S needs. A chunk takes
+// transposed, Sᵀ [columns, D], in sums of f32 that never leave the registers: where the device has elements of right factors where
+// those of sums are, with row and column exchanged, Sᵀ as halves is S as a right factor, which is what q·S takes. A chunk takes
 //
-//   q, k, v and k decayed to the chunk's end to workgroup memory; the next chunk's on their way meanwhile
-//   weights   blocks of EDGE × EDGE of the lower triangle, dealt out to the subgroups: q·kᵀ, decays, to workgroup memory as f16
-//   o         q·S with decays of rows, plus weights·v, block by block of rows; the update of S
+//   1  q and k to workgroup memory; the next chunk's are loaded meanwhile
+//   2  weights, blocks of EDGE × EDGE of the lower triangle, dealt out to the subgroups: q·kᵀ, times decays, to workgroup memory
+//      q·S, of all rows and the strip's columns
+//   3  the strip's v to where q was; S ← λ^ROWS S + (decays · vᵀ)·k
+//      o = decays of rows · q·S + weights · v, a block at a time on its way to storage
 //
-// with a barrier before and after the weights, and with one stage a third behind the update.
+// with a barrier between any two.
 //
 // Workgroup memory (pitches in words of four elements):
-//   factors, f16   a block of O of each strip on its way to be written (`output_halves`)
+//   factors, f16   q [ROWS][HEAD_PITCH], later for each strip v [ROWS][STRIP_WORDS], and at last a block of its O (`carried_halves`)
+//                  k [ROWS][HEAD_PITCH]
 //                  weights, PAIRS blocks [EDGE][WEIGHT_PITCH]
-//                  STAGES times q, k and decayed k [ROWS][HEAD_PITCH] and v [ROWS][VALUE_PITCH]
 //   units          what undoes the power of two of each block of weights
-//   sums, f32      that block of O where it does not leave as f16 (`output_sums`)
+//   sums, f32      a block of O of each strip where it does not leave as f16 (`carried_sums`)
 //
-// Range. Each block of weights and each strip's part of S is multiplied by a power of two that f16 has room for (`linear/powers.wgsl`),
-// and each product by what undoes it before they are added up.
+// Range. Each block of weights, and each strip's part of S, is multiplied by a power of two that f16 has room for
+// (`linear/powers.wgsl`); what comes of it is multiplied by what undoes it, in f32, before anything is added to it. Values are decayed
+// as f16, by decays rounded to f16: off by 2^-11 of themselves, and those below 2^-14 by 2^-25 of a value that is not decayed.
+//
+// Tile sizes. On an NVIDIA H200 all workgroups of a processor together have some 50 KB of workgroup memory, whatever its hardware has
+// (two of 23.9 KB are at work side by side, of 24.9 KB one), and registers for 16 subgroups if they take 128 at most. Chunks of 32
+// tokens at D = Dv = 64 take 11.6 KB and 124 registers: four workgroups. Times for N = 16384, 32 heads, f16, segments of 1024, of this
+// dispatch alone:
+//   32 tokens, 4 strips                                    119 µs
+//   the same, v and decayed k beside q and k (23.9 KB)     163
+//   16 tokens                                              150
+//   64 tokens (23.7 KB, 214 registers)                     157
+// and at D = 128, of all three: 32 tokens, 4 strips of two blocks 413 µs, 64 tokens, 8 strips of one 440.
 #import linear/params
 #import linear/features
 #import linear/powers
@@ -206,11 +220,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         var state_power = 1.0;
         workgroupBarrier();
 
-        // What does not change from chunk to chunk: decays of this invocation's elements of weights, of its rows, and of its keys.
-        let rows = element_rows();
-        let columns = element_columns();
-        var own_rows = rows;
-        var own_columns = columns;
+        // What does not change from chunk to chunk: decays of this invocation's elements of weights, of its rows of O, and of its columns
+        // of vᵀ, which are tokens.
+        var own_rows = element_rows();
+        var own_columns = element_columns();
         var between: array<Elements, PAIRS_EACH>;
         var powers: array<f32, PAIRS_EACH>;
         #unroll if MATRICES_WRITTEN_OUT
@@ -231,7 +244,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                 from_start[r * CLASSES + c] = params.scale * decay_from_start(r * EDGE + u32(own_rows[c * RUN]));
             }
         }
-        // Of the columns of vᵀ, which are tokens.
         var to_end: array<MatrixA, ROW_BLOCKS>;
         if (DECAYS) {
             #unroll if MATRICES_WRITTEN_OUT

@@ -1,5 +1,5 @@
-// As `linear/tokens_fours.wgsl`, from storage of f16 a word of eight elements at a time, where φ is the identity and the workgroup's
-// columns are all there are of EDGE; channels and columns past the end are loaded as zeros.
+// As `linear/tokens_fours.wgsl`, from storage of f16 eight elements at a time, where φ is the identity: D, Dv and all rows are
+// multiples of eight.
 #import linear/cooperative_tile
 
 const HEAD_EIGHTS = HEAD_WORDS / 2u;

@@ -1,5 +1,5 @@
 // Keys and values of a chunk as factors of cooperative matrices: from storage to registers, a word of four elements at a time,
-// and from there to `factors`, keys from K_AT on, values from V_AT on.
+// and from there to `factors`, keys from K_AT on, values from V_AT on. This piece and `tokens_eights` declare the same.
 #import linear/cooperative_tile
 
 const TOKEN_LOADS = (ROWS * HEAD_WORDS + THREADS - 1u) / THREADS;

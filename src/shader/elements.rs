@@ -320,6 +320,7 @@ alias MatrixC = coop_mat8x8<f32, C>;
 alias MatrixB = coop_mat8x8<f16, B>;
 alias Elements = array<f32, 8>;
 alias RightWords = array<u32, 4>;
+alias RightHalves = array<vec2<f16>, 4>;
 @group(0) @binding(1) var<storage, read> input: array<f32>;
 @group(0) @binding(4) var<storage, read_write> output: array<f32>;
 var<workgroup> sums: array<f32, 64>;
@@ -329,6 +330,8 @@ fn sums_of(elements: Elements) -> MatrixC { return MatrixC(); }
 fn factors_of(elements: Elements) -> MatrixA { return MatrixA(); }
 fn right_elements_of(factors: MatrixB) -> Elements { return Elements(); }
 fn right_of(words: RightWords) -> MatrixB { return MatrixB(); }
+fn right_halves_of(halves: RightHalves) -> MatrixB { return MatrixB(); }
+fn factors_times(factors: MatrixA, by: MatrixA) -> MatrixA { return MatrixA(); }
 fn other(x: f32) -> f32 { return x + 1.0; }
 
 @compute @workgroup_size(8)
@@ -336,6 +339,8 @@ fn main(@builtin(local_invocation_index) n: u32) {
     sums[n] = other(input[n]);
     workgroupBarrier();
     let a = factors_of(elements_of(coopLoad<MatrixC>(&sums[0], 8u)));
+    let product = factors_times(a, a);
+    let turned = right_halves_of(RightHalves());
     coopStore(sums_of(elements_of(coopLoad<MatrixC>(&sums[0], 8u))), &sums[0], 8u);
     let right = right_elements_of(right_of(RightWords(n, n, n, n)));
     workgroupBarrier();
@@ -358,16 +363,29 @@ fn main(@builtin(local_invocation_index) n: u32) {
     fn functions_of_elements_get_their_bodies_and_others_keep_theirs() {
         assert!(wanted(TEXT) && !wanted("fn other() {}"));
         let words = spirv(TEXT, &bindings(), false).unwrap();
-        // 8 of each function, and 4 words; `factors_of` narrows its own, `right_elements_of` widens them.
-        assert_eq!(all(&words, op::COMPOSITE_EXTRACT).len(), 5 * 8 + 4);
-        assert_eq!(all(&words, op::COMPOSITE_INSERT).len(), 3 * 8);
+        // 8 of each function, and 4 words or pairs; `factors_of` narrows its own, `right_elements_of` widens them.
+        assert_eq!(all(&words, op::COMPOSITE_EXTRACT).len(), 6 * 8 + 2 * 4);
+        assert_eq!(all(&words, op::COMPOSITE_INSERT).len(), 4 * 8);
         assert_eq!(all(&words, op::F_CONVERT).len(), 2 * 8);
         assert_eq!(all(&words, op::BITCAST).len(), 4);
         let places = all(&words, op::COMPOSITE_INSERT)
             .iter()
             .map(|w| w[5])
             .collect::<Vec<_>>();
-        assert_eq!(places, [0..8, 0..8, 0..8].into_iter().flatten().collect::<Vec<_>>());
+        assert_eq!(
+            places,
+            [0..8, 0..8, 0..8, 0..8].into_iter().flatten().collect::<Vec<_>>()
+        );
+        // One product, of both parameters, in their order.
+        let [product] = &all(&words, op::F_MUL)[..] else {
+            panic!("{:?}", all(&words, op::F_MUL))
+        };
+        let parameters: Vec<_> = all(&words, op::FUNCTION_PARAMETER)
+            .iter()
+            .filter(|w| w[1] == product[1])
+            .map(|w| w[2])
+            .collect();
+        assert_eq!(product[3..], parameters);
         // Two halves are a type of their own, declared once and before it is used.
         let halves = all(&words, op::BITCAST)[0][1];
         let declared = all(&words, op::TYPE_VECTOR).iter().filter(|w| w[1] == halves).count();
@@ -379,8 +397,8 @@ fn main(@builtin(local_invocation_index) n: u32) {
         assert!(ids.windows(2).all(|pair| pair[0] < pair[1]) && ids.last() < Some(&words[BOUND]));
         // Functions begin, are labelled and end as often, and the addition is still there.
         let count = |code| all(&words, code).len();
-        assert_eq!(count(op::FUNCTION), 7);
-        assert_eq!(count(op::FUNCTION_END), 7);
+        assert_eq!(count(op::FUNCTION), 9);
+        assert_eq!(count(op::FUNCTION_END), 9);
         assert_eq!(count(129), 1);
     }
 
@@ -409,5 +427,13 @@ fn main(@builtin(local_invocation_index) n: u32) {
         );
         let error = spirv(&own, &bindings(), false).unwrap_err();
         assert!(error.contains("body of its own"), "{error}");
+        let two = TEXT
+            .replace(
+                "right_halves_of(halves: RightHalves)",
+                "right_halves_of(halves: RightHalves, by: f32)",
+            )
+            .replace("right_halves_of(RightHalves())", "right_halves_of(RightHalves(), 1.0)");
+        let error = spirv(&two, &bindings(), false).unwrap_err();
+        assert!(error.contains("nothing else"), "{error}");
     }
 }
