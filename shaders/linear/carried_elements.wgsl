@@ -13,8 +13,8 @@
 // those of sums are, with row and column exchanged, Sᵀ as halves is S as a right factor, which is what q·S takes. A chunk takes
 //
 //   1  q and k to workgroup memory; the next chunk's are loaded meanwhile
-//   2  weights, blocks of EDGE × EDGE of the lower triangle, dealt out to the subgroups: q·kᵀ, times decays, to workgroup memory
-//      q·S, of all rows and the strip's columns
+//   2  q·S, of all rows and the strip's columns
+//      weights, blocks of EDGE × EDGE of the lower triangle, dealt out to the subgroups: q·kᵀ, times decays, to workgroup memory
 //   3  the strip's v to where q was; S ← λ^ROWS S + (decays · vᵀ)·k
 //      o = decays of rows · q·S + weights · v, a block at a time on its way to storage
 //
@@ -35,7 +35,8 @@
 // (two of 23.9 KB are at work side by side, of 24.9 KB one), and registers for 16 subgroups if they take 128 at most. Chunks of 32
 // tokens at D = Dv = 64 take 11.6 KB and 124 registers: four workgroups. Times for N = 16384, 32 heads, f16, segments of 1024, of this
 // dispatch alone:
-//   32 tokens, 4 strips                                    119 µs
+//   32 tokens, 4 strips                                    117 µs
+//   the same, weights before q·S                           119
 //   the same, v and decayed k beside q and k (23.9 KB)     163
 //   16 tokens                                              150
 //   64 tokens (23.7 KB, 214 registers)                     157
@@ -266,39 +267,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
             q_held = load_q(q_from, next, last, thread);
             k_held = load_k(k_from, next, last, thread);
 
-            // Weights.
-            #unroll if MATRICES_WRITTEN_OUT
-            for (var n = 0u; n < PAIRS_EACH; n++) {
-                let number = strip + n * STRIPS;
-                // A loop in place of a branch, as above.
-                for (var own = PAIRS % STRIPS == 0u || subgroupAny(number < PAIRS); own; own = false) {
-                    let pair = pair_of(number);
-                    var scores = MatrixC();
-                    #unroll if MATRICES_WRITTEN_OUT
-                    for (var d = 0u; d < HEAD_BLOCKS; d++) {
-                        let queries = coopLoadT<MatrixA>(&factors[(pair.row * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
-                        let keys = coopLoad<MatrixB>(&factors[(K_AT + pair.column * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
-                        scores = coopMultiplyAdd(queries, keys, scores);
-                    }
-                    var weights = elements_of(scores);
-                    var top = 0.0;
-                    #unroll if MATRICES_WRITTEN_OUT
-                    for (var e = 0u; e < ELEMENTS; e++) {
-                        weights[e] *= between[n][e];
-                        top = max(top, abs(weights[e]));
-                    }
-                    powers[n] = power_near(powers[n], top);
-                    #unroll if MATRICES_WRITTEN_OUT
-                    for (var e = 0u; e < ELEMENTS; e++) {
-                        weights[e] *= powers[n];
-                    }
-                    coopStoreT(factors_of(weights), &factors[(WEIGHTS_AT + number * EDGE * WEIGHT_PITCH) * WORD], WEIGHT_PITCH * WORD);
-                    if (lane == 0u) {
-                        units[number] = params.scale / powers[n];
-                    }
-                }
-            }
-
             // What the state contributes.
             var halves: array<RightHalves, STATES>;
             var top = vec2<f16>();
@@ -341,6 +309,39 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                     #unroll if MATRICES_WRITTEN_OUT
                     for (var b = 0u; b < STRIP_BLOCKS; b++) {
                         o[r * STRIP_BLOCKS + b] = coopMultiplyAdd(queries, channels[b], o[r * STRIP_BLOCKS + b]);
+                    }
+                }
+            }
+
+            // Weights.
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var n = 0u; n < PAIRS_EACH; n++) {
+                let number = strip + n * STRIPS;
+                // A loop in place of a branch, as above.
+                for (var own = PAIRS % STRIPS == 0u || subgroupAny(number < PAIRS); own; own = false) {
+                    let pair = pair_of(number);
+                    var scores = MatrixC();
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var d = 0u; d < HEAD_BLOCKS; d++) {
+                        let queries = coopLoadT<MatrixA>(&factors[(pair.row * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
+                        let keys = coopLoad<MatrixB>(&factors[(K_AT + pair.column * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
+                        scores = coopMultiplyAdd(queries, keys, scores);
+                    }
+                    var weights = elements_of(scores);
+                    var top = 0.0;
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var e = 0u; e < ELEMENTS; e++) {
+                        weights[e] *= between[n][e];
+                        top = max(top, abs(weights[e]));
+                    }
+                    powers[n] = power_near(powers[n], top);
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var e = 0u; e < ELEMENTS; e++) {
+                        weights[e] *= powers[n];
+                    }
+                    coopStoreT(factors_of(weights), &factors[(WEIGHTS_AT + number * EDGE * WEIGHT_PITCH) * WORD], WEIGHT_PITCH * WORD);
+                    if (lane == 0u) {
+                        units[number] = params.scale / powers[n];
                     }
                 }
             }

@@ -520,12 +520,12 @@ pub fn alternatives(p: &Linear, device: &DeviceClass) -> Vec<Form> {
             let form = |segment| Form::CooperativeSplit { state, output, segment };
             all.extend(segmented(p, device, segments::length(p), form));
         }
-    }
-    for output in carried::candidates(p, device) {
-        for state in carried::state_candidates(p, device) {
-            let form = |segment| Form::Carried { state, output, segment };
-            let planned = carried::length(p, &output, self::rows(p), tokens_of_a_sequence(p));
-            all.extend(segmented(p, device, planned, form));
+        for output in carried::candidates(p, device) {
+            for state in carried::state_candidates(p, device) {
+                let form = |segment| Form::Carried { state, output, segment };
+                let planned = carried::length(p, &output, self::rows(p), tokens_of_a_sequence(p));
+                all.extend(segmented(p, device, planned, form));
+            }
         }
     }
     let planned = choose(p, device).ok();
