@@ -66,7 +66,18 @@ pub struct Strides {
 impl Strides {
     /// Whether every row starts at a multiple of four elements.
     pub(crate) fn in_fours(&self) -> bool {
-        [self.batch, self.head, self.seq].iter().all(|n| n.is_multiple_of(4))
+        self.in_multiples_of(4)
+    }
+
+    /// Whether every row starts at a multiple of eight elements.
+    pub(crate) fn in_eights(&self) -> bool {
+        self.in_multiples_of(8)
+    }
+
+    fn in_multiples_of(&self, count: u64) -> bool {
+        [self.batch, self.head, self.seq]
+            .iter()
+            .all(|n| n.is_multiple_of(count))
     }
 }
 

@@ -106,7 +106,7 @@ pub struct MatrixElements {
     pub classes: u32,
     /// Invocations whose numbers differ in these bits only have elements of the same rows; others have none of them.
     pub sharers: u32,
-    /// How they are in right factors, where those are as `shaders/shared/right_elements.wgsl` relies on it.
+    /// How they are in right factors, where those are as `shaders/shared/right_factors.wgsl` relies on it.
     #[cfg_attr(feature = "tuned", serde(default))]
     pub right: Option<RightElements>,
 }
@@ -247,6 +247,7 @@ impl RightElements {
         in_range
             && each.is_multiple_of(self.run * self.classes)
             && each.is_multiple_of(2)
+            && self.sharers < size
             && (self.sharers + 1) * each == edge * self.classes
             && (self.sharers + 1).is_power_of_two()
     }

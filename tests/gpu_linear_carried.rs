@@ -7,6 +7,7 @@ mod common;
 use common::Random;
 use common::linear::{self, Strength, check, check_on, feature_maps, forced};
 use common::matrices::emulated;
+use wgpu_attention::compare::{self, Tolerance};
 use wgpu_attention::linear::carried::CarriedTile;
 use wgpu_attention::linear::cooperative::CooperativeTile;
 use wgpu_attention::linear::tile::Form;
@@ -17,6 +18,8 @@ fn device() -> Option<Gpu> {
     let gpu = common::gpu()?;
     common::matrices::matrices(&gpu)?;
     let turned = gpu.abilities().elements.and_then(|e| e.right).is_some_and(|r| r.turned);
+    // Mesa's software GPU has them.
+    assert!(turned || !emulated(&gpu));
     if !turned {
         println!("skipped: right factors' elements are not those of sums turned over");
     }
@@ -114,10 +117,7 @@ fn lengths_around_a_chunk_and_a_segment() {
             2 * segment,
             3 * segment + chunk + 3,
         ] {
-            let p = Linear {
-                tokens: tokens.max(1),
-                ..p.clone()
-            };
+            let p = Linear { tokens, ..p.clone() };
             check(&format!("{shape:?}, {tokens} tokens"), &gpu, &p, &forced(form));
         }
     }
@@ -137,7 +137,7 @@ fn head_sizes() {
             value_dim: Some(value_dim * edge),
             ..plain(&gpu, [Decay::Head, Decay::None][n % 2])
         };
-        for shape in [SHAPES[0], SHAPES[1]] {
+        for shape in [SHAPES[0], SHAPES[1], SHAPES[4]] {
             let form = form(&gpu, &p, shape);
             check(
                 &format!("{head_dim} and {value_dim} blocks, {shape:?}"),
@@ -279,9 +279,14 @@ fn what_f16_has_no_room_for() {
     for (row, k) in apart.k.chunks_mut(d).enumerate() {
         multiply(k, if second_half(row) { 1.0 } else { 1e-3 }, DType::F16);
     }
+    // A state that f16 has nothing of, beside keys that add nothing to it.
+    let mut alone = linear::random(&p, Strength::Weak, &mut Random::new(8));
+    multiply(&mut alone.k, 0.0, DType::F16);
+    multiply(alone.initial_state.as_mut().unwrap(), 1e-12, DType::F32);
     for shape in SHAPES {
         let form = form(&gpu, &p, shape);
         check_on("tokens apart", &gpu, &p, &apart.inputs(), &forced(form));
+        check_on("a small state alone", &gpu, &p, &alone.inputs(), &forced(form));
     }
 }
 
@@ -314,6 +319,66 @@ fn drawn_problems() {
             &inputs.inputs(),
             &forced(form),
         );
+    }
+}
+
+/// Calls larger than a binding: parts of batch entries and heads, each at a place of its own in the tensors.
+#[test]
+fn parts_of_a_call() {
+    let (Some(_), Some(mut limits)) = (device(), common::limits()) else {
+        return;
+    };
+    limits.max_storage_buffer_binding_size = 16 << 10;
+    let Some(gpu) = common::gpu_with(|o| o.limits = Some(limits)) else {
+        return;
+    };
+    for (dtype, output_dtype) in [(DType::F16, None), (DType::F16, Some(DType::F32)), (DType::BF16, None)] {
+        for layout in [Layout::Bhnd, Layout::Bnhd] {
+            let p = Linear {
+                batch: 3,
+                dtype,
+                output_dtype,
+                reduced_precision: true,
+                q_layout: layout,
+                ..plain(&gpu, Decay::Head)
+            };
+            let form = form(&gpu, &p, SHAPES[0]);
+            let plan = p.plan_with(&gpu, &forced(form)).unwrap();
+            assert!(plan.dispatches() > 3, "one part only: {p:?}");
+            check(&format!("{dtype} {layout:?}"), &gpu, &p, &forced(form));
+        }
+    }
+}
+
+/// A key that f16 has no room for is infinite, and that is nothing to the tokens before it.
+#[test]
+fn an_infinite_key_leaves_earlier_tokens_alone() {
+    let Some(gpu) = device() else { return };
+    const TOKEN: usize = 29;
+    let p = Linear {
+        batch: 1,
+        heads: 2,
+        kv_heads: None,
+        dtype: DType::F32,
+        reduced_precision: true,
+        initial_state: false,
+        final_state: false,
+        ..plain(&gpu, Decay::Head)
+    };
+    let mut inputs = linear::random(&p, Strength::Medium, &mut Random::new(11));
+    let expected = linear::truth(&p, &inputs.inputs());
+    let (d, dv, tokens) = (p.head_dim as usize, p.value_dim() as usize, p.tokens as usize);
+    for head in inputs.k.chunks_mut(tokens * d) {
+        head[TOKEN * d..(TOKEN + 1) * d].fill(1e6);
+    }
+    for shape in SHAPES {
+        let tuning = forced(form(&gpu, &p, shape));
+        let output = linear::run(&gpu, &p, &inputs.inputs(), &tuning).unwrap();
+        for (found, expected) in output.o.chunks(tokens * dv).zip(expected.o.chunks(tokens * dv)) {
+            let before = ..TOKEN * dv;
+            let result = compare::output(&found[before], &expected[before], &Tolerance::for_dtype(DType::F16));
+            assert!(result.passed(), "{shape:?}: {result}");
+        }
     }
 }
 
@@ -408,6 +473,8 @@ fn what_it_does_not_serve_is_refused() {
         "a decay that is none or one a head",
     );
     let wrong = |output: CarriedTile| Form::Carried { state, output, segment };
+    refused(&p, wrong(CarriedTile { strips: 0, ..output }), "keeps to the rules");
+    refused(&p, wrong(CarriedTile { threads: 0, ..output }), "keeps to the rules");
     refused(
         &p,
         wrong(CarriedTile {

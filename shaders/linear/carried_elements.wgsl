@@ -29,7 +29,7 @@
 //
 // Range. Each block of weights, and each strip's part of S, is multiplied by a power of two that f16 has room for
 // (`linear/powers.wgsl`); what comes of it is multiplied by what undoes it, in f32, before anything is added to it. Values are decayed
-// as f16, by decays rounded to f16: off by 2^-11 of themselves, and those below 2^-14 by 2^-25 of a value that is not decayed.
+// as f16, by decays rounded to f16: off by 2^-10 of themselves, or by 2^-24 where that is more.
 //
 // Tile sizes. On an NVIDIA H200 all workgroups of a processor together have some 50 KB of workgroup memory, whatever its hardware has
 // (two of 23.9 KB are at work side by side, of 24.9 KB one), and registers for 16 subgroups if they take 128 at most. Chunks of 32
@@ -56,7 +56,6 @@
 alias Eight = vec4<u32>;
 
 const ROWS = ROW_BLOCKS * EDGE;
-const HEAD_VECS = HEAD_QUADS;
 const VALUE_VECS = VALUE_DIM / 4u;
 const VALUE_VECS_ALL = VALUE_VECS;
 const STATES = STRIP_BLOCKS * HEAD_BLOCKS;
@@ -204,7 +203,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         var k_held = load_k(k_from, span.start, last, thread);
         var v_held = load_v(v_from, span.start, last, strip, lane);
         begin_decay(batch, workgroup.y);
-        strip_start(thread);
         fill_places(thread);
         // Sᵀ before the segment. A segment that has tokens is a sequence's, so that there is one.
         let state_from = params.in_base + select(span.sequence, 0u, DOCUMENTS) * params.in_sequence + workgroup.y * params.in_head
@@ -331,7 +329,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                     var top = 0.0;
                     #unroll if MATRICES_WRITTEN_OUT
                     for (var e = 0u; e < ELEMENTS; e++) {
-                        weights[e] *= between[n][e];
+                        // What a row does not see may be anything, infinite too.
+                        weights[e] = select(0.0, weights[e] * between[n][e], between[n][e] > 0.0);
                         top = max(top, abs(weights[e]));
                     }
                     powers[n] = power_near(powers[n], top);

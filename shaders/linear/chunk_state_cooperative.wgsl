@@ -1,6 +1,6 @@
 // What each segment of a sequence adds to the state, on cooperative matrices: the algorithm of `linear/chunk_state.wgsl`, where all
 // tokens and channels of a head decay alike. The first of three dispatches; `linear/scan.wgsl` is the second,
-// `linear/segment_cooperative.wgsl` the third.
+// `linear/segment_cooperative.wgsl`, `linear/segment_elements.wgsl` or `linear/carried_elements.wgsl` the third.
 //
 //   S_p = Σ_j e^{Γ − G_j} φ(k_j) v_jᵀ        over the tokens j of segment p, G their running log-decay, Γ = G at the end
 //

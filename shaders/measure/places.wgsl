@@ -1,4 +1,4 @@
-// Where the elements of matrices are that an invocation has, for `shared/elements.wgsl` and `shared/right_elements.wgsl` to rely on.
+// Where the elements of matrices are that an invocation has, for `shared/elements.wgsl` and `shared/right_factors.wgsl` to rely on.
 // One subgroup writes
 //
 //   [0]   for each of its invocations the numbers of its elements of sums, row · EDGE + column

@@ -264,14 +264,13 @@ fn body(marker: Marker, function: &[u32], types: &Types, bound: &mut u32, out: &
     for n in 0..length {
         let given = id();
         let given_type = match marker {
-            Marker::Elements | Marker::Sums | Marker::Factors | Marker::FactorsTimes => types.f32,
             Marker::RightElements => types.f16,
             Marker::RightWords => types.u32,
             Marker::RightHalves => types.halves,
+            _ => types.f32,
         };
         write(op::COMPOSITE_EXTRACT, &[given_type, given, parameter, n]);
         match marker {
-            Marker::Elements | Marker::Sums | Marker::FactorsTimes => all.push(given),
             Marker::RightElements | Marker::Factors => {
                 let converted_type = if takes_apart { types.f32 } else { types.f16 };
                 let converted = id();
@@ -290,6 +289,7 @@ fn body(marker: Marker, function: &[u32], types: &Types, bound: &mut u32, out: &
                     all.push(element);
                 }
             }
+            _ => all.push(given),
         }
     }
     let mut value = returned;

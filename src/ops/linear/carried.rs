@@ -40,6 +40,7 @@ impl CarriedTile {
         let counts = [self.strips, self.strip_blocks, self.row_blocks];
         [8, 16].contains(&self.edge)
             && counts.iter().all(|n| (1..=32).contains(n))
+            && (self.strips..=1024).contains(&self.threads)
             && self.threads.is_multiple_of(self.strips)
             && self.elements.fits(self.edge, self.threads / self.strips)
             && self.elements.right.is_some_and(|right| right.turned)
@@ -101,30 +102,30 @@ impl CarriedTile {
     }
 
     /// Iterations of all loops of an invocation for so many tokens, at most.
-    pub(crate) fn loop_iterations(&self, p: &Linear, tokens: u32) -> u32 {
+    pub(crate) fn loop_iterations(&self, p: &Linear, tokens: u32) -> u64 {
         let (blocks, each) = (p.head_dim / self.edge, looped(self.elements.each, 0));
+        let halves = looped(self.elements.each / 2, 0);
+        let (rows, strip) = (looped(self.row_blocks, 0), looped(self.strip_blocks, 0));
         let states = self.strip_blocks * blocks;
-        let outputs = self.row_blocks * self.strip_blocks;
-        let words = |width: u32| looped((self.rows() * width / 4).div_ceil(self.threads), 0);
-        let staged = 5 * words(p.head_dim) + 2 * words(p.value_dim());
+        let outputs = looped(self.row_blocks * self.strip_blocks, 0);
+        let lanes = self.threads / self.strips;
+        let eights = |elements: u32, by: u32| looped((elements / 8).div_ceil(by), 0);
+        let of_head = eights(self.rows() * p.head_dim, self.threads);
+        let of_values = eights(self.rows() * self.strip_blocks * self.edge, lanes);
         let pairs = self.pairs().div_ceil(self.strips);
-        let of_pairs = looped(pairs, looped(blocks, 0) + 2 * each + looped(self.row_blocks, 0) + 1);
-        let of_state = looped(states, each) + looped(states, 0);
-        let from_state = looped(
-            blocks,
-            looped(self.strip_blocks, 0) + looped(outputs, looped(self.row_blocks, 0)),
-        );
-        let of_block = each
-            + looped(self.row_blocks, each)
-            + looped((self.edge * self.edge / 4).div_ceil(self.threads / self.strips), 0);
-        let of_output = looped(self.row_blocks, looped(self.strip_blocks, of_block)) + looped(outputs, 0);
-        let update = looped(
-            self.row_blocks,
-            looped(self.strip_blocks, 0) + looped(blocks, looped(self.strip_blocks, 0)),
-        );
-        let chunk = staged + of_pairs + of_state + from_state + of_output + update + looped(outputs, 0);
-        let start = staged + looped(pairs, each) + looped(self.row_blocks, each) + looped(states, 0);
-        looped(tokens.div_ceil(self.rows()), chunk) + 2 * start
+        let of_pairs = looped(pairs, rows + looped(blocks, 0) + 2 * each + 2);
+        // Halves once more, and looked at for their largest, where a power of two changes.
+        let of_state = 2 * looped(states, halves) + looped(states, each) + looped(states, 0);
+        let from_state = outputs + looped(blocks, strip + looped(self.row_blocks, strip));
+        let values = looped(self.row_blocks, strip);
+        let update = looped(self.row_blocks, looped(blocks, strip));
+        let of_block = each + looped(self.row_blocks, each) + eights(self.edge * self.edge, lanes);
+        let of_output = looped(self.row_blocks, looped(self.strip_blocks, of_block));
+        let chunk = 4 * of_head + 2 * of_values + of_pairs + of_state + from_state + values + update + of_output;
+        let constants = looped(pairs, rows + each) + looped(self.row_blocks, looped(self.elements.classes, 0) + each);
+        let start = 2 * of_head + of_values + looped(self.strip_blocks, looped(blocks, 0)) + constants + 2;
+        let chunks = u64::from(tokens.div_ceil(self.rows()));
+        chunks * (1 + u64::from(chunk)) + 1 + u64::from(start)
     }
 }
 
@@ -224,7 +225,7 @@ const STATES_WIDE: &[Candidate] = &[
     Candidate(1, 1, 1, 1, 1),
 ];
 
-/// Workgroups of outputs that segments are made for, as many as an H200 has at work at a time.
+/// Workgroups of outputs that segments are made for, about as many as an H200 has at work at a time.
 const WANTED: u64 = 512;
 const WANTED_WIDE: u64 = 256;
 

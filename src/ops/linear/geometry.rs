@@ -27,20 +27,31 @@ pub(super) fn vector_access(p: &Linear) -> (bool, bool, bool) {
     (inputs, x4(p.o_layout, p.heads, dv), state)
 }
 
-/// Whether q, k and v, and o, can be accessed eight elements at a time, 16 bytes: where they are stored so, and factors of matrices as
-/// they are.
-pub(super) fn wide_access(p: &Linear) -> (bool, bool) {
+/// What can be accessed eight elements at a time, 16 bytes: inputs where they are stored as factors of matrices are.
+pub(super) struct Wide {
+    pub queries: bool,
+    /// And values.
+    pub keys: bool,
+    pub output: bool,
+}
+
+impl Wide {
+    pub(super) fn all_inputs(&self) -> bool {
+        self.queries && self.keys
+    }
+}
+
+pub(super) fn wide_access(p: &Linear) -> Wide {
     let x8 = |layout: Layout, heads: u32, dim: u32| {
-        let s = layout.strides(heads, p.tokens, dim);
-        dim.is_multiple_of(8) && [s.batch, s.head, s.seq].iter().all(|n| n.is_multiple_of(8)) && !p.unaligned
+        dim.is_multiple_of(8) && layout.strides(heads, p.tokens, dim).in_eights() && !p.unaligned
     };
     let (d, dv) = (p.head_dim, p.value_dim());
-    let inputs = x8(p.q_layout, p.heads, d) && x8(p.k_layout, p.kv_heads(), d) && x8(p.v_layout, p.kv_heads(), dv);
     let as_stored = p.dtype == DType::F16 && p.feature_map == FeatureMap::Identity;
-    (
-        inputs && as_stored,
-        x8(p.o_layout, p.heads, dv) && p.output_dtype() != DType::F32,
-    )
+    Wide {
+        queries: as_stored && x8(p.q_layout, p.heads, d),
+        keys: as_stored && x8(p.k_layout, p.kv_heads(), d) && x8(p.v_layout, p.kv_heads(), dv),
+        output: x8(p.o_layout, p.heads, dv) && p.output_dtype() != DType::F32,
+    }
 }
 
 /// Every tensor of the problem, and the states between segments as `segments`.
@@ -115,15 +126,16 @@ const SEGMENTS: &str = "states between segments";
 
 pub(super) fn needs(p: &Linear, form: Form, geometry: &[Geometry]) -> Vec<Need> {
     let (inputs, output, state) = vector_access(p);
-    let (wide_inputs, wide_output) = wide_access(p);
-    // Of the kernels on matrices, which are the ones that do it.
-    let on_matrices = matches!(form, Form::CooperativeSplit { .. } | Form::Carried { .. });
+    let wide = wide_access(p);
+    // The kernels that do it: that of states on matrices, and that of outputs that carry the state.
     let carried = matches!(form, Form::Carried { .. });
+    let of_states = carried || matches!(form, Form::CooperativeSplit { .. });
     let whole = whole(p);
     let need = |g: &Geometry| {
         let elements = match g.name {
-            "q" | "k" | "v" if wide_inputs && on_matrices => 8,
-            "o" if wide_output && carried => 8,
+            "q" if wide.all_inputs() && carried => 8,
+            "k" | "v" if wide.keys && of_states => 8,
+            "o" if wide.output && carried => 8,
             "q" | "k" | "v" if inputs => 4,
             "o" if output => 4,
             "initial_state" | "final_state" if state => 4,

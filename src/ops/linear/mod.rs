@@ -146,7 +146,7 @@ pub struct Linear {
     /// infinite, what is smaller loses bits), so that kernels on cooperative matrices can serve f32 and bf16 tensors and
     /// custom feature maps too; sums stay f32. On inputs of order 1 the RMS error of outputs and final states is then that
     /// of f16 tensors, about 3e-4 relative. With f16 tensors and φ of the library's own, those kernels serve in any case:
-    /// φ, decayed keys, weights and the state as a factor of outputs are rounded to f16. Has no effect where a device has
+    /// φ, decayed keys or values, decays of values, weights and the state as a factor of outputs are rounded to f16. Has no effect where a device has
     /// no such matrices, nor with [`Decay::Token`], [`Decay::Channel`] or `state_only`, which they do not serve.
     pub reduced_precision: bool,
 
@@ -194,8 +194,9 @@ pub struct Linear {
     /// Layout of `log_decay` where it has tokens: as a tensor `[B, H, N, D]`, or `[B, H, N, 1]`.
     pub decay_layout: Layout,
     /// q, k, v, o and states may start at any element. Otherwise, where D, Dv and all strides are multiples of four,
-    /// they must start at multiples of four elements, and are read and written four at a time. Where q, k and v are f16, φ is the
-    /// identity and they are multiples of eight, kernels on matrices over segments want multiples of 16 bytes.
+    /// they must start at multiples of four elements, and are read and written four at a time. Kernels on matrices over segments
+    /// access 16 bytes where all these are multiples of eight: q, k and v of f16, where φ is the identity, and o of f16 or bf16, must
+    /// start at multiples of that then.
     pub unaligned: bool,
 }
 

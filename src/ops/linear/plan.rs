@@ -175,7 +175,7 @@ pub fn variants_of(p: &Linear, form: Form) -> Vec<LinearVariant> {
         tile: (),
     };
     let chunk = |tile, split| LinearVariant::Chunk(options(split).with_tile(tile));
-    let (wide, wide_output) = wide_access(p);
+    let wide = wide_access(p);
     let states = ChunkState {
         inputs: inputs.clone(),
         state_only: p.state_only,
@@ -209,12 +209,12 @@ pub fn variants_of(p: &Linear, form: Form) -> Vec<LinearVariant> {
         Form::Split { tile, .. } => three(LinearVariant::ChunkState(states.with_tile(tile)), chunk(tile, true)),
         Form::Cooperative(tile) => vec![LinearVariant::Cooperative(options(false).with_tile(tile))],
         Form::CooperativeSplit { state, output, .. } => three(
-            LinearVariant::CooperativeState(states.with_tile(state).reading_wide(wide)),
+            LinearVariant::CooperativeState(states.with_tile(state).reading_wide(wide.keys)),
             LinearVariant::Segment(options(true).with_tile(output)),
         ),
         Form::Carried { state, output, .. } => three(
-            LinearVariant::CooperativeState(states.with_tile(state).reading_wide(wide)),
-            LinearVariant::Carried(options(true).with_tile(output).wide(wide, wide_output)),
+            LinearVariant::CooperativeState(states.with_tile(state).reading_wide(wide.keys)),
+            LinearVariant::Carried(options(true).with_tile(output).wide(wide.all_inputs(), wide.output)),
         ),
     }
 }

@@ -229,8 +229,8 @@ fn on_matrices(p: &Linear, device: &DeviceClass, rows: u64) -> Option<Form> {
     }
 }
 
-/// Long segments whose outputs carry the state along, where they are measured to pay: enough tokens of all heads that each of the
-/// segments a GPU has room for is a long one.
+/// Long segments whose outputs carry the state along, where enough tokens of all heads make each of the segments that a GPU has room
+/// for a long one. Measured with f16, D = Dv = 64, 96 and 128, and 8 to 128 heads.
 fn carried_form(p: &Linear, device: &DeviceClass, rows: u64) -> Option<Form> {
     let measured = device.abilities.matrices == Some(16) && p.head_dim.max(p.value_dim()) <= 128;
     if device.software || !measured {
@@ -358,7 +358,7 @@ fn iterations_of(p: &Linear, form: Form, tokens: u32) -> u64 {
         Form::CooperativeSplit { state, output, .. } => {
             matrices(&state).max(segments::loop_iterations(&output, p, tokens).into())
         }
-        Form::Carried { state, output, .. } => matrices(&state).max(output.loop_iterations(p, tokens).into()),
+        Form::Carried { state, output, .. } => matrices(&state).max(output.loop_iterations(p, tokens)),
     }
 }
 

@@ -91,7 +91,7 @@ pub struct Inputs {
     pub half: bool,
     /// q, k and v are read four elements at a time.
     pub vector: bool,
-    /// Eight, as they are stored: f16, where φ is the identity.
+    /// A kernel on matrices reads what it needs of q, k and v eight elements at a time: stored f16, where φ is the identity.
     pub wide: bool,
     /// φ.
     pub feature_map: FeatureMap,
@@ -112,7 +112,7 @@ pub struct Chunk<T = ChunkTile> {
     pub output_dtype: DType,
     /// o is written four elements at a time.
     pub vector_output: bool,
-    /// Eight.
+    /// o is written eight elements at a time.
     pub wide_output: bool,
     /// Token t sees tokens up to t.
     pub causal: bool,
