@@ -29,7 +29,7 @@ use crate::ops::topk::select::variant::SelectTile;
 use crate::ops::topk::{self, Scoring, TopK, TopKTuning};
 
 /// What the first field of a file says.
-const FORMAT: &str = "wgpu-attention-tuned/1";
+const FORMAT: &str = "wgpu-attention-tuned/2";
 
 /// Tiles that were measured on one device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -51,9 +51,7 @@
 #import shared/matrix_sizes
 #import shared/elements
 #import shared/right_factors
-
-// What is loaded and stored at once: eight elements.
-alias Eight = vec4<u32>;
+#import shared/eights
 
 const ROWS = ROW_BLOCKS * EDGE;
 const VALUE_VECS = VALUE_DIM / 4u;
@@ -142,17 +140,12 @@ fn load_v(base: u32, first: u32, last: u32, strip: u32, lane: u32) -> array<Eigh
     return loaded;
 }
 
-fn put_eight(at: u32, eight: Eight) {
-    put_factors(at, vec4<f16>(vec4<f32>(unpack2x16float(eight.x), unpack2x16float(eight.y))));
-    put_factors(at + 1u, vec4<f16>(vec4<f32>(unpack2x16float(eight.z), unpack2x16float(eight.w))));
-}
-
 fn store_rows(loaded: array<Eight, LOADS>, at: u32, thread: u32) {
     #unroll if MATRICES_WRITTEN_OUT
     for (var u = 0u; u < LOADS; u++) {
         let e = thread + u * THREADS;
         if (EVEN || e < ROWS * HEAD_EIGHTS) {
-            put_eight(at + e / HEAD_EIGHTS * HEAD_PITCH + e % HEAD_EIGHTS * 2u, loaded[u]);
+            put_eight(at + e / HEAD_EIGHTS * HEAD_PITCH + e % HEAD_EIGHTS * 2u, loaded[u], 1.0);
         }
     }
 }
@@ -162,7 +155,7 @@ fn store_v(loaded: array<Eight, V_LOADS>, strip: u32, lane: u32) {
     for (var u = 0u; u < V_LOADS; u++) {
         let e = lane + u * LANES;
         if (V_EVEN || e < ROWS * STRIP_EIGHTS) {
-            put_eight(strip * STRIP_V + 2u * e, loaded[u]);
+            put_eight(strip * STRIP_V + 2u * e, loaded[u], 1.0);
         }
     }
 }

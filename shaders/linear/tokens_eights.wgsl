@@ -1,6 +1,7 @@
 // As `linear/tokens_fours.wgsl`, from storage of f16 eight elements at a time, where φ is the identity: D, Dv and all rows are
 // multiples of eight.
 #import linear/cooperative_tile
+#import shared/eights
 
 const HEAD_EIGHTS = HEAD_WORDS / 2u;
 const VALUE_EIGHTS = VALUE_WORDS / 2u;
@@ -9,8 +10,8 @@ const VALUE_LOADS = (ROWS * VALUE_EIGHTS + THREADS - 1u) / THREADS;
 const TOKENS_EVEN = ROWS * HEAD_EIGHTS % THREADS == 0u;
 const VALUES_EVEN = ROWS * VALUE_EIGHTS % THREADS == 0u;
 
-alias HeldKeys = array<vec4<u32>, TOKEN_LOADS>;
-alias HeldValues = array<vec4<u32>, VALUE_LOADS>;
+alias HeldKeys = array<Eight, TOKEN_LOADS>;
+alias HeldValues = array<Eight, VALUE_LOADS>;
 
 // Rows past the chunk's `count` repeat its last one.
 fn load_keys(base: u32, head: u32, t0: u32, count: u32, thread: u32) -> HeldKeys {
@@ -38,10 +39,6 @@ fn load_values(base: u32, t0: u32, count: u32, first_vec: u32, thread: u32) -> H
     return loaded;
 }
 
-fn four_of(words: vec2<u32>) -> vec4<f32> {
-    return vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y));
-}
-
 // As they are, or decayed to the chunk's end, which has tokens up to `count` only.
 fn store_keys(loaded: HeldKeys, decayed: bool, count: u32, thread: u32) {
     #unroll if MATRICES_WRITTEN_OUT
@@ -53,9 +50,7 @@ fn store_keys(loaded: HeldKeys, decayed: bool, count: u32, thread: u32) {
             if (decayed) {
                 by = select(0.0, decay_to_end(row, count, 0u).x, row < count);
             }
-            let at = K_AT + row * HEAD_PITCH + w % HEAD_EIGHTS * 2u;
-            put_factors(at, vec4<f16>(four_of(loaded[u].xy) * by));
-            put_factors(at + 1u, vec4<f16>(four_of(loaded[u].zw) * by));
+            put_eight(K_AT + row * HEAD_PITCH + w % HEAD_EIGHTS * 2u, loaded[u], by);
         }
     }
 }
@@ -65,9 +60,7 @@ fn store_values(loaded: HeldValues, thread: u32) {
     for (var u = 0u; u < VALUE_LOADS; u++) {
         let w = thread + u * THREADS;
         if (VALUES_EVEN || w < ROWS * VALUE_EIGHTS) {
-            let at = V_AT + (w / VALUE_EIGHTS) * VALUE_PITCH + w % VALUE_EIGHTS * 2u;
-            put_factors(at, vec4<f16>(four_of(loaded[u].xy)));
-            put_factors(at + 1u, vec4<f16>(four_of(loaded[u].zw)));
+            put_eight(V_AT + (w / VALUE_EIGHTS) * VALUE_PITCH + w % VALUE_EIGHTS * 2u, loaded[u], 1.0);
         }
     }
 }

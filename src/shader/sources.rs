@@ -143,6 +143,7 @@ pub const SOURCES: &[(&str, &str)] = &[
     source!("merge/parts_x1"),
     source!("merge/parts_x4"),
     source!("shared/copy_words"),
+    source!("shared/eights"),
     source!("shared/element_bf16_x1"),
     source!("shared/element_bf16_x4"),
     source!("shared/element_f16_x1"),
