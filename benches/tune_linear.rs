@@ -197,12 +197,8 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, tokens: u32, head_dim: u32, heads: u3
                 for segment in [64, 128, 256, 512, 1024] {
                     if segment < tokens && segment.is_multiple_of(output.rows()) {
                         let name = format!(
-                            "cooperative split {segment} state {}x{} strips {}x{} staged {} output {}x{}x{} strips {}{}",
-                            state.rows(),
-                            state.columns(),
-                            state.strips,
-                            state.shares,
-                            state.staged,
+                            "cooperative split {segment} {} output {}x{}x{} strips {}{}",
+                            state_name(state),
                             output.rows(),
                             output.keys,
                             output.stages,
@@ -225,12 +221,8 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, tokens: u32, head_dim: u32, heads: u3
             for segment in [128, 256, 512, 1024, 2048] {
                 if segment < tokens && segment.is_multiple_of(output.rows()) {
                     let name = format!(
-                        "carried {segment} state {}x{} strips {}x{} staged {} output {} strips {}x{}",
-                        state.rows(),
-                        state.columns(),
-                        state.strips,
-                        state.shares,
-                        state.staged,
+                        "carried {segment} {} output {} strips {}x{}",
+                        state_name(state),
                         output.rows(),
                         output.strips,
                         output.strip_blocks,
@@ -248,27 +240,22 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, tokens: u32, head_dim: u32, heads: u3
     bench.show();
 }
 
-/// Tiles of the outputs of long segments: blocks of tokens, blocks of a strip's columns, stages.
+fn state_name(tile: &CooperativeTile) -> String {
+    format!(
+        "state {}x{} strips {}x{} staged {}",
+        tile.rows(),
+        tile.columns(),
+        tile.strips,
+        tile.shares,
+        tile.staged
+    )
+}
+
+/// Tiles of the outputs of long segments: blocks of tokens, blocks of a strip's columns.
 fn carried_tiles(p: &Linear, device: &DeviceClass) -> Vec<CarriedTile> {
-    let abilities = &device.abilities;
-    let (Some(edge), Some((_, most)), Some(elements)) = (abilities.matrices, abilities.subgroups, abilities.elements)
-    else {
-        return vec![];
-    };
-    let tile = |(row_blocks, strip_blocks): (u32, u32)| {
-        let strips = p.value_dim() / edge / strip_blocks;
-        CarriedTile {
-            edge,
-            strips,
-            strip_blocks,
-            row_blocks,
-            threads: strips * most,
-            own_barriers: abilities.subgroup_barriers,
-            written_out: !device.software,
-            elements,
-        }
-    };
-    [(2, 1), (3, 1), (4, 1), (2, 2), (1, 1)].map(tile).to_vec()
+    let shapes = [[2, 1], [3, 1], [4, 1], [2, 2], [1, 1]];
+    let tile = |shape| CarriedTile::new(p, device, shape);
+    shapes.into_iter().filter_map(tile).collect()
 }
 
 /// Tiles of the states of segments: those that have been fast first.

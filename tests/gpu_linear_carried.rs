@@ -5,9 +5,10 @@
 mod common;
 
 use common::Random;
-use common::linear::{self, Strength, check, check_on, feature_maps, forced};
+use common::linear::{self, Strength, check, check_on, feature_maps, forced, multiply};
 use common::matrices::emulated;
 use wgpu_attention::compare::{self, Tolerance};
+use wgpu_attention::dense::tile::DeviceClass;
 use wgpu_attention::linear::carried::CarriedTile;
 use wgpu_attention::linear::cooperative::CooperativeTile;
 use wgpu_attention::linear::tile::Form;
@@ -43,8 +44,7 @@ const SHAPES: [Shape; 5] = [
 
 /// A form for a problem.
 fn form(gpu: &Gpu, p: &Linear, ([row_blocks, strip_blocks, chunks], own): Shape) -> Form {
-    let abilities = gpu.abilities();
-    let (least, most) = abilities.subgroups.unwrap();
+    let (least, most) = gpu.abilities().subgroups.unwrap();
     let edge = edge(gpu);
     let blocks = p.value_dim() / edge;
     // One block to a strip where two do not go into what there is.
@@ -65,15 +65,10 @@ fn form(gpu: &Gpu, p: &Linear, ([row_blocks, strip_blocks, chunks], own): Shape)
         vectors: true,
         written_out: !emulated(gpu),
     };
+    let output = CarriedTile::new(p, &DeviceClass::of_gpu(gpu), [row_blocks, strip_blocks]).unwrap();
     let output = CarriedTile {
-        edge,
-        strips: blocks / strip_blocks,
-        strip_blocks,
-        row_blocks,
-        threads: blocks / strip_blocks * most,
-        own_barriers: own && abilities.subgroup_barriers,
-        written_out: !emulated(gpu),
-        elements: abilities.elements.unwrap(),
+        own_barriers: own && output.own_barriers,
+        ..output
     };
     Form::Carried {
         state,
@@ -230,10 +225,6 @@ fn states_and_documents() {
         let form = form(&gpu, &p, SHAPES[n % 2]);
         check_on(&format!("{boundaries:?}"), &gpu, &p, &inputs.inputs(), &forced(form));
     }
-}
-
-fn multiply(values: &mut [f32], by: f32, dtype: DType) {
-    values.iter_mut().for_each(|x| *x = common::rounded(*x * by, dtype));
 }
 
 /// Scores and states far beyond f16 and far below it, and tokens of one chunk a million times larger than others.

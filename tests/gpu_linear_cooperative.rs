@@ -5,7 +5,7 @@
 mod common;
 
 use common::Random;
-use common::linear::{self, Strength, check, check_on, feature_maps, forced};
+use common::linear::{self, Strength, check, check_on, feature_maps, forced, multiply};
 use common::matrices::emulated;
 use wgpu_attention::compare::{self, Tolerance};
 use wgpu_attention::dense::cooperative::CooperativeTile as SegmentTile;
@@ -286,10 +286,6 @@ fn documents_each_with_a_state_of_its_own() {
             check_on(&format!("{boundaries:?}"), &gpu, &p, &inputs.inputs(), &forced(form));
         }
     }
-}
-
-fn multiply(values: &mut [f32], by: f32, dtype: DType) {
-    values.iter_mut().for_each(|x| *x = common::rounded(*x * by, dtype));
 }
 
 /// Scores and states far beyond f16 and far below it.

@@ -76,6 +76,11 @@ pub fn random(p: &Linear, strength: Strength, r: &mut Random) -> LinearCaseInput
     }
 }
 
+/// Numbers times another, as their storage type has them.
+pub fn multiply(values: &mut [f32], by: f32, dtype: DType) {
+    values.iter_mut().for_each(|x| *x = rounded(*x * by, dtype));
+}
+
 /// A custom feature map that is positive and depends on all it is told.
 pub const FEATURE: &str = "fn feature(x: f32, at: Channel) -> f32 {
     let place = at.head + 2u * at.token + 3u * at.channel + select(0u, 1u, at.is_query);

@@ -308,7 +308,7 @@ pub(super) fn factors_piece<T>(attend: &Attend<T>, slices: u32) -> &'static str 
 }
 
 /// The piece by which a strip's invocations wait for one another.
-pub(super) fn strip_piece(own_barriers: bool) -> &'static str {
+pub(crate) fn strip_piece(own_barriers: bool) -> &'static str {
     if own_barriers {
         "shared/strip_subgroup"
     } else {

@@ -1,6 +1,7 @@
 //! Long segments of linear attention on cooperative matrices, with the state carried along in registers: tile, and which a device
 //! gets.
 
+use crate::ops::dense::cooperative::strip_piece;
 use crate::ops::dense::tile::{DeviceClass, looped};
 use crate::ops::dense::variant::staged_pieces;
 use crate::ops::linear::cooperative::{self, Candidate, CooperativeTile};
@@ -35,6 +36,24 @@ pub struct CarriedTile {
 }
 
 impl CarriedTile {
+    /// The tile with so many blocks of tokens and of a strip's columns, for the columns of a problem; `None` where the device's
+    /// matrices have no elements to get at.
+    pub fn new(p: &Linear, device: &DeviceClass, [row_blocks, strip_blocks]: [u32; 2]) -> Option<Self> {
+        let abilities = &device.abilities;
+        let edge = abilities.matrices?;
+        let strips = p.value_dim() / edge / strip_blocks;
+        Some(CarriedTile {
+            edge,
+            strips,
+            strip_blocks,
+            row_blocks,
+            threads: strips * abilities.subgroups?.1,
+            own_barriers: abilities.subgroup_barriers,
+            written_out: !device.software,
+            elements: abilities.elements?,
+        })
+    }
+
     /// Whether all fields are in range.
     pub(crate) fn is_sound(&self) -> bool {
         let counts = [self.strips, self.strip_blocks, self.row_blocks];
@@ -157,10 +176,7 @@ impl Spec for Chunk<CarriedTile> {
     fn pieces(&self) -> Vec<&'static str> {
         let (t, i) = (&self.tile, &self.inputs);
         let mut pieces = staged_pieces(t.edge, true).to_vec();
-        pieces.push(match t.own_barriers {
-            true => "shared/strip_subgroup",
-            false => "shared/strip_workgroup",
-        });
+        pieces.push(strip_piece(t.own_barriers));
         match i.wide {
             true => pieces.push("linear/eights_as_stored"),
             false => pieces.extend(["shared/halves", factors_piece(i), "linear/eights_of_fours"]),
@@ -245,37 +261,18 @@ pub(super) fn length(p: &Linear, tile: &CarriedTile, rows: u64, tokens: u32) -> 
 
 /// Tiles that a device can have for a problem, best first.
 pub(super) fn candidates(p: &Linear, device: &DeviceClass) -> Vec<CarriedTile> {
-    let abilities = &device.abilities;
-    let (Some(edge), Some(subgroups), Some(elements)) = (abilities.matrices, abilities.subgroups, abilities.elements)
-    else {
-        return vec![];
-    };
-    if !serves(p, edge) || device.scalar_matrices {
-        return vec![];
-    }
-    let tile = |&[row_blocks, strip_blocks]: &[u32; 2]| {
-        let strips = p.value_dim() / edge / strip_blocks;
-        CarriedTile {
-            edge,
-            strips,
-            strip_blocks,
-            row_blocks,
-            threads: strips * subgroups.1,
-            own_barriers: abilities.subgroup_barriers,
-            written_out: !device.software,
-            elements,
-        }
-    };
     let runs = |t: &CarriedTile| {
-        t.strips > 0
-            && t.is_sound()
-            && t.suits(abilities)
+        t.is_sound()
+            && t.suits(&device.abilities)
             && t.covers(p)
+            && serves(p, t.edge)
+            && !device.scalar_matrices
             && t.threads <= device.invocations
             && t.workgroup_bytes(p) <= device.workgroup_memory
     };
     let list = if is_wide(p) { TILES_WIDE } else { TILES };
-    list.iter().map(tile).filter(runs).collect()
+    let tiles = list.iter().filter_map(|shape| CarriedTile::new(p, device, *shape));
+    tiles.filter(runs).collect()
 }
 
 /// Tiles of states that a device can have, best first.

@@ -339,12 +339,12 @@ fn check_form(p: &Linear, form: Form, gpu: &Gpu) -> Result<Form> {
     match form {
         Form::Cooperative(tile) => check_matrices(p, form, &tile, None, gpu),
         Form::CooperativeSplit { state, output, .. } => {
-            let (edge, suits) = (output.edge, output.suits(&gpu.abilities()));
-            check_matrices(p, form, &state, Some((edge, suits)), gpu)
+            let output = (output.edge, output.suits(&gpu.abilities()));
+            check_matrices(p, form, &state, Some(output), gpu)
         }
         Form::Carried { state, output, .. } => {
-            let (edge, suits) = (output.edge, output.suits(&gpu.abilities()));
-            check_matrices(p, form, &state, Some((edge, suits)), gpu)
+            let output = (output.edge, output.suits(&gpu.abilities()));
+            check_matrices(p, form, &state, Some(output), gpu)
         }
         Form::Step(_) | Form::Serial(_) | Form::Split { .. } => Ok(form),
     }

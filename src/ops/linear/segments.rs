@@ -1,7 +1,7 @@
 //! Segments of linear attention on cooperative matrices: the kernels that find what each adds to the state, and from the states
 //! before them the outputs.
 
-use crate::ops::dense::cooperative::{self as prefill, Candidate, CooperativeTile as SegmentTile};
+use crate::ops::dense::cooperative::{self as prefill, Candidate, CooperativeTile as SegmentTile, strip_piece};
 use crate::ops::dense::tile::{DeviceClass, looped};
 use crate::ops::dense::variant::staged_pieces;
 use crate::ops::linear::cooperative::{self, Candidate as StateCandidate, CooperativeTile};
@@ -100,10 +100,7 @@ impl Spec for Chunk<SegmentTile> {
     fn pieces(&self) -> Vec<&'static str> {
         let (t, i) = (&self.tile, &self.inputs);
         let mut pieces = staged_pieces(t.edge, t.vectors).to_vec();
-        pieces.push(match t.own_barriers {
-            true => "shared/strip_subgroup",
-            false => "shared/strip_workgroup",
-        });
+        pieces.push(strip_piece(t.own_barriers));
         pieces.push("shared/slices_one");
         pieces.push(factors_piece(i));
         if t.elements.is_some() {
