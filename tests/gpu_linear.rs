@@ -109,6 +109,22 @@ fn the_same_input_gives_the_same_bits() {
 }
 
 #[test]
+fn states_that_nobody_reads_are_not_worked_out() {
+    let Some(gpu) = gpu() else { return };
+    for (tokens, initial_state) in [(5, false), (5, true), (37, true), (64, false)] {
+        let p = Linear {
+            tokens,
+            initial_state,
+            total_decay: false,
+            ..odd()
+        };
+        for form in forms(&p).into_iter().filter(|form| form.segment().is_some()) {
+            linear::check_unread_states(&gpu, &p, form);
+        }
+    }
+}
+
+#[test]
 fn one_wrong_element_of_a_device_result_is_noticed() {
     let Some(gpu) = gpu() else { return };
     let p = Linear {

@@ -5,7 +5,7 @@
 //
 // One workgroup owns the columns VALUE_PITCH·tile and following of one segment's state and takes a chunk of tokens at a
 // time; `linear/update.wgsl` has the work split. With STATE_ONLY the segment adds nothing and only its total log-decay
-// matters. A total is written for every segment, by the first column tile.
+// matters. A total is written for every segment of the grid, by the first column tile.
 #import linear/params
 #import linear/span
 #import linear/update

@@ -6,6 +6,9 @@
 //            and then, with a normaliser, of z
 //   totals   Γ_p, the segment's total log-decay; one for each row of the state with CHANNEL_TOTALS
 //
+// Of a causal sequence without a final state the last segment's S and Γ are not worked out, and may be anything: they only reach what
+// stands after it, which goes nowhere.
+//
 // One invocation takes WIDTH neighbouring elements of one head's state through all segments of a sequence, so that neighbouring
 // invocations read neighbouring elements: four (`scan_x4`) where states lie so, because each change by decay is worked out once for
 // them, or one (`scan_x1`). The loads of STRETCH segments are issued together; 4 and 16 instead of 8 take 1.04 and 1.01 times as long

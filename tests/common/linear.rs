@@ -163,6 +163,34 @@ pub fn check(name: &str, gpu: &Gpu, p: &Linear, tuning: &LinearTuning) {
     check_on(name, gpu, p, &inputs.inputs(), tuning);
 }
 
+/// Checks a form of segments without a final state, where an earlier call, begun with a state of NaN, left nothing else between its
+/// dispatches: the last segment's own state is not worked out then, and nothing may come of what lies in its place.
+pub fn check_unread_states(gpu: &Gpu, p: &Linear, form: Form) {
+    let several = form.segment().unwrap() < p.tokens;
+    let inputs = random(p, Strength::Medium, &mut Random::new(3));
+    let with_final = Linear {
+        initial_state: true,
+        final_state: true,
+        ..p.clone()
+    };
+    let plan = with_final.plan_with(gpu, &forced(form)).unwrap();
+    assert_eq!(plan.dispatches(), 3, "{p:?} {form:?}");
+    let nan = vec![f32::NAN; with_final.state_len() as usize];
+    let of_nan = LinearInputs {
+        initial_state: Some(&nan),
+        ..inputs.inputs()
+    };
+    let output = plan.run_blocking(&of_nan).unwrap();
+    assert!(output.final_state.unwrap().iter().all(|x| x.is_nan()));
+    let without = Linear {
+        final_state: false,
+        ..p.clone()
+    };
+    let plan = without.plan_with(gpu, &forced(form)).unwrap();
+    assert_eq!(plan.dispatches(), if several { 3 } else { 2 }, "{p:?} {form:?}");
+    check_on("unread states", gpu, &without, &inputs.inputs(), &forced(form));
+}
+
 /// Every form that can serve the problem, small tiles, segments of one chunk and of several.
 pub fn forms(p: &Linear) -> Vec<Form> {
     let split = |chunks| Form::Split {

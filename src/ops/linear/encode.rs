@@ -122,7 +122,10 @@ impl<'a> Call<'_, 'a> {
             (Kernels::Three { state, scan, output }, form) => {
                 let segments = segments(p, form.segment().unwrap_or(p.tokens));
                 let [of_state, of_output] = form.workgroups(p);
-                dispatches.push(self.segment_states(state, [segments * of_state, heads, batch]));
+                let read = self.plan.segments_read();
+                if read > 0 {
+                    dispatches.push(self.segment_states(state, [read * of_state, heads, batch]));
+                }
                 let of_scan = scan_workgroups(p.head_state_len(), scan_width(p)) as u32;
                 dispatches.push(self.scan(scan, [of_scan, heads, sequences]));
                 dispatches.push(self.segment_outputs(output, [segments * of_output, heads, batch]));

@@ -480,9 +480,18 @@ impl LinearPlan {
     pub fn dispatches(&self) -> usize {
         let each = match self.kernels {
             Kernels::One(_) => 1,
-            Kernels::Three { .. } => 3,
+            Kernels::Three { .. } => 2 + usize::from(self.segments_read() > 0),
         };
         self.parts.len() * (each + usize::from(self.totals.is_some()))
+    }
+
+    /// Segments of a form that has them whose own states something reads: all but the last of a causal sequence whose final state
+    /// is not asked for. Which segments are the last of packed documents is not known here.
+    pub(super) fn segments_read(&self) -> u32 {
+        let p = &self.problem;
+        let segments = segments(p, self.form.segment().unwrap_or(p.tokens));
+        let all = !p.causal || p.final_state || p.documents.is_some();
+        if all { segments } else { segments - 1 }
     }
 
     /// Bytes of device memory used between the plan's own dispatches, shared by all plans of a [`Gpu`].
