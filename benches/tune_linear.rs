@@ -251,7 +251,7 @@ fn state_name(tile: &CooperativeTile) -> String {
     )
 }
 
-/// Tiles of the outputs of long segments: blocks of tokens, blocks of a strip's columns.
+/// Tiles of the outputs of segments that carry the state: blocks of tokens, blocks of a strip's columns.
 fn carried_tiles(p: &Linear, device: &DeviceClass) -> Vec<CarriedTile> {
     let shapes = [[2, 1], [3, 1], [4, 1], [2, 2], [1, 1]];
     let tile = |shape| CarriedTile::new(p, device, shape);

@@ -227,6 +227,18 @@ fn states_and_documents() {
     }
 }
 
+#[test]
+fn states_that_nobody_reads_are_not_worked_out() {
+    let Some(gpu) = device() else { return };
+    for (tokens, decay) in [(9, Decay::Head), (75, Decay::None), (75, Decay::Head)] {
+        let p = Linear {
+            tokens,
+            ..plain(&gpu, decay)
+        };
+        linear::check_unread_states(&gpu, &p, form(&gpu, &p, SHAPES[0]));
+    }
+}
+
 /// Scores and states far beyond f16 and far below it, and tokens of one chunk a million times larger than others.
 #[test]
 fn what_f16_has_no_room_for() {
@@ -274,10 +286,24 @@ fn what_f16_has_no_room_for() {
     let mut alone = linear::random(&p, Strength::Weak, &mut Random::new(8));
     multiply(&mut alone.k, 0.0, DType::F16);
     multiply(alone.initial_state.as_mut().unwrap(), 1e-12, DType::F32);
+    // The largest in one half of a word only, be that of two channels or of two values.
+    let one_half = [0, 1].map(|half| {
+        let mut inputs = linear::random(&p, Strength::Weak, &mut Random::new(9));
+        let large = |n: usize| if n % 2 == half { 1e3 } else { 1e-5 };
+        for row in [&mut inputs.k, &mut inputs.v] {
+            for (n, x) in row.iter_mut().enumerate() {
+                multiply(std::slice::from_mut(x), large(n), DType::F16);
+            }
+        }
+        inputs
+    });
     for shape in SHAPES {
         let form = form(&gpu, &p, shape);
         check_on("tokens apart", &gpu, &p, &apart.inputs(), &forced(form));
         check_on("a small state alone", &gpu, &p, &alone.inputs(), &forced(form));
+        for inputs in &one_half {
+            check_on("one half of a word", &gpu, &p, &inputs.inputs(), &forced(form));
+        }
     }
 }
 

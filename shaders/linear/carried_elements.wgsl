@@ -1,4 +1,4 @@
-// Outputs of linear attention over long segments of a sequence, with the state carried along in cooperative matrices
+// Outputs of linear attention over segments of a sequence, with the state carried along in cooperative matrices
 // (lightning attention: Qin et al., 2024, "Various Lengths, Constant Speed: Efficient Language Modeling with Lightning Attention").
 // Decays are none or a number a head, λ = e^g. The last of three dispatches, after `linear/chunk_state_cooperative.wgsl` and
 // `linear/scan.wgsl`, as `linear/segment_elements.wgsl` is. There every tile of outputs finds the state before its segment in memory;
@@ -12,13 +12,15 @@
 // transposed, Sᵀ [columns, D], in sums of f32 that never leave the registers: where the device has elements of right factors where
 // those of sums are, with row and column exchanged, Sᵀ as halves is S as a right factor, which is what q·S takes. A chunk takes
 //
-//   1  q and k to workgroup memory; the next chunk's are loaded meanwhile
+//   1  q and k to workgroup memory
 //   2  q·S, of all rows and the strip's columns
 //      weights, blocks of EDGE × EDGE of the lower triangle, dealt out to the subgroups: q·kᵀ, times decays, to workgroup memory
 //   3  the strip's v to where q was; S ← λ^ROWS S + (decays · vᵀ)·k
 //      o = decays of rows · q·S + weights · v, a block at a time on its way to storage
 //
-// with a barrier between any two.
+// with a barrier between any two. v is loaded at the start of 1, the next chunk's q and k at the start of 3, once v has left its
+// registers: they are on their way for half a chunk's time, and all are held for a moment only. Loads stay where they are written
+// (`loads_stay` in `src/ops/linear/carried.rs`).
 //
 // Workgroup memory (pitches in words of four elements):
 //   factors, f16   q [ROWS][HEAD_PITCH], later for each strip v [ROWS][STRIP_WORDS], and at last a block of its O (`carried_halves`)
@@ -29,18 +31,29 @@
 //
 // Range. Each block of weights, and each strip's part of S, is multiplied by a power of two that f16 has room for
 // (`linear/powers.wgsl`); what comes of it is multiplied by what undoes it, in f32, before anything is added to it. Values are decayed
-// as f16, by decays rounded to f16: off by 2^-10 of themselves, or by 2^-24 where that is more.
+// as f16, by decays rounded to f16: off by 2^-10 of themselves, or by 2^-24 where that is more. The largest element of a part of S is
+// kept from 2^-7 to 2 (`leaves_middle`), where powers of 2^-114 to 2^44 can: its halves are off by 2^-10 of themselves at most, or by
+// 2^-17 of the largest where that is more. So columns of v, or channels of k, that are thousands of times smaller than others of their
+// strip lose digits. A device that takes subnormal halves for 0 loses those below 2^-7 of the largest.
 //
 // Tile sizes. On an NVIDIA H200 all workgroups of a processor together have some 50 KB of workgroup memory, whatever its hardware has
 // (two of 23.9 KB are at work side by side, of 24.9 KB one), and registers for 16 subgroups if they take 128 at most. Chunks of 32
-// tokens at D = Dv = 64 take 11.6 KB and 124 registers: four workgroups. Times for N = 16384, 32 heads, f16, segments of 1024, of this
+// tokens at D = Dv = 64 take 11.6 KB and 126 registers: four workgroups. Times for N = 16384, 32 heads, f16, segments of 1024, of this
 // dispatch alone:
-//   32 tokens, 4 strips                                    117 µs
-//   the same, weights before q·S                           119
-//   the same, v and decayed k beside q and k (23.9 KB)     163
-//   16 tokens                                              150
-//   64 tokens (23.7 KB, 214 registers)                     157
-// and at D = 128, of all three: 32 tokens, 4 strips of two blocks 413 µs, 64 tokens, 8 strips of one 440.
+//   32 tokens, 4 strips                                    104 µs
+//   loads as late as the driver likes                      131
+//   all loads at the start of 2 (148 registers)            133
+//   q and k loaded at the end of 2                         120
+//   outputs before the state's update                      106 to 112
+// and with v loaded a chunk ahead too, as late as the driver likes,
+//   32 tokens, 4 strips                                    117
+//   weights before q·S                                     119
+//   v and decayed k beside q and k (23.9 KB)               163
+// Of all three dispatches, at D = 64 and at D = 128 with segments of 2048:
+//   32 tokens, 4 strips of one block, of two               154 µs, 353 µs
+//   32 tokens, 2 strips of two blocks, 8 of one            168, 387
+//   16 tokens, 4 strips of one block, 8 of one             171, 484
+//   64 tokens, 4 strips of one block, 8 of one             255, 385
 #import linear/params
 #import linear/features
 #import linear/powers
@@ -160,16 +173,23 @@ fn store_v(loaded: array<Eight, V_LOADS>, strip: u32, lane: u32) {
     }
 }
 
-// A part of the state times a power of two, and in `top` the largest of what it was and what that is, in either half.
-fn state_halves(part: MatrixC, power: f32, top: ptr<function, vec2<f16>>) -> RightHalves {
+// A part of the state times a power of two, as halves, and in `bits` all bits of any of them.
+fn state_words(part: MatrixC, power: f32, bits: ptr<function, u32>) -> RightWords {
     var own = elements_of(part);
-    var halves: RightHalves;
+    var words: RightWords;
     #unroll if MATRICES_WRITTEN_OUT
     for (var w = 0u; w < ELEMENTS / 2u; w++) {
-        halves[w] = vec2<f16>(vec2<f32>(own[2u * w], own[2u * w + 1u]) * power);
-        *top = max(*top, abs(halves[w]));
+        words[w] = pack2x16float(vec2<f32>(own[2u * w], own[2u * w + 1u]) * power);
+        *bits |= words[w];
     }
-    return halves;
+    return words;
+}
+
+// Whether the largest of a subgroup's halves is not from 2^-7 to 2, of which these are all bits of any. From 2 on the first bit of the
+// exponent is set; below, the second one from 2^-7 on. On an NVIDIA H200 this takes a quarter of an instruction for a half, where a
+// maximum takes one and a half, of a slow kind: 283 for 327 µs at D = 128.
+fn leaves_middle(bits: u32) -> bool {
+    return subgroupAny((bits & 0x40004000u) != 0u) || !subgroupAny((bits & 0x20002000u) != 0u);
 }
 
 @compute @workgroup_size(THREADS)
@@ -194,7 +214,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         let last = span.end - 1u;
         var q_held = load_q(q_from, span.start, last, thread);
         var k_held = load_k(k_from, span.start, last, thread);
-        var v_held = load_v(v_from, span.start, last, strip, lane);
         begin_decay(batch, workgroup.y);
         fill_places(thread);
         // Sᵀ before the segment. A segment that has tokens is a sequence's, so that there is one.
@@ -251,35 +270,33 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         let change = 1.0 + expm1(chunk_decay(ROWS, 0u)).x;
 
         for (var p0 = 0u; p0 < count; p0 += ROWS) {
-            let next = span.start + p0 + ROWS;
+            let v_held = load_v(v_from, span.start + p0, last, strip, lane);
             store_rows(q_held, 0u, thread);
             store_rows(k_held, K_AT, thread);
             workgroupBarrier();
-            q_held = load_q(q_from, next, last, thread);
-            k_held = load_k(k_from, next, last, thread);
 
             // What the state contributes.
-            var halves: array<RightHalves, STATES>;
-            var top = vec2<f16>();
+            var words: array<RightWords, STATES>;
+            var bits = 0u;
             #unroll if MATRICES_WRITTEN_OUT
             for (var s = 0u; s < STATES; s++) {
-                halves[s] = state_halves(state[s], state_power, &top);
+                words[s] = state_words(state[s], state_power, &bits);
             }
-            let bound = subgroupMax(bitcast<u32>(max(f32(top.x), f32(top.y))));
-            if (leaves_halves(1.0, bitcast<f32>(bound)) || bound == 0u) {
-                var all = 0.0;
+            if (leaves_middle(bits)) {
+                var top = 0.0;
                 #unroll if MATRICES_WRITTEN_OUT
                 for (var s = 0u; s < STATES; s++) {
                     var own = elements_of(state[s]);
                     #unroll if MATRICES_WRITTEN_OUT
                     for (var e = 0u; e < ELEMENTS; e++) {
-                        all = max(all, abs(own[e]));
+                        top = max(top, abs(own[e]));
                     }
                 }
-                state_power = power_for(bitcast<f32>(subgroupMax(bitcast<u32>(all))));
+                // Bits of magnitudes are ordered as they are.
+                state_power = power_to(-3.0, bitcast<f32>(subgroupMax(bitcast<u32>(top))));
                 #unroll if MATRICES_WRITTEN_OUT
                 for (var s = 0u; s < STATES; s++) {
-                    halves[s] = state_halves(state[s], state_power, &top);
+                    words[s] = state_words(state[s], state_power, &bits);
                 }
             }
             var o: array<MatrixC, OUTPUTS>;
@@ -292,7 +309,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                 var channels: array<MatrixB, STRIP_BLOCKS>;
                 #unroll if MATRICES_WRITTEN_OUT
                 for (var b = 0u; b < STRIP_BLOCKS; b++) {
-                    channels[b] = right_halves_of(halves[b * HEAD_BLOCKS + d]);
+                    channels[b] = right_of(words[b * HEAD_BLOCKS + d]);
                 }
                 #unroll if MATRICES_WRITTEN_OUT
                 for (var r = 0u; r < ROW_BLOCKS; r++) {
@@ -341,7 +358,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
 
             // The strip's v, where q was.
             store_v(v_held, strip, lane);
-            v_held = load_v(v_from, next, last, strip, lane);
+            let next = span.start + p0 + ROWS;
+            q_held = load_q(q_from, next, last, thread);
+            k_held = load_k(k_from, next, last, thread);
             strip_barrier();
             var values: array<MatrixB, OUTPUTS>;
             var turned: array<MatrixA, OUTPUTS>;

@@ -10,8 +10,6 @@
 
 // Halves, two to a word.
 alias RightWords = array<u32, ELEMENTS / 2u>;
-alias RightHalves = array<vec2<f16>, ELEMENTS / 2u>;
 
 fn right_elements_of(factors: MatrixB) -> Elements { return Elements(); }
 fn right_of(words: RightWords) -> MatrixB { return MatrixB(); }
-fn right_halves_of(halves: RightHalves) -> MatrixB { return MatrixB(); }

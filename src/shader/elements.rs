@@ -17,12 +17,13 @@ pub(super) fn wanted(wgsl: &str) -> bool {
     wgsl.contains("\nfn elements_of(")
 }
 
-/// A module's entry point as SPIR-V, with bindings numbered as wgpu does it on Vulkan: without gaps. With `checked` indices
-/// into buffers and arrays are kept in their bounds.
+/// A module's entry point as SPIR-V, with bindings numbered as wgpu does it on Vulkan: without gaps. With `loads_stay` nothing says
+/// that the kernel does not write what it reads ([`super::Spec::loads_stay`]). With `checked` indices into buffers and arrays are
+/// kept in their bounds.
 ///
 /// # Errors
 /// What is wrong with the text, which is the library's own but for a caller's code in it.
-pub(super) fn spirv(wgsl: &str, bindings: &[Binding], checked: bool) -> Result<Vec<u32>, String> {
+pub(super) fn spirv(wgsl: &str, bindings: &[Binding], loads_stay: bool, checked: bool) -> Result<Vec<u32>, String> {
     let module = naga::front::wgsl::parse_str(wgsl).map_err(|e| e.emit_to_string(wgsl))?;
     let info = Validator::new(ValidationFlags::all(), Capabilities::all())
         .subgroup_stages(ShaderStages::all())
@@ -68,7 +69,17 @@ pub(super) fn spirv(wgsl: &str, bindings: &[Binding], checked: bool) -> Result<V
         entry_point: "main".into(),
     };
     let words = spv::write_vec(&module, &info, &options, Some(&entry)).map_err(|e| e.to_string())?;
-    with_bodies(&words)
+    let words = with_bodies(&words)?;
+    Ok(if loads_stay { without_promises(&words) } else { words })
+}
+
+/// A module without the promise that it writes nothing to what it reads.
+fn without_promises(words: &[u32]) -> Vec<u32> {
+    let promises = |code: u32, words: &[u32]| code == op::DECORATE && words[2] == op::NON_WRITABLE;
+    let kept = instructions(&words[HEADER..]).filter(|(code, words)| !promises(*code, words));
+    let mut out = words[..HEADER].to_vec();
+    out.extend(kept.flat_map(|(_, words)| words));
+    out
 }
 
 /// Opcodes of SPIR-V.
@@ -82,6 +93,7 @@ mod op {
     pub const FUNCTION: u32 = 54;
     pub const FUNCTION_PARAMETER: u32 = 55;
     pub const FUNCTION_END: u32 = 56;
+    pub const DECORATE: u32 = 71;
     pub const COMPOSITE_CONSTRUCT: u32 = 80;
     pub const COMPOSITE_EXTRACT: u32 = 81;
     pub const COMPOSITE_INSERT: u32 = 82;
@@ -91,6 +103,9 @@ mod op {
     pub const LABEL: u32 = 248;
     pub const BRANCH: u32 = 249;
     pub const RETURN_VALUE: u32 = 254;
+
+    /// A decoration.
+    pub const NON_WRITABLE: u32 = 24;
 }
 
 /// Words before the first instruction.
@@ -119,7 +134,6 @@ enum Marker {
     Factors,
     FactorsTimes,
     RightWords,
-    RightHalves,
 }
 
 impl Marker {
@@ -130,7 +144,6 @@ impl Marker {
             "sums_of" => Some(Marker::Sums),
             "factors_of" => Some(Marker::Factors),
             "factors_times" => Some(Marker::FactorsTimes),
-            "right_halves_of" => Some(Marker::RightHalves),
             "right_of" => Some(Marker::RightWords),
             _ => None,
         }
@@ -266,7 +279,6 @@ fn body(marker: Marker, function: &[u32], types: &Types, bound: &mut u32, out: &
         let given_type = match marker {
             Marker::RightElements => types.f16,
             Marker::RightWords => types.u32,
-            Marker::RightHalves => types.halves,
             _ => types.f32,
         };
         write(op::COMPOSITE_EXTRACT, &[given_type, given, parameter, n]);
@@ -277,12 +289,9 @@ fn body(marker: Marker, function: &[u32], types: &Types, bound: &mut u32, out: &
                 write(op::F_CONVERT, &[converted_type, converted, given]);
                 all.push(converted);
             }
-            Marker::RightWords | Marker::RightHalves => {
-                let mut two = given;
-                if marker == Marker::RightWords {
-                    two = id();
-                    write(op::BITCAST, &[types.halves, two, given]);
-                }
+            Marker::RightWords => {
+                let two = id();
+                write(op::BITCAST, &[types.halves, two, given]);
                 for half in 0..2 {
                     let element = id();
                     write(op::COMPOSITE_EXTRACT, &[types.f16, element, two, half]);
@@ -320,7 +329,6 @@ alias MatrixC = coop_mat8x8<f32, C>;
 alias MatrixB = coop_mat8x8<f16, B>;
 alias Elements = array<f32, 8>;
 alias RightWords = array<u32, 4>;
-alias RightHalves = array<vec2<f16>, 4>;
 @group(0) @binding(1) var<storage, read> input: array<f32>;
 @group(0) @binding(4) var<storage, read_write> output: array<f32>;
 var<workgroup> sums: array<f32, 64>;
@@ -330,7 +338,6 @@ fn sums_of(elements: Elements) -> MatrixC { return MatrixC(); }
 fn factors_of(elements: Elements) -> MatrixA { return MatrixA(); }
 fn right_elements_of(factors: MatrixB) -> Elements { return Elements(); }
 fn right_of(words: RightWords) -> MatrixB { return MatrixB(); }
-fn right_halves_of(halves: RightHalves) -> MatrixB { return MatrixB(); }
 fn factors_times(factors: MatrixA, by: MatrixA) -> MatrixA { return MatrixA(); }
 fn other(x: f32) -> f32 { return x + 1.0; }
 
@@ -340,7 +347,6 @@ fn main(@builtin(local_invocation_index) n: u32) {
     workgroupBarrier();
     let a = factors_of(elements_of(coopLoad<MatrixC>(&sums[0], 8u)));
     let product = factors_times(a, a);
-    let turned = right_halves_of(RightHalves());
     coopStore(sums_of(elements_of(coopLoad<MatrixC>(&sums[0], 8u))), &sums[0], 8u);
     let right = right_elements_of(right_of(RightWords(n, n, n, n)));
     workgroupBarrier();
@@ -362,20 +368,17 @@ fn main(@builtin(local_invocation_index) n: u32) {
     #[test]
     fn functions_of_elements_get_their_bodies_and_others_keep_theirs() {
         assert!(wanted(TEXT) && !wanted("fn other() {}"));
-        let words = spirv(TEXT, &bindings(), false).unwrap();
-        // 8 of each function, and 4 words or pairs; `factors_of` narrows its own, `right_elements_of` widens them.
-        assert_eq!(all(&words, op::COMPOSITE_EXTRACT).len(), 6 * 8 + 2 * 4);
-        assert_eq!(all(&words, op::COMPOSITE_INSERT).len(), 4 * 8);
+        let words = spirv(TEXT, &bindings(), false, false).unwrap();
+        // 8 of each function, and 4 words; `factors_of` narrows its own, `right_elements_of` widens them.
+        assert_eq!(all(&words, op::COMPOSITE_EXTRACT).len(), 5 * 8 + 4);
+        assert_eq!(all(&words, op::COMPOSITE_INSERT).len(), 3 * 8);
         assert_eq!(all(&words, op::F_CONVERT).len(), 2 * 8);
         assert_eq!(all(&words, op::BITCAST).len(), 4);
         let places = all(&words, op::COMPOSITE_INSERT)
             .iter()
             .map(|w| w[5])
             .collect::<Vec<_>>();
-        assert_eq!(
-            places,
-            [0..8, 0..8, 0..8, 0..8].into_iter().flatten().collect::<Vec<_>>()
-        );
+        assert_eq!(places, [0..8, 0..8, 0..8].into_iter().flatten().collect::<Vec<_>>());
         // One product, of both parameters, in their order.
         let [product] = &all(&words, op::F_MUL)[..] else {
             panic!("{:?}", all(&words, op::F_MUL))
@@ -397,19 +400,30 @@ fn main(@builtin(local_invocation_index) n: u32) {
         assert!(ids.windows(2).all(|pair| pair[0] < pair[1]) && ids.last() < Some(&words[BOUND]));
         // Functions begin, are labelled and end as often, and the addition is still there.
         let count = |code| all(&words, code).len();
-        assert_eq!(count(op::FUNCTION), 9);
-        assert_eq!(count(op::FUNCTION_END), 9);
+        assert_eq!(count(op::FUNCTION), 8);
+        assert_eq!(count(op::FUNCTION_END), 8);
         assert_eq!(count(129), 1);
     }
 
     #[test]
     fn bindings_are_numbered_without_gaps() {
-        const DECORATE: u32 = 71;
         const BINDING: u32 = 33;
-        let words = spirv(TEXT, &bindings(), true).unwrap();
-        let decorations = all(&words, DECORATE);
+        let words = spirv(TEXT, &bindings(), false, true).unwrap();
+        let decorations = all(&words, op::DECORATE);
         let numbers: Vec<_> = decorations.iter().filter(|w| w[2] == BINDING).map(|w| w[3]).collect();
         assert_eq!(numbers, [0, 1]);
+    }
+
+    #[test]
+    fn where_loads_stay_nothing_promises_not_to_write() {
+        let promises = |words: &[u32]| {
+            let decorations = all(words, op::DECORATE);
+            decorations.iter().filter(|w| w[2] == op::NON_WRITABLE).count()
+        };
+        let usual = spirv(TEXT, &bindings(), false, false).unwrap();
+        let staying = spirv(TEXT, &bindings(), true, false).unwrap();
+        assert_eq!([promises(&usual), promises(&staying)], [1, 0]);
+        assert_eq!(usual.len(), staying.len() + 3);
     }
 
     #[test]
@@ -418,6 +432,7 @@ fn main(@builtin(local_invocation_index) n: u32) {
             &TEXT.replace("return Elements();", "return Elemnts();"),
             &bindings(),
             false,
+            false,
         )
         .unwrap_err();
         assert!(error.contains("Elemnts"), "{error}");
@@ -425,15 +440,15 @@ fn main(@builtin(local_invocation_index) n: u32) {
             "fn sums_of(elements: Elements) -> MatrixC { return MatrixC(); }",
             "fn sums_of(elements: Elements) -> MatrixC { return MatrixC() * elements[0]; }",
         );
-        let error = spirv(&own, &bindings(), false).unwrap_err();
+        let error = spirv(&own, &bindings(), false, false).unwrap_err();
         assert!(error.contains("body of its own"), "{error}");
         let two = TEXT
+            .replace("right_of(words: RightWords)", "right_of(words: RightWords, by: f32)")
             .replace(
-                "right_halves_of(halves: RightHalves)",
-                "right_halves_of(halves: RightHalves, by: f32)",
-            )
-            .replace("right_halves_of(RightHalves())", "right_halves_of(RightHalves(), 1.0)");
-        let error = spirv(&two, &bindings(), false).unwrap_err();
+                "right_of(RightWords(n, n, n, n))",
+                "right_of(RightWords(n, n, n, n), 1.0)",
+            );
+        let error = spirv(&two, &bindings(), false, false).unwrap_err();
         assert!(error.contains("nothing else"), "{error}");
     }
 }

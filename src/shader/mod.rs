@@ -74,6 +74,13 @@ pub trait Spec {
     fn enables(&self) -> Vec<&'static str> {
         vec![]
     }
+    /// Of kernels with elements of matrices: whether loads from storage happen between the barriers that they are written between.
+    /// A driver is free to put the load of what nothing writes off until the value is used, across barriers, and one does (that of
+    /// an NVIDIA H200): what was to be on its way meanwhile comes too late. It costs registers, and kernels that have none left are
+    /// faster without.
+    fn loads_stay(&self) -> bool {
+        false
+    }
 }
 
 /// A value in the header.
@@ -232,7 +239,7 @@ pub(crate) fn compile(gpu: &Gpu, variant: &Variant) -> Result<Pipeline> {
     // Custom code may index its data as it likes, so it keeps every check.
     let trusted = !gpu.checked() && spec.custom().is_none();
     let spirv = elements::wanted(&source)
-        .then(|| elements::spirv(&source, &spec.bindings(), !trusted))
+        .then(|| elements::spirv(&source, &spec.bindings(), spec.loads_stay(), !trusted))
         .transpose()
         .map_err(|message| Error::Device {
             message: format!("shader `{label}`: {message}"),

@@ -253,7 +253,7 @@ fn add_cooperative(variants: &mut BTreeMap<String, Variant>) {
     }
 }
 
-/// Long segments that carry the state: every head size that a tile may depend on, and options.
+/// Segments that carry the state: every head size that a tile may depend on, and options.
 fn add_carried(variants: &mut BTreeMap<String, Variant>) {
     for class in with_matrices() {
         let mut add_all = |p: &Linear| {

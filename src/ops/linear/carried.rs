@@ -1,4 +1,4 @@
-//! Long segments of linear attention on cooperative matrices, with the state carried along in registers: tile, and which a device
+//! Segments of linear attention on cooperative matrices, with the state carried along in registers: tile, and which a device
 //! gets.
 
 use crate::ops::dense::cooperative::strip_piece;
@@ -142,7 +142,7 @@ impl CarriedTile {
         let of_output = looped(self.row_blocks, looped(self.strip_blocks, of_block));
         let chunk = 4 * of_head + 2 * of_values + of_pairs + of_state + from_state + values + update + of_output;
         let constants = looped(pairs, rows + each) + looped(self.row_blocks, looped(self.elements.classes, 0) + each);
-        let start = 2 * of_head + of_values + looped(self.strip_blocks, looped(blocks, 0)) + constants + 2;
+        let start = 2 * of_head + looped(self.strip_blocks, looped(blocks, 0)) + constants + 2;
         let chunks = u64::from(tokens.div_ceil(self.rows()));
         chunks * (1 + u64::from(chunk)) + 1 + u64::from(start)
     }
@@ -212,6 +212,10 @@ impl Spec for Chunk<CarriedTile> {
     fn enables(&self) -> Vec<&'static str> {
         vec!["f16", "wgpu_cooperative_matrix"]
     }
+
+    fn loads_stay(&self) -> bool {
+        true
+    }
 }
 
 /// Whether the kernel can serve a problem that matrices can serve: rows of states and outputs are written block by block, four
@@ -226,8 +230,11 @@ pub(super) fn serves(p: &Linear, edge: u32) -> bool {
 /// (`benches/tune_linear.rs`), where four workgroups of the first are at work on a processor.
 const TILES: &[[u32; 2]] = &[[2, 1], [1, 1]];
 
-/// The same beyond 64: two workgroups. Beyond 128 is not measured.
+/// The same beyond 64, where [`are_few`] says no: two workgroups. Beyond 128 is not measured.
 const TILES_WIDE: &[[u32; 2]] = &[[2, 2], [2, 1], [1, 1]];
+
+/// The same where it says yes: more subgroups to a workgroup, of which a processor then has one.
+const TILES_WIDE_FEW: &[[u32; 2]] = &[[2, 1], [2, 2], [1, 1]];
 
 /// Tiles of states beside them, best first, by the same measurements.
 const STATES: &[Candidate] = &[
@@ -241,26 +248,69 @@ const STATES_WIDE: &[Candidate] = &[
     Candidate(1, 1, 1, 1, 1),
 ];
 
-/// Workgroups of outputs that segments are made for, about as many as an H200 has at work at a time.
+/// Workgroups of outputs that segments are made for, about as many as an H200 has at work at a time: for Dv up to 64, beyond, and
+/// beyond where tokens are few.
 const WANTED: u64 = 512;
 const WANTED_WIDE: u64 = 256;
+const WANTED_WIDE_FEW: u64 = 128;
 
-/// Tokens of a segment from which they take less time than segments whose states are all in memory.
-pub(super) const LEAST_SEGMENT: u32 = 256;
+/// Tokens for each of as many workgroups from which they are not few, and those of the chunks in which they are counted.
+const MANY: u32 = 256;
+const CHUNK: u32 = 32;
 
-fn is_wide(p: &Linear) -> bool {
-    p.value_dim() > 64
+/// Tokens of a segment at least, and of a sequence from which few tokens still take less time so than in segments whose states are
+/// all in memory: 27 for 30 µs for 4 heads × 4096 tokens, D = 64, 57 for 69 µs for 8 heads, D = 128, 49 for 86 µs for one head ×
+/// 16384 tokens, D = 128. For 8 heads × 1024 the two are about level: 23 for 22 µs at D = 64, 29 for 32 at D = 128.
+const LEAST: u32 = 128;
+const LEAST_TOKENS: u32 = 1024;
+
+/// Whether tokens of all heads are few for what a GPU has at work at a time.
+fn are_few(p: &Linear, rows: u64, tokens: u32) -> bool {
+    let wanted = if p.value_dim() > 64 { WANTED_WIDE } else { WANTED };
+    share(wanted, rows, tokens).next_multiple_of(CHUNK) < MANY
 }
 
-/// Tokens of a segment, for so many heads of all sequences, each of so many tokens.
+/// Tokens of each of so many segments of all heads.
+fn share(wanted: u64, rows: u64, tokens: u32) -> u32 {
+    let segments = (wanted / rows.max(1)).clamp(1, tokens.max(1).into()) as u32;
+    tokens.div_ceil(segments)
+}
+
+/// Tokens of a segment, for so many heads of all sequences, each of so many tokens. A segment takes its tokens one after the other,
+/// the scan the segments of a sequence: neither is much longer than the other where segments have 2·√N tokens at least.
 pub(super) fn length(p: &Linear, tile: &CarriedTile, rows: u64, tokens: u32) -> u32 {
-    let wanted = if is_wide(p) { WANTED_WIDE } else { WANTED };
-    let segments = (wanted / rows.max(1)).clamp(1, tokens.into()) as u32;
-    tokens.div_ceil(segments).next_multiple_of(tile.rows())
+    let wanted = match (p.value_dim() > 64, are_few(p, rows, tokens)) {
+        (false, _) => WANTED,
+        (true, false) => WANTED_WIDE,
+        (true, true) => WANTED_WIDE_FEW,
+    };
+    share(wanted, rows, tokens)
+        .max(least(tokens))
+        .next_multiple_of(tile.rows())
+}
+
+/// Tokens of a segment at least, for sequences of so many.
+pub(super) fn least(tokens: u32) -> u32 {
+    LEAST.max(2 * tokens.isqrt())
+}
+
+/// What the planner takes, if it takes segments of this kind.
+pub(super) fn planned(
+    p: &Linear,
+    device: &DeviceClass,
+    rows: u64,
+    tokens: u32,
+) -> Option<(CooperativeTile, CarriedTile, u32)> {
+    if are_few(p, rows, tokens) && tokens < LEAST_TOKENS {
+        return None;
+    }
+    let output = *candidates(p, device, rows, tokens).first()?;
+    let state = *state_candidates(p, device, rows, tokens).first()?;
+    Some((state, output, length(p, &output, rows, tokens)))
 }
 
 /// Tiles that a device can have for a problem, best first.
-pub(super) fn candidates(p: &Linear, device: &DeviceClass) -> Vec<CarriedTile> {
+pub(super) fn candidates(p: &Linear, device: &DeviceClass, rows: u64, tokens: u32) -> Vec<CarriedTile> {
     let runs = |t: &CarriedTile| {
         t.is_sound()
             && t.suits(&device.abilities)
@@ -270,14 +320,19 @@ pub(super) fn candidates(p: &Linear, device: &DeviceClass) -> Vec<CarriedTile> {
             && t.threads <= device.invocations
             && t.workgroup_bytes(p) <= device.workgroup_memory
     };
-    let list = if is_wide(p) { TILES_WIDE } else { TILES };
+    let list = match (p.value_dim() > 64, are_few(p, rows, tokens)) {
+        (false, _) => TILES,
+        (true, false) => TILES_WIDE,
+        (true, true) => TILES_WIDE_FEW,
+    };
     let tiles = list.iter().filter_map(|shape| CarriedTile::new(p, device, *shape));
     tiles.filter(runs).collect()
 }
 
 /// Tiles of states that a device can have, best first.
-pub(super) fn state_candidates(p: &Linear, device: &DeviceClass) -> Vec<CooperativeTile> {
-    let list = if is_wide(p) { STATES_WIDE } else { STATES };
+pub(super) fn state_candidates(p: &Linear, device: &DeviceClass, rows: u64, tokens: u32) -> Vec<CooperativeTile> {
+    let long = p.value_dim() > 64 && !are_few(p, rows, tokens);
+    let list = if long { STATES_WIDE } else { STATES };
     let mut tiles = cooperative::tiles(list, device);
     tiles.retain(|t| t.state_workgroup_bytes(p.head_dim, false) <= device.workgroup_memory);
     tiles

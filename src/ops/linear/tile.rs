@@ -37,7 +37,7 @@ pub enum Form {
         /// Tokens of a segment, a multiple of the rows of the last's tile.
         segment: u32,
     },
-    /// As `CooperativeSplit` over long segments, the last dispatch carrying the state through one: `linear/carried_elements.wgsl`.
+    /// As `CooperativeSplit`, the last dispatch carrying the state through a segment: `linear/carried_elements.wgsl`.
     Carried {
         /// Tile of the first.
         state: CooperativeTile,
@@ -229,17 +229,14 @@ fn on_matrices(p: &Linear, device: &DeviceClass, rows: u64) -> Option<Form> {
     }
 }
 
-/// Long segments whose outputs carry the state along, where enough tokens of all heads make each of the segments that a GPU has room
-/// for a long one. Measured with f16, D = Dv = 64, 96 and 128, and 8 to 128 heads.
+/// Segments whose outputs carry the state along. Measured with f16, D = Dv = 64 and 128, 1 to 128 heads, and 1024 to 65536 tokens.
 fn carried_form(p: &Linear, device: &DeviceClass, rows: u64) -> Option<Form> {
     let measured = device.abilities.matrices == Some(16) && p.head_dim.max(p.value_dim()) <= 128;
     if device.software || !measured {
         return None;
     }
-    let output = *carried::candidates(p, device).first()?;
-    let state = *carried::state_candidates(p, device).first()?;
-    let segment = carried::length(p, &output, rows, tokens_of_a_sequence(p));
-    (segment >= carried::LEAST_SEGMENT).then_some(Form::Carried { state, output, segment })
+    let (state, output, segment) = carried::planned(p, device, rows, tokens_of_a_sequence(p))?;
+    Some(Form::Carried { state, output, segment })
 }
 
 /// Tokens of a sequence, of a document on average.
@@ -520,10 +517,11 @@ pub fn alternatives(p: &Linear, device: &DeviceClass) -> Vec<Form> {
             let form = |segment| Form::CooperativeSplit { state, output, segment };
             all.extend(segmented(p, device, segments::length(p), form));
         }
-        for output in carried::candidates(p, device) {
-            for state in carried::state_candidates(p, device) {
+        let (rows, tokens) = (self::rows(p), tokens_of_a_sequence(p));
+        for output in carried::candidates(p, device, rows, tokens) {
+            for state in carried::state_candidates(p, device, rows, tokens) {
                 let form = |segment| Form::Carried { state, output, segment };
-                let planned = carried::length(p, &output, self::rows(p), tokens_of_a_sequence(p));
+                let planned = carried::length(p, &output, rows, tokens);
                 all.extend(segmented(p, device, planned, form));
             }
         }
@@ -589,6 +587,11 @@ pub(crate) fn scaled(
     let wanted = (f64::from(segment) * factor).ceil() as u32;
     let most = fill(device).2.max(measured_tokens.div_ceil(segment).into());
     let least = u64::from(p.tokens).div_ceil(most) as u32;
+    // Shorter ones only where those were measured.
+    let least = match form {
+        Form::Carried { .. } => least.max(carried::least(tokens_of_a_sequence(p)).min(segment)),
+        _ => least,
+    };
     let longest = longest(p, device, form, chunk).min(u32::MAX.into()) as u32 / chunk * chunk;
     let length = wanted.max(least).min(p.tokens);
     form.with_segment(length.next_multiple_of(chunk).min(longest))
@@ -739,7 +742,7 @@ mod tests {
     fn few_tokens_have_smaller_tiles_of_outputs() {
         let mut device = with_matrices();
         device.abilities.subgroup_barriers = true;
-        // Elsewhere than the long segments take them for.
+        // Elsewhere than segments that carry the state take them for.
         let right = RightElements {
             turned: false,
             ..MatrixElements::OF_TENSOR_CORES.right.unwrap()
@@ -777,7 +780,7 @@ mod tests {
     }
 
     #[test]
-    fn many_tokens_have_long_segments() {
+    fn segments_carry_the_state_where_tokens_are_enough() {
         let mut device = with_matrices();
         device.abilities.subgroup_barriers = true;
         device.abilities.elements = Some(MatrixElements::OF_TENSOR_CORES);
@@ -804,8 +807,16 @@ mod tests {
         };
         assert_eq!(chosen(&packed(4)), Some((4, 1, 1024)));
         assert_eq!(chosen(&packed(128)), None);
-        // Few tokens; what the kernel does not serve.
-        assert_eq!(chosen(&half(8, 4096, 64)), None);
+        // Of few heads more and shorter segments, each of more subgroups where there are that many columns; of long sequences no
+        // more than the scan has time for.
+        assert_eq!(chosen(&half(8, 4096, 64)), Some((4, 1, 128)));
+        assert_eq!(chosen(&half(1, 16384, 64)), Some((4, 1, 256)));
+        assert_eq!(chosen(&half(1, 65536, 64)), Some((4, 1, 512)));
+        assert_eq!(chosen(&half(16, 4096, 128)), Some((4, 2, 256)));
+        assert_eq!(chosen(&half(8, 4096, 128)), Some((8, 1, 256)));
+        assert_eq!(chosen(&half(4, 2048, 128)), Some((8, 1, 128)));
+        // Short sequences of few heads; what the kernel does not serve.
+        assert_eq!(chosen(&half(8, 1000, 64)), None);
         assert_eq!(chosen(&half(32, 4096, 72)), None);
         let normalized = Linear {
             normalize: Some(1e-6),
@@ -840,6 +851,26 @@ mod tests {
         for length in [512, 1024, 2048] {
             assert!(lengths.contains(&length), "{length}: {lengths:?}");
         }
+    }
+
+    #[cfg(feature = "tuned")]
+    #[test]
+    fn segments_that_carry_the_state_do_not_become_too_short() {
+        let mut device = with_matrices();
+        device.abilities.subgroup_barriers = true;
+        device.abilities.elements = Some(MatrixElements::OF_TENSOR_CORES);
+        let half = |heads, tokens| Linear {
+            dtype: DType::F16,
+            ..prompt(heads, tokens, 64)
+        };
+        let form = choose(&half(32, 16384), &device).unwrap();
+        assert!(matches!(form, Form::Carried { segment: 1024, .. }), "{form:?}");
+        let scaled = |form, heads, tokens| scaled(&half(heads, tokens), &device, form, (32, 16384)).segment();
+        assert_eq!(scaled(form, 32, 16384), Some(1024));
+        assert_eq!(scaled(form, 32, 65536), Some(4096));
+        assert_eq!(scaled(form, 1, 4096), Some(128));
+        assert_eq!(scaled(form.with_segment(64), 32, 16384), Some(64));
+        assert_eq!(scaled(form.with_segment(64), 32, 4096), Some(64));
     }
 
     #[cfg(feature = "tuned")]
