@@ -38,7 +38,7 @@
 //
 // Tile sizes. On an NVIDIA H200 all workgroups of a processor together have some 50 KB of workgroup memory, whatever its hardware has
 // (two of 23.9 KB are at work side by side, of 24.9 KB one), and registers for 16 subgroups if they take 128 at most. Chunks of 32
-// tokens at D = Dv = 64 take 11.6 KB and 126 registers: four workgroups. Times for N = 16384, 32 heads, f16, segments of 1024, of this
+// tokens at D = Dv = 64 take 11.6 KB and 125 registers: four workgroups. Times for N = 16384, 32 heads, f16, segments of 1024, of this
 // dispatch alone:
 //   32 tokens, 4 strips                                    104 µs
 //   loads as late as the driver likes                      131

@@ -226,33 +226,54 @@ pub(super) fn serves(p: &Linear, edge: u32) -> bool {
     p.causal && p.normalize.is_none() && whole && inputs && outputs && states
 }
 
-/// Blocks of tokens of a chunk and of a strip's columns for Dv up to 64, best first, by measurements on an NVIDIA H200
-/// (`benches/tune_linear.rs`), where four workgroups of the first are at work on a processor.
-const TILES: &[[u32; 2]] = &[[2, 1], [1, 1]];
+/// What is fastest for a kind of problem, by measurements on an NVIDIA H200 (`benches/tune_linear.rs`).
+struct Choice {
+    /// Blocks of tokens of a chunk and of a strip's columns, best first.
+    outputs: &'static [[u32; 2]],
+    /// Tiles of states beside them, best first.
+    states: &'static [Candidate],
+    /// Workgroups of outputs that segments are made for, about as many as are at work at a time.
+    workgroups: u64,
+}
 
-/// The same beyond 64, where [`are_few`] says no: two workgroups. Beyond 128 is not measured.
-const TILES_WIDE: &[[u32; 2]] = &[[2, 2], [2, 1], [1, 1]];
+impl Choice {
+    /// Tokens of each of as many segments of all heads.
+    fn share(&self, rows: u64, tokens: u32) -> u32 {
+        let segments = (self.workgroups / rows.max(1)).clamp(1, tokens.max(1).into());
+        tokens.div_ceil(segments as u32)
+    }
+}
 
-/// The same where it says yes: more subgroups to a workgroup, of which a processor then has one.
-const TILES_WIDE_FEW: &[[u32; 2]] = &[[2, 1], [2, 2], [1, 1]];
+/// For Dv up to 64: four workgroups of the first tile are at work on a processor.
+static NARROW: Choice = Choice {
+    outputs: &[[2, 1], [1, 1]],
+    states: STATES,
+    workgroups: 512,
+};
 
-/// Tiles of states beside them, best first, by the same measurements.
+/// Beyond 64: two. Beyond 128 is not measured.
+static WIDE: Choice = Choice {
+    outputs: &[[2, 2], [2, 1], [1, 1]],
+    states: &[
+        Candidate(2, 2, 1, 4, 2),
+        Candidate(2, 4, 1, 1, 2),
+        Candidate(1, 1, 1, 1, 1),
+    ],
+    workgroups: 256,
+};
+
+/// The same where tokens are few: more subgroups to a workgroup, of which a processor then has one.
+static WIDE_FEW: Choice = Choice {
+    outputs: &[[2, 1], [2, 2], [1, 1]],
+    states: STATES,
+    workgroups: 128,
+};
+
 const STATES: &[Candidate] = &[
     Candidate(2, 4, 1, 1, 2),
     Candidate(2, 2, 1, 2, 2),
     Candidate(1, 1, 1, 1, 1),
 ];
-const STATES_WIDE: &[Candidate] = &[
-    Candidate(2, 2, 1, 4, 2),
-    Candidate(2, 4, 1, 1, 2),
-    Candidate(1, 1, 1, 1, 1),
-];
-
-/// Workgroups of outputs that segments are made for, about as many as an H200 has at work at a time: for Dv up to 64, beyond, and
-/// beyond where tokens are few.
-const WANTED: u64 = 512;
-const WANTED_WIDE: u64 = 256;
-const WANTED_WIDE_FEW: u64 = 128;
 
 /// Tokens for each of as many workgroups from which they are not few, and those of the chunks in which they are counted.
 const MANY: u32 = 256;
@@ -264,76 +285,70 @@ const CHUNK: u32 = 32;
 const LEAST: u32 = 128;
 const LEAST_TOKENS: u32 = 1024;
 
-/// Whether tokens of all heads are few for what a GPU has at work at a time.
-fn are_few(p: &Linear, rows: u64, tokens: u32) -> bool {
-    let wanted = if p.value_dim() > 64 { WANTED_WIDE } else { WANTED };
-    share(wanted, rows, tokens).next_multiple_of(CHUNK) < MANY
+/// How a problem is cut into segments of this kind.
+pub(super) struct Cut {
+    /// Heads of all sequences.
+    rows: u64,
+    /// Of a sequence.
+    tokens: u32,
+    /// Whether tokens of all heads are few for what a GPU has at work at a time.
+    few: bool,
+    choice: &'static Choice,
 }
 
-/// Tokens of each of so many segments of all heads.
-fn share(wanted: u64, rows: u64, tokens: u32) -> u32 {
-    let segments = (wanted / rows.max(1)).clamp(1, tokens.max(1).into()) as u32;
-    tokens.div_ceil(segments)
-}
+impl Cut {
+    pub(super) fn new(p: &Linear, rows: u64, tokens: u32) -> Self {
+        let few = |choice: &Choice| choice.share(rows, tokens).next_multiple_of(CHUNK) < MANY;
+        let (few, choice) = match p.value_dim() > 64 {
+            false => (few(&NARROW), &NARROW),
+            true if few(&WIDE) => (true, &WIDE_FEW),
+            true => (false, &WIDE),
+        };
+        Cut {
+            rows,
+            tokens,
+            few,
+            choice,
+        }
+    }
 
-/// Tokens of a segment, for so many heads of all sequences, each of so many tokens. A segment takes its tokens one after the other,
-/// the scan the segments of a sequence: neither is much longer than the other where segments have 2·√N tokens at least.
-pub(super) fn length(p: &Linear, tile: &CarriedTile, rows: u64, tokens: u32) -> u32 {
-    let wanted = match (p.value_dim() > 64, are_few(p, rows, tokens)) {
-        (false, _) => WANTED,
-        (true, false) => WANTED_WIDE,
-        (true, true) => WANTED_WIDE_FEW,
-    };
-    share(wanted, rows, tokens)
-        .max(least(tokens))
-        .next_multiple_of(tile.rows())
+    /// Whether it takes less time than segments whose states are all in memory.
+    pub(super) fn pays(&self) -> bool {
+        !self.few || self.tokens >= LEAST_TOKENS
+    }
+
+    /// Tokens of a segment. It takes them one after the other, the scan the segments of a sequence: neither is much longer than the
+    /// other where segments have 2·√N tokens at least.
+    pub(super) fn length(&self, tile: &CarriedTile) -> u32 {
+        let share = self.choice.share(self.rows, self.tokens);
+        share.max(least(self.tokens)).next_multiple_of(tile.rows())
+    }
+
+    /// Tiles that a device can have for the problem, best first.
+    pub(super) fn outputs(&self, p: &Linear, device: &DeviceClass) -> Vec<CarriedTile> {
+        let runs = |t: &CarriedTile| {
+            t.is_sound()
+                && t.suits(&device.abilities)
+                && t.covers(p)
+                && serves(p, t.edge)
+                && !device.scalar_matrices
+                && t.threads <= device.invocations
+                && t.workgroup_bytes(p) <= device.workgroup_memory
+        };
+        let shapes = self.choice.outputs.iter();
+        let tiles = shapes.filter_map(|shape| CarriedTile::new(p, device, *shape));
+        tiles.filter(runs).collect()
+    }
+
+    /// Tiles of states that a device can have, best first.
+    pub(super) fn states(&self, p: &Linear, device: &DeviceClass) -> Vec<CooperativeTile> {
+        let mut tiles = cooperative::tiles(self.choice.states, device);
+        tiles.retain(|t| t.state_workgroup_bytes(p.head_dim, false) <= device.workgroup_memory);
+        tiles
+    }
 }
 
 /// Tokens of a segment at least, for sequences of so many.
 pub(super) fn least(tokens: u32) -> u32 {
     LEAST.max(2 * tokens.isqrt())
-}
-
-/// What the planner takes, if it takes segments of this kind.
-pub(super) fn planned(
-    p: &Linear,
-    device: &DeviceClass,
-    rows: u64,
-    tokens: u32,
-) -> Option<(CooperativeTile, CarriedTile, u32)> {
-    if are_few(p, rows, tokens) && tokens < LEAST_TOKENS {
-        return None;
-    }
-    let output = *candidates(p, device, rows, tokens).first()?;
-    let state = *state_candidates(p, device, rows, tokens).first()?;
-    Some((state, output, length(p, &output, rows, tokens)))
-}
-
-/// Tiles that a device can have for a problem, best first.
-pub(super) fn candidates(p: &Linear, device: &DeviceClass, rows: u64, tokens: u32) -> Vec<CarriedTile> {
-    let runs = |t: &CarriedTile| {
-        t.is_sound()
-            && t.suits(&device.abilities)
-            && t.covers(p)
-            && serves(p, t.edge)
-            && !device.scalar_matrices
-            && t.threads <= device.invocations
-            && t.workgroup_bytes(p) <= device.workgroup_memory
-    };
-    let list = match (p.value_dim() > 64, are_few(p, rows, tokens)) {
-        (false, _) => TILES,
-        (true, false) => TILES_WIDE,
-        (true, true) => TILES_WIDE_FEW,
-    };
-    let tiles = list.iter().filter_map(|shape| CarriedTile::new(p, device, *shape));
-    tiles.filter(runs).collect()
-}
-
-/// Tiles of states that a device can have, best first.
-pub(super) fn state_candidates(p: &Linear, device: &DeviceClass, rows: u64, tokens: u32) -> Vec<CooperativeTile> {
-    let long = p.value_dim() > 64 && !are_few(p, rows, tokens);
-    let list = if long { STATES_WIDE } else { STATES };
-    let mut tiles = cooperative::tiles(list, device);
-    tiles.retain(|t| t.state_workgroup_bytes(p.head_dim, false) <= device.workgroup_memory);
-    tiles
 }

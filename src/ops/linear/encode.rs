@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::gpu::Workspace;
 use crate::ops::call::{self, Dispatch, Window};
 use crate::ops::linear::Decay;
-use crate::ops::linear::geometry::{segments, workspace};
+use crate::ops::linear::geometry::workspace;
 use crate::ops::linear::params::Params;
 use crate::ops::linear::plan::{Kernels, LinearPlan, scan_width, scan_workgroups};
 use crate::ops::linear::tensors::LinearTensors;
@@ -120,7 +120,7 @@ impl<'a> Call<'_, 'a> {
                 dispatches.push(self.whole(pipeline, [form.workgroups(p)[0], heads, sequences]));
             }
             (Kernels::Three { state, scan, output }, form) => {
-                let segments = segments(p, form.segment().unwrap_or(p.tokens));
+                let segments = self.plan.segments();
                 let [of_state, of_output] = form.workgroups(p);
                 let read = self.plan.segments_read();
                 if read > 0 {
@@ -140,17 +140,13 @@ impl<'a> Call<'_, 'a> {
     /// Everything but bases and strides.
     fn params(&self) -> Params {
         let p = &self.plan.problem;
-        let (segment, segments) = match self.plan.form.segment() {
-            Some(segment) => (segment, segments(p, segment)),
-            None => (p.tokens, 1),
-        };
         Params {
             first_head: self.part.head.0,
             tokens: p.tokens,
             group: p.heads / p.kv_heads(),
             documents: p.documents.unwrap_or(0),
-            segment,
-            segments,
+            segment: self.plan.form.segment().unwrap_or(p.tokens),
+            segments: self.plan.segments(),
             q_seq: p.q_layout.strides(p.heads, p.tokens, p.head_dim).seq as u32,
             k_seq: p.k_layout.strides(p.kv_heads(), p.tokens, p.head_dim).seq as u32,
             v_seq: p.v_layout.strides(p.kv_heads(), p.tokens, p.value_dim()).seq as u32,

@@ -489,9 +489,13 @@ impl LinearPlan {
     /// is not asked for. Which segments are the last of packed documents is not known here.
     pub(super) fn segments_read(&self) -> u32 {
         let p = &self.problem;
-        let segments = segments(p, self.form.segment().unwrap_or(p.tokens));
         let all = !p.causal || p.final_state || p.documents.is_some();
-        if all { segments } else { segments - 1 }
+        self.segments() - u32::from(!all)
+    }
+
+    /// Segments of a sequence, of all documents together; 1 of a form that has none.
+    pub(super) fn segments(&self) -> u32 {
+        self.form.segment().map_or(1, |n| segments(&self.problem, n))
     }
 
     /// Bytes of device memory used between the plan's own dispatches, shared by all plans of a [`Gpu`].

@@ -232,10 +232,13 @@ fn on_matrices(p: &Linear, device: &DeviceClass, rows: u64) -> Option<Form> {
 /// Segments whose outputs carry the state along. Measured with f16, D = Dv = 64 and 128, 1 to 128 heads, and 1024 to 65536 tokens.
 fn carried_form(p: &Linear, device: &DeviceClass, rows: u64) -> Option<Form> {
     let measured = device.abilities.matrices == Some(16) && p.head_dim.max(p.value_dim()) <= 128;
-    if device.software || !measured {
+    let cut = carried::Cut::new(p, rows, tokens_of_a_sequence(p));
+    if device.software || !measured || !cut.pays() {
         return None;
     }
-    let (state, output, segment) = carried::planned(p, device, rows, tokens_of_a_sequence(p))?;
+    let output = *cut.outputs(p, device).first()?;
+    let state = *cut.states(p, device).first()?;
+    let segment = cut.length(&output);
     Some(Form::Carried { state, output, segment })
 }
 
@@ -517,12 +520,11 @@ pub fn alternatives(p: &Linear, device: &DeviceClass) -> Vec<Form> {
             let form = |segment| Form::CooperativeSplit { state, output, segment };
             all.extend(segmented(p, device, segments::length(p), form));
         }
-        let (rows, tokens) = (self::rows(p), tokens_of_a_sequence(p));
-        for output in carried::candidates(p, device, rows, tokens) {
-            for state in carried::state_candidates(p, device, rows, tokens) {
+        let cut = carried::Cut::new(p, self::rows(p), tokens_of_a_sequence(p));
+        for output in cut.outputs(p, device) {
+            for state in cut.states(p, device) {
                 let form = |segment| Form::Carried { state, output, segment };
-                let planned = carried::length(p, &output, rows, tokens);
-                all.extend(segmented(p, device, planned, form));
+                all.extend(segmented(p, device, cut.length(&output), form));
             }
         }
     }
@@ -710,6 +712,14 @@ mod tests {
         }
     }
 
+    /// Elements of its matrices can be got at, too.
+    fn with_elements() -> DeviceClass {
+        let mut device = with_matrices();
+        device.abilities.subgroup_barriers = true;
+        device.abilities.elements = Some(MatrixElements::OF_TENSOR_CORES);
+        device
+    }
+
     #[test]
     fn matrices_are_tried_where_they_serve() {
         let with_matrices = with_matrices();
@@ -740,8 +750,7 @@ mod tests {
 
     #[test]
     fn few_tokens_have_smaller_tiles_of_outputs() {
-        let mut device = with_matrices();
-        device.abilities.subgroup_barriers = true;
+        let mut device = with_elements();
         // Elsewhere than segments that carry the state take them for.
         let right = RightElements {
             turned: false,
@@ -781,9 +790,7 @@ mod tests {
 
     #[test]
     fn segments_carry_the_state_where_tokens_are_enough() {
-        let mut device = with_matrices();
-        device.abilities.subgroup_barriers = true;
-        device.abilities.elements = Some(MatrixElements::OF_TENSOR_CORES);
+        let device = with_elements();
         let half = |heads, tokens, head_dim| Linear {
             dtype: DType::F16,
             ..prompt(heads, tokens, head_dim)
@@ -856,9 +863,7 @@ mod tests {
     #[cfg(feature = "tuned")]
     #[test]
     fn segments_that_carry_the_state_do_not_become_too_short() {
-        let mut device = with_matrices();
-        device.abilities.subgroup_barriers = true;
-        device.abilities.elements = Some(MatrixElements::OF_TENSOR_CORES);
+        let device = with_elements();
         let half = |heads, tokens| Linear {
             dtype: DType::F16,
             ..prompt(heads, tokens, 64)
