@@ -15,15 +15,17 @@
 //   1  q and k to workgroup memory
 //   2  q·S, of all rows and the strip's columns
 //      weights, blocks of EDGE × EDGE of the lower triangle, dealt out to the subgroups: q·kᵀ, times decays, to workgroup memory
-//   3  the strip's v to where q was; S ← λ^ROWS S + (decays · vᵀ)·k
-//      o = decays of rows · q·S + weights · v, a block at a time on its way to storage
+//   3  v to where q was
+//   4  S ← λ^ROWS S + (decays · vᵀ)·k, and o = decays of rows · q·S + weights · v to where v was
+//   5  o to storage
 //
-// with a barrier between any two. v is loaded at the start of 1, the next chunk's q and k at the start of 3, once v has left its
+// with a barrier between any two. v is a right factor of weights · v, and vᵀ the left one of vᵀ·k: loaded once, since an invocation has
+// the same elements of either (`turned_over`). v is loaded at the start of 1, the next chunk's q and k at the start of 3, once v has left its
 // registers: they are on their way for half a chunk's time, and all are held for a moment only. Loads stay where they are written
 // (`loads_stay` in `src/ops/linear/carried.rs`).
 //
 // Workgroup memory (pitches in words of four elements):
-//   factors, f16   q [ROWS][HEAD_PITCH], later for each strip v [ROWS][STRIP_WORDS], and at last a block of its O (`carried_halves`)
+//   factors, f16   q [ROWS][HEAD_PITCH], later v and at last o [ROWS][VALUE_PITCH] (`carried_halves`)
 //                  k [ROWS][HEAD_PITCH]
 //                  weights, PAIRS blocks [EDGE][WEIGHT_PITCH]
 //   units          what undoes the power of two of each block of weights
@@ -76,27 +78,23 @@ const OUTPUTS = ROW_BLOCKS * STRIP_BLOCKS;
 const PAIRS = ROW_BLOCKS * (ROW_BLOCKS + 1u) / 2u;
 const PAIRS_EACH = (PAIRS + STRIPS - 1u) / STRIPS;
 
-// Places in words of four elements. A strip's v lies where q was, rows without room between.
+// Places in words of four elements. v lies where q was.
 const STRIP_WORDS = STRIP_BLOCKS * EDGE_WORDS;
-const STRIP_V = ROWS * STRIP_WORDS;
 const WEIGHT_PITCH = EDGE_WORDS + 2u;
 const K_SLICE = ROWS * HEAD_PITCH;
-const K_AT = max(K_SLICE, STRIPS * STRIP_V);
+const K_AT = max(K_SLICE, ROWS * VALUE_PITCH);
 const WEIGHTS_AT = K_AT + K_SLICE;
 const FACTORS = WEIGHTS_AT + PAIRS * EDGE * WEIGHT_PITCH;
 const SUMS = O_SUMS;
 
-// Eights of q and of k, of a strip's v, and of one of its blocks of O, that an invocation takes care of.
-const LANES = THREADS / STRIPS;
+// Eights of q and of k, and of v and of o, that an invocation takes care of: whole rows one after the other, so that what a subgroup
+// loads or stores at a time lies in few lines of a cache.
 const HEAD_EIGHTS = HEAD_WORDS / 2u;
-const STRIP_EIGHTS = STRIP_WORDS / 2u;
-const EDGE_EIGHTS = EDGE / 8u;
+const VALUE_EIGHTS = VALUE_VECS / 2u;
 const LOADS = (ROWS * HEAD_EIGHTS + THREADS - 1u) / THREADS;
-const V_LOADS = (ROWS * STRIP_EIGHTS + LANES - 1u) / LANES;
-const O_STORES = (EDGE * EDGE_EIGHTS + LANES - 1u) / LANES;
+const VALUE_LOADS = (ROWS * VALUE_EIGHTS + THREADS - 1u) / THREADS;
 const EVEN = ROWS * HEAD_EIGHTS % THREADS == 0u;
-const V_EVEN = ROWS * STRIP_EIGHTS % LANES == 0u;
-const O_EVEN = EDGE * EDGE_EIGHTS % LANES == 0u;
+const VALUES_EVEN = ROWS * VALUE_EIGHTS % THREADS == 0u;
 
 const_assert HEAD_DIM % EDGE == 0u && VALUE_BLOCKS == STRIPS * STRIP_BLOCKS && VALUE_DIM % EDGE == 0u;
 
@@ -143,12 +141,12 @@ fn load_k(base: u32, first: u32, last: u32, thread: u32) -> array<Eight, LOADS> 
     return loaded;
 }
 
-fn load_v(base: u32, first: u32, last: u32, strip: u32, lane: u32) -> array<Eight, V_LOADS> {
-    var loaded: array<Eight, V_LOADS>;
+fn load_v(base: u32, first: u32, last: u32, thread: u32) -> array<Eight, VALUE_LOADS> {
+    var loaded: array<Eight, VALUE_LOADS>;
     #unroll if MATRICES_WRITTEN_OUT
-    for (var u = 0u; u < V_LOADS; u++) {
-        let e = lane + u * LANES;
-        loaded[u] = v_eight(base, min(first + e / STRIP_EIGHTS, last), strip * STRIP_EIGHTS + e % STRIP_EIGHTS);
+    for (var u = 0u; u < VALUE_LOADS; u++) {
+        let e = thread + u * THREADS;
+        loaded[u] = v_eight(base, min(first + e / VALUE_EIGHTS, last), e % VALUE_EIGHTS);
     }
     return loaded;
 }
@@ -163,12 +161,12 @@ fn store_rows(loaded: array<Eight, LOADS>, at: u32, thread: u32) {
     }
 }
 
-fn store_v(loaded: array<Eight, V_LOADS>, strip: u32, lane: u32) {
+fn store_v(loaded: array<Eight, VALUE_LOADS>, thread: u32) {
     #unroll if MATRICES_WRITTEN_OUT
-    for (var u = 0u; u < V_LOADS; u++) {
-        let e = lane + u * LANES;
-        if (V_EVEN || e < ROWS * STRIP_EIGHTS) {
-            put_eight(strip * STRIP_V + 2u * e, loaded[u], 1.0);
+    for (var u = 0u; u < VALUE_LOADS; u++) {
+        let e = thread + u * THREADS;
+        if (VALUES_EVEN || e < ROWS * VALUE_EIGHTS) {
+            put_eight(e / VALUE_EIGHTS * VALUE_PITCH + e % VALUE_EIGHTS * 2u, loaded[u], 1.0);
         }
     }
 }
@@ -270,33 +268,35 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         let change = 1.0 + expm1(chunk_decay(ROWS, 0u)).x;
 
         for (var p0 = 0u; p0 < count; p0 += ROWS) {
-            let v_held = load_v(v_from, span.start + p0, last, strip, lane);
+            let v_held = load_v(v_from, span.start + p0, last, thread);
             store_rows(q_held, 0u, thread);
             store_rows(k_held, K_AT, thread);
             workgroupBarrier();
 
             // What the state contributes.
             var words: array<RightWords, STATES>;
-            var bits = 0u;
-            #unroll if MATRICES_WRITTEN_OUT
-            for (var s = 0u; s < STATES; s++) {
-                words[s] = state_words(state[s], state_power, &bits);
-            }
-            if (leaves_middle(bits)) {
-                var top = 0.0;
-                #unroll if MATRICES_WRITTEN_OUT
-                for (var s = 0u; s < STATES; s++) {
-                    var own = elements_of(state[s]);
-                    #unroll if MATRICES_WRITTEN_OUT
-                    for (var e = 0u; e < ELEMENTS; e++) {
-                        top = max(top, abs(own[e]));
-                    }
-                }
-                // Bits of magnitudes are ordered as they are.
-                state_power = power_to(-3.0, bitcast<f32>(subgroupMax(bitcast<u32>(top))));
+            // Once more where the power changes.
+            var more = true;
+            for (var again = true; again;) {
+                var bits = 0u;
                 #unroll if MATRICES_WRITTEN_OUT
                 for (var s = 0u; s < STATES; s++) {
                     words[s] = state_words(state[s], state_power, &bits);
+                }
+                again = more && leaves_middle(bits);
+                if (again) {
+                    var top = 0.0;
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var s = 0u; s < STATES; s++) {
+                        var own = elements_of(state[s]);
+                        #unroll if MATRICES_WRITTEN_OUT
+                        for (var e = 0u; e < ELEMENTS; e++) {
+                            top = max(top, abs(own[e]));
+                        }
+                    }
+                    // Bits of magnitudes are ordered as they are.
+                    state_power = power_to(-3.0, bitcast<f32>(subgroupMax(bitcast<u32>(top))));
+                    more = false;
                 }
             }
             var o: array<MatrixC, OUTPUTS>;
@@ -356,21 +356,21 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
             }
             workgroupBarrier();
 
-            // The strip's v, where q was.
-            store_v(v_held, strip, lane);
+            // v, where q was.
+            store_v(v_held, thread);
             let next = span.start + p0 + ROWS;
             q_held = load_q(q_from, next, last, thread);
             k_held = load_k(k_from, next, last, thread);
-            strip_barrier();
+            workgroupBarrier();
             var values: array<MatrixB, OUTPUTS>;
             var turned: array<MatrixA, OUTPUTS>;
             #unroll if MATRICES_WRITTEN_OUT
             for (var j = 0u; j < ROW_BLOCKS; j++) {
                 #unroll if MATRICES_WRITTEN_OUT
                 for (var b = 0u; b < STRIP_BLOCKS; b++) {
-                    let at = strip * STRIP_V + j * EDGE * STRIP_WORDS + b * EDGE_WORDS;
-                    values[j * STRIP_BLOCKS + b] = coopLoadT<MatrixB>(&factors[at * WORD], STRIP_WORDS * WORD);
-                    turned[j * STRIP_BLOCKS + b] = coopLoad<MatrixA>(&factors[at * WORD], STRIP_WORDS * WORD);
+                    let at = j * EDGE * VALUE_PITCH + strip * STRIP_WORDS + b * EDGE_WORDS;
+                    values[j * STRIP_BLOCKS + b] = coopLoadT<MatrixB>(&factors[at * WORD], VALUE_PITCH * WORD);
+                    turned[j * STRIP_BLOCKS + b] = turned_over(values[j * STRIP_BLOCKS + b]);
                     if (DECAYS) {
                         turned[j * STRIP_BLOCKS + b] = factors_times(turned[j * STRIP_BLOCKS + b], to_end[j]);
                     }
@@ -396,10 +396,17 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                 }
             }
 
-            // And the chunk's own tokens.
+            // And the chunk's own tokens. The strip's columns of v make room for those of o.
             let state_unit = 1.0 / state_power;
+            strip_barrier();
             #unroll if MATRICES_WRITTEN_OUT
             for (var r = 0u; r < ROW_BLOCKS; r++) {
+                var weights: array<MatrixA, ROW_BLOCKS>;
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var j = 0u; j < r + 1u; j++) {
+                    let number = r * (r + 1u) / 2u + j;
+                    weights[j] = coopLoadT<MatrixA>(&factors[(WEIGHTS_AT + number * EDGE * WEIGHT_PITCH) * WORD], WEIGHT_PITCH * WORD);
+                }
                 #unroll if MATRICES_WRITTEN_OUT
                 for (var b = 0u; b < STRIP_BLOCKS; b++) {
                     var block = elements_of(o[r * STRIP_BLOCKS + b]);
@@ -409,30 +416,26 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                     }
                     #unroll if MATRICES_WRITTEN_OUT
                     for (var j = 0u; j < r + 1u; j++) {
-                        let number = r * (r + 1u) / 2u + j;
-                        let weights = coopLoadT<MatrixA>(&factors[(WEIGHTS_AT + number * EDGE * WEIGHT_PITCH) * WORD], WEIGHT_PITCH * WORD);
-                        var added = elements_of(coopMultiplyAdd(weights, values[j * STRIP_BLOCKS + b], MatrixC()));
-                        let unit = units[number];
+                        var added = elements_of(coopMultiplyAdd(weights[j], values[j * STRIP_BLOCKS + b], MatrixC()));
+                        let unit = units[r * (r + 1u) / 2u + j];
                         #unroll if MATRICES_WRITTEN_OUT
                         for (var e = 0u; e < ELEMENTS; e++) {
                             block[e] = fma(added[e], unit, block[e]);
                         }
                     }
-                    strip_barrier();
-                    put_output(sums_of(block), strip);
-                    strip_barrier();
-                    #unroll if MATRICES_WRITTEN_OUT
-                    for (var u = 0u; u < O_STORES; u++) {
-                        let e = lane + u * LANES;
-                        let i = p0 + r * EDGE + e / EDGE_EIGHTS;
-                        let column = (strip * STRIP_BLOCKS + b) * EDGE + e % EDGE_EIGHTS * 8u;
-                        if ((O_EVEN || e < EDGE * EDGE_EIGHTS) && i < count) {
-                            store_o8(o_from + (span.start + i) * params.o_seq + column, output_word(strip, 2u * e), output_word(strip, 2u * e + 1u));
-                        }
+                    put_output(sums_of(block), strip, r, b);
+                    if (!WHOLE_ROWS) {
+                        strip_barrier();
+                        store_block(o_from, span.start + p0, count - p0, strip, r, b, lane);
+                        strip_barrier();
                     }
                 }
             }
             workgroupBarrier();
+            if (WHOLE_ROWS) {
+                store_rows_of(o_from, span.start + p0, count - p0, thread);
+                workgroupBarrier();
+            }
         }
     }
 }

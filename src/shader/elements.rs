@@ -134,6 +134,7 @@ enum Marker {
     Factors,
     FactorsTimes,
     RightWords,
+    TurnedOver,
 }
 
 impl Marker {
@@ -145,6 +146,7 @@ impl Marker {
             "factors_of" => Some(Marker::Factors),
             "factors_times" => Some(Marker::FactorsTimes),
             "right_of" => Some(Marker::RightWords),
+            "turned_over" => Some(Marker::TurnedOver),
             _ => None,
         }
     }
@@ -165,6 +167,8 @@ struct Types {
     halves: u32,
     /// Lengths of arrays, by their types.
     arrays: HashMap<u32, u32>,
+    /// Elements that an invocation has of a matrix: as many as `elements_of` gives.
+    elements: u32,
 }
 
 fn with_bodies(words: &[u32]) -> Result<Vec<u32>, String> {
@@ -185,6 +189,9 @@ fn with_bodies(words: &[u32]) -> Result<Vec<u32>, String> {
             }
             op::TYPE_ARRAY => {
                 types.arrays.extend(numbers.get(&words[3]).map(|n| (words[1], *n)));
+            }
+            op::FUNCTION if markers.get(&words[2]) == Some(&Marker::Elements) => {
+                types.elements = types.arrays.get(&words[1]).copied().unwrap_or(0);
             }
             _ => {}
         }
@@ -265,10 +272,11 @@ fn body(marker: Marker, function: &[u32], types: &Types, bound: &mut u32, out: &
     };
     let takes_apart = matches!(marker, Marker::Elements | Marker::RightElements);
     let array = if takes_apart { result_type } else { parameter_type };
-    let length = *types
-        .arrays
-        .get(&array)
-        .ok_or("elements are no array of constant length")?;
+    let length = match marker {
+        Marker::TurnedOver => Some(types.elements).filter(|n| *n > 0),
+        _ => types.arrays.get(&array).copied(),
+    };
+    let length = length.ok_or("elements are no array of constant length")?;
     let mut write = |code: u32, operands: &[u32]| {
         out.push(code | (operands.len() as u32 + 1) << 16);
         out.extend(operands);
@@ -277,7 +285,7 @@ fn body(marker: Marker, function: &[u32], types: &Types, bound: &mut u32, out: &
     for n in 0..length {
         let given = id();
         let given_type = match marker {
-            Marker::RightElements => types.f16,
+            Marker::RightElements | Marker::TurnedOver => types.f16,
             Marker::RightWords => types.u32,
             _ => types.f32,
         };
@@ -339,6 +347,7 @@ fn factors_of(elements: Elements) -> MatrixA { return MatrixA(); }
 fn right_elements_of(factors: MatrixB) -> Elements { return Elements(); }
 fn right_of(words: RightWords) -> MatrixB { return MatrixB(); }
 fn factors_times(factors: MatrixA, by: MatrixA) -> MatrixA { return MatrixA(); }
+fn turned_over(factors: MatrixB) -> MatrixA { return MatrixA(); }
 fn other(x: f32) -> f32 { return x + 1.0; }
 
 @compute @workgroup_size(8)
@@ -370,15 +379,15 @@ fn main(@builtin(local_invocation_index) n: u32) {
         assert!(wanted(TEXT) && !wanted("fn other() {}"));
         let words = spirv(TEXT, &bindings(), false, false).unwrap();
         // 8 of each function, and 4 words; `factors_of` narrows its own, `right_elements_of` widens them.
-        assert_eq!(all(&words, op::COMPOSITE_EXTRACT).len(), 5 * 8 + 4);
-        assert_eq!(all(&words, op::COMPOSITE_INSERT).len(), 3 * 8);
+        assert_eq!(all(&words, op::COMPOSITE_EXTRACT).len(), 6 * 8 + 4);
+        assert_eq!(all(&words, op::COMPOSITE_INSERT).len(), 4 * 8);
         assert_eq!(all(&words, op::F_CONVERT).len(), 2 * 8);
         assert_eq!(all(&words, op::BITCAST).len(), 4);
         let places = all(&words, op::COMPOSITE_INSERT)
             .iter()
             .map(|w| w[5])
             .collect::<Vec<_>>();
-        assert_eq!(places, [0..8, 0..8, 0..8].into_iter().flatten().collect::<Vec<_>>());
+        assert_eq!(places, [0..8, 0..8, 0..8, 0..8].into_iter().flatten().collect::<Vec<_>>());
         // One product, of both parameters, in their order.
         let [product] = &all(&words, op::F_MUL)[..] else {
             panic!("{:?}", all(&words, op::F_MUL))
@@ -400,8 +409,8 @@ fn main(@builtin(local_invocation_index) n: u32) {
         assert!(ids.windows(2).all(|pair| pair[0] < pair[1]) && ids.last() < Some(&words[BOUND]));
         // Functions begin, are labelled and end as often, and the addition is still there.
         let count = |code| all(&words, code).len();
-        assert_eq!(count(op::FUNCTION), 8);
-        assert_eq!(count(op::FUNCTION_END), 8);
+        assert_eq!(count(op::FUNCTION), 9);
+        assert_eq!(count(op::FUNCTION_END), 9);
         assert_eq!(count(129), 1);
     }
 
