@@ -387,7 +387,10 @@ fn main(@builtin(local_invocation_index) n: u32) {
             .iter()
             .map(|w| w[5])
             .collect::<Vec<_>>();
-        assert_eq!(places, [0..8, 0..8, 0..8, 0..8].into_iter().flatten().collect::<Vec<_>>());
+        assert_eq!(
+            places,
+            [0..8, 0..8, 0..8, 0..8].into_iter().flatten().collect::<Vec<_>>()
+        );
         // One product, of both parameters, in their order.
         let [product] = &all(&words, op::F_MUL)[..] else {
             panic!("{:?}", all(&words, op::F_MUL))
