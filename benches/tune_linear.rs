@@ -218,7 +218,7 @@ fn prefill(gpu: &Gpu, ceilings: &Ceilings, tokens: u32, head_dim: u32, heads: u3
     }
     for state in &states {
         for output in carried_tiles(&problem, &device) {
-            for segment in [128, 256, 512, 1024, 2048] {
+            for segment in [128, 256, 512, 1024, 2048, 4096] {
                 if segment < tokens && segment.is_multiple_of(output.rows()) {
                     let name = format!(
                         "carried {segment} {} output {} strips {}x{}",

@@ -34,28 +34,32 @@
 // Range. Each block of weights, and each strip's part of S, is multiplied by a power of two that f16 has room for
 // (`linear/powers.wgsl`); what comes of it is multiplied by what undoes it, in f32, before anything is added to it. Values are decayed
 // as f16, by decays rounded to f16: off by 2^-10 of themselves, or by 2^-24 where that is more. The largest element of a part of S is
-// kept from 2^-7 to 2 (`leaves_middle`), where powers of 2^-114 to 2^44 can: its halves are off by 2^-10 of themselves at most, or by
-// 2^-17 of the largest where that is more. So columns of v, or channels of k, that are thousands of times smaller than others of their
-// strip lose digits. A device that takes subnormal halves for 0 loses those below 2^-7 of the largest.
+// kept from 2^7 to 2^15 (`leaves_middle`), where powers of 2^-114 to 2^44 can: its halves are off by 2^-10 of themselves at most, or by
+// 2^-31 of the largest where that is more. A device that takes subnormal halves for 0 loses those below 2^-21 of the largest.
 //
 // Tile sizes. On an NVIDIA H200 all workgroups of a processor together have some 50 KB of workgroup memory, whatever its hardware has
 // (two of 23.9 KB are at work side by side, of 24.9 KB one), and registers for 16 subgroups if they take 128 at most. Chunks of 32
-// tokens at D = Dv = 64 take 11.6 KB and 125 registers: four workgroups. Times for N = 16384, 32 heads, f16, segments of 1024, of this
-// dispatch alone:
-//   32 tokens, 4 strips                                    104 µs
-//   loads as late as the driver likes                      131
-//   all loads at the start of 2 (148 registers)            133
-//   q and k loaded at the end of 2                         120
-//   outputs before the state's update                      106 to 112
-// and with v loaded a chunk ahead too, as late as the driver likes,
-//   32 tokens, 4 strips                                    117
-//   weights before q·S                                     119
-//   v and decayed k beside q and k (23.9 KB)               163
-// Of all three dispatches, at D = 64 and at D = 128 with segments of 2048:
-//   32 tokens, 4 strips of one block, of two               154 µs, 353 µs
-//   32 tokens, 2 strips of two blocks, 8 of one            168, 387
-//   16 tokens, 4 strips of one block, 8 of one             171, 484
-//   64 tokens, 4 strips of one block, 8 of one             255, 385
+// tokens at D = Dv = 64 take 11.6 KB and 127 registers: four workgroups. What keeps it waiting then is the unit that all accesses to
+// memory go through, of workgroups and of buffers: it takes a line of a cache at a time, and four more banks at most. Times for
+// N = 16384, 32 heads, f16, of this dispatch alone, at D = 64 with segments of 1024 and at D = 128 with segments of 2048:
+//   32 tokens, 4 strips of one block, of two                              92 µs, 233 µs
+//   the state's largest from 2^-7 to 2, which takes fewer instructions    91, 229
+//   k stored beside o's way to storage, a barrier earlier                 92, 231
+//   o of a chunk on its way to storage at the start of the next           94, 228 (beside 91, 229)
+//   v loaded, and o stored, by strips, each its own columns               102, 244 (the same)
+//   v twice, as either factor, rows without room between                  104, 255 (the same)
+//   halves of the state made in two places                                104, 264 (the same)
+// and before all these
+//   loads as late as the driver likes                                     131
+//   all loads at the start of 2 (148 registers)                           133
+//   q and k loaded at the end of 2                                        120
+//   outputs before the state's update                                     106 to 112
+//   v and decayed k beside q and k (23.9 KB)                              163
+// Of all three dispatches:
+//   32 tokens, 4 strips of one block, of two                              141 µs, 312 µs
+//   32 tokens, 2 strips of two blocks, 8 of one                           155, 361
+//   16 tokens, 4 strips of one block                                      186
+//   64 tokens, 4 strips of one block, 8 of one                            225, 358
 #import linear/params
 #import linear/features
 #import linear/powers
@@ -171,21 +175,24 @@ fn store_v(loaded: array<Eight, VALUE_LOADS>, thread: u32) {
     }
 }
 
-// A part of the state times a power of two, as halves, and in `bits` all bits of any of them.
+// 2^-14, twice.
+const TO_MIDDLE = 0x04000400u;
+
+// A part of the state times a power of two, as halves, and in `bits` all bits of any of them times 2^-14.
 fn state_words(part: MatrixC, power: f32, bits: ptr<function, u32>) -> RightWords {
     var own = elements_of(part);
     var words: RightWords;
     #unroll if MATRICES_WRITTEN_OUT
     for (var w = 0u; w < ELEMENTS / 2u; w++) {
         words[w] = pack2x16float(vec2<f32>(own[2u * w], own[2u * w + 1u]) * power);
-        *bits |= words[w];
+        *bits |= halves_times(words[w], TO_MIDDLE);
     }
     return words;
 }
 
-// Whether the largest of a subgroup's halves is not from 2^-7 to 2, of which these are all bits of any. From 2 on the first bit of the
-// exponent is set; below, the second one from 2^-7 on. On an NVIDIA H200 this takes a quarter of an instruction for a half, where a
-// maximum takes one and a half, of a slow kind: 283 for 327 µs at D = 128.
+// Whether the largest of a subgroup's halves is not from 2^7 to 2^15, of which these are all bits of any times 2^-14. From 2^15 on the
+// first bit of the exponent is set then; below, the second one from 2^7 on. On an NVIDIA H200 this takes three quarters of an
+// instruction for a half, where a maximum takes one and a half, of a slow kind.
 fn leaves_middle(bits: u32) -> bool {
     return subgroupAny((bits & 0x40004000u) != 0u) || !subgroupAny((bits & 0x20002000u) != 0u);
 }
@@ -295,7 +302,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                         }
                     }
                     // Bits of magnitudes are ordered as they are.
-                    state_power = power_to(-3.0, bitcast<f32>(subgroupMax(bitcast<u32>(top))));
+                    state_power = power_to(11.0, bitcast<f32>(subgroupMax(bitcast<u32>(top))));
                     more = false;
                 }
             }

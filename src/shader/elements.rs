@@ -135,6 +135,7 @@ enum Marker {
     FactorsTimes,
     RightWords,
     TurnedOver,
+    HalvesTimes,
 }
 
 impl Marker {
@@ -147,6 +148,7 @@ impl Marker {
             "factors_times" => Some(Marker::FactorsTimes),
             "right_of" => Some(Marker::RightWords),
             "turned_over" => Some(Marker::TurnedOver),
+            "halves_times" => Some(Marker::HalvesTimes),
             _ => None,
         }
     }
@@ -199,7 +201,8 @@ fn with_bodies(words: &[u32]) -> Result<Vec<u32>, String> {
     let mut out = words[..HEADER].to_vec();
     let mut bound = words[BOUND];
     // A type is declared once.
-    let declares = types.halves == 0 && types.f16 != 0 && markers.values().any(|m| *m == Marker::RightWords);
+    let of_halves = |m: &Marker| matches!(m, Marker::RightWords | Marker::HalvesTimes);
+    let declares = types.halves == 0 && types.f16 != 0 && markers.values().any(of_halves);
     if declares {
         types.halves = bound;
         bound += 1;
@@ -257,12 +260,26 @@ fn body(marker: Marker, function: &[u32], types: &Types, bound: &mut u32, out: &
         *bound += 1;
         *bound - 1
     };
-    if marker == Marker::FactorsTimes {
-        let [(_, factors), (_, by)] = parameters[..] else {
-            return Err("a product of factors that are not two".into());
+    if matches!(marker, Marker::FactorsTimes | Marker::HalvesTimes) {
+        let [(_, mut left), (_, mut right)] = parameters[..] else {
+            return Err("a product of what is not two".into());
         };
-        let product = id();
-        out.extend([op::F_MUL | 5 << 16, result_type, product, factors, by]);
+        let halves = marker == Marker::HalvesTimes;
+        let mut product_type = result_type;
+        if halves {
+            product_type = types.halves;
+            for factor in [&mut left, &mut right] {
+                let word = std::mem::replace(factor, id());
+                out.extend([op::BITCAST | 4 << 16, types.halves, *factor, word]);
+            }
+        }
+        let mut product = id();
+        out.extend([op::F_MUL | 5 << 16, product_type, product, left, right]);
+        if halves {
+            let word = id();
+            out.extend([op::BITCAST | 4 << 16, result_type, word, product]);
+            product = word;
+        }
         out.extend([op::RETURN_VALUE | 2 << 16, product]);
         out.push(op::FUNCTION_END | 1 << 16);
         return Ok(());
@@ -348,6 +365,7 @@ fn right_elements_of(factors: MatrixB) -> Elements { return Elements(); }
 fn right_of(words: RightWords) -> MatrixB { return MatrixB(); }
 fn factors_times(factors: MatrixA, by: MatrixA) -> MatrixA { return MatrixA(); }
 fn turned_over(factors: MatrixB) -> MatrixA { return MatrixA(); }
+fn halves_times(word: u32, by: u32) -> u32 { return 0u; }
 fn other(x: f32) -> f32 { return x + 1.0; }
 
 @compute @workgroup_size(8)
@@ -382,7 +400,8 @@ fn main(@builtin(local_invocation_index) n: u32) {
         assert_eq!(all(&words, op::COMPOSITE_EXTRACT).len(), 6 * 8 + 4);
         assert_eq!(all(&words, op::COMPOSITE_INSERT).len(), 4 * 8);
         assert_eq!(all(&words, op::F_CONVERT).len(), 2 * 8);
-        assert_eq!(all(&words, op::BITCAST).len(), 4);
+        // Of words to halves, and of halves back to a word.
+        assert_eq!(all(&words, op::BITCAST).len(), 4 + 3);
         let places = all(&words, op::COMPOSITE_INSERT)
             .iter()
             .map(|w| w[5])
@@ -391,8 +410,8 @@ fn main(@builtin(local_invocation_index) n: u32) {
             places,
             [0..8, 0..8, 0..8, 0..8].into_iter().flatten().collect::<Vec<_>>()
         );
-        // One product, of both parameters, in their order.
-        let [product] = &all(&words, op::F_MUL)[..] else {
+        // Products, of both parameters, in their order.
+        let [product, of_halves] = &all(&words, op::F_MUL)[..] else {
             panic!("{:?}", all(&words, op::F_MUL))
         };
         let parameters: Vec<_> = all(&words, op::FUNCTION_PARAMETER)
@@ -401,6 +420,8 @@ fn main(@builtin(local_invocation_index) n: u32) {
             .map(|w| w[2])
             .collect();
         assert_eq!(product[3..], parameters);
+        let words_taken: Vec<_> = all(&words, op::BITCAST)[4..6].iter().map(|w| w[2]).collect();
+        assert_eq!(of_halves[3..], words_taken);
         // Two halves are a type of their own, declared once and before it is used.
         let halves = all(&words, op::BITCAST)[0][1];
         let declared = all(&words, op::TYPE_VECTOR).iter().filter(|w| w[1] == halves).count();
@@ -412,8 +433,8 @@ fn main(@builtin(local_invocation_index) n: u32) {
         assert!(ids.windows(2).all(|pair| pair[0] < pair[1]) && ids.last() < Some(&words[BOUND]));
         // Functions begin, are labelled and end as often, and the addition is still there.
         let count = |code| all(&words, code).len();
-        assert_eq!(count(op::FUNCTION), 9);
-        assert_eq!(count(op::FUNCTION_END), 9);
+        assert_eq!(count(op::FUNCTION), 10);
+        assert_eq!(count(op::FUNCTION_END), 10);
         assert_eq!(count(129), 1);
     }
 
