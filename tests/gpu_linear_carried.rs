@@ -307,6 +307,36 @@ fn what_f16_has_no_room_for() {
     }
 }
 
+/// The planner's tiles at the sizes they were measured for, on numbers that leave f16 and come back: a driver's compiler can get
+/// wrong there what it gets right in smaller ones.
+#[test]
+fn planned_tiles() {
+    let Some(gpu) = device() else { return };
+    for (dim, blocks) in [(64, [2, 1]), (64, [1, 1]), (128, [2, 2]), (128, [2, 1])] {
+        for decay in [Decay::Head, Decay::None] {
+            let p = Linear {
+                batch: 1,
+                heads: 2,
+                kv_heads: None,
+                tokens: 9 * edge(&gpu) + 5,
+                head_dim: dim,
+                value_dim: Some(dim),
+                ..plain(&gpu, decay)
+            };
+            let form = form(&gpu, &p, ([blocks[0], blocks[1], 2], true));
+            for (name, large, of_state) in [("as they are", 1.0, 1.0), ("large", 30.0, 1e4), ("small", 2e-3, 0.0)] {
+                let mut inputs = linear::random(&p, Strength::Weak, &mut Random::new(13));
+                multiply(&mut inputs.q, 1.0 / large, DType::F16);
+                multiply(&mut inputs.k, large, DType::F16);
+                multiply(&mut inputs.v, large, DType::F16);
+                multiply(inputs.initial_state.as_mut().unwrap(), of_state, DType::F32);
+                let name = format!("D {dim}, {blocks:?}, {decay:?}, {name}");
+                check_on(&name, &gpu, &p, &inputs.inputs(), &forced(form));
+            }
+        }
+    }
+}
+
 #[test]
 fn drawn_problems() {
     let Some(gpu) = device() else { return };
