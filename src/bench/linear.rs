@@ -105,33 +105,40 @@ pub fn step_after(gpu: &Gpu, tokens: u32) -> Result<(LinearPlan, Buffers), Failu
     Ok((plan, buffers))
 }
 
-/// Whether a form gives the right answer; the bounds are those of the golden cases.
+/// Numbers that keys and values are multiplied by: with the last, states leave f16.
+const MAGNITUDES: [f32; 2] = [1.0, 30.0];
+
+/// Whether a form gives the right answer, for each of [`MAGNITUDES`]; the bounds are those of the golden cases.
 ///
 /// # Errors
 /// As [`checked_plan`].
 pub fn check(gpu: &Gpu, problem: &Linear, tuning: &LinearTuning) -> Result<(), Failure> {
     let p = problem;
-    let [q, k, v] = [(1, 0), (2, 1), (3, 2)].map(|(seed, of)| {
-        let n = elements(p)[of] as usize;
-        stored(&random(seed, n), p.dtype)
-    });
+    let plan = p.plan_with(gpu, tuning)?;
     let decays = decays(p);
     let state: Vec<f32> = random(5, p.state_len() as usize);
-    let inputs = LinearInputs {
-        q: &q,
-        k: &k,
-        v: &v,
-        log_decay: (p.decay != Decay::None).then_some(&decays),
-        initial_state: p.initial_state.then_some(&state),
-        ..Default::default()
-    };
-    let output = p.plan_with(gpu, tuning)?.run_blocking(&inputs)?;
-    let expected = linear(p, &inputs, &Hooks::default())?;
-    let result = compare::linear(p, &output, &expected, &Tolerance::for_dtype(p.dtype));
-    match result.passed() {
-        true => Ok(()),
-        false => Err(Failure::Wrong(result.to_string())),
+    for magnitude in MAGNITUDES {
+        let [q, k, v] = [(1, 0, 1.0 / magnitude), (2, 1, magnitude), (3, 2, magnitude)].map(|(seed, of, by)| {
+            let n = elements(p)[of] as usize;
+            let numbers: Vec<f32> = random(seed, n).iter().map(|x| x * by).collect();
+            stored(&numbers, p.dtype)
+        });
+        let inputs = LinearInputs {
+            q: &q,
+            k: &k,
+            v: &v,
+            log_decay: (p.decay != Decay::None).then_some(&decays),
+            initial_state: p.initial_state.then_some(&state),
+            ..Default::default()
+        };
+        let output = plan.run_blocking(&inputs)?;
+        let expected = linear(p, &inputs, &Hooks::default())?;
+        let result = compare::linear(p, &output, &expected, &Tolerance::for_dtype(p.dtype));
+        if !result.passed() {
+            return Err(Failure::Wrong(result.to_string()));
+        }
     }
+    Ok(())
 }
 
 /// Log-decays from −0.1 to 0, in the problem's shape.
