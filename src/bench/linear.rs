@@ -108,7 +108,8 @@ pub fn step_after(gpu: &Gpu, tokens: u32) -> Result<(LinearPlan, Buffers), Failu
 /// Numbers that keys and values are multiplied by: with the last, states leave f16.
 const MAGNITUDES: [f32; 2] = [1.0, 30.0];
 
-/// Whether a form gives the right answer, for each of [`MAGNITUDES`]; the bounds are those of the golden cases.
+/// Whether a form gives the right answer, on numbers that f16 has room for and on states that leave it; the bounds are those of the
+/// golden cases.
 ///
 /// # Errors
 /// As [`checked_plan`].
