@@ -337,6 +337,37 @@ fn planned_tiles() {
     }
 }
 
+/// Columns of v that are 2^18 times smaller than their neighbours, which one power of two has to serve in a strip of S.
+#[test]
+fn small_columns_beside_large_ones() {
+    let Some(gpu) = device() else { return };
+    let p = Linear {
+        output_dtype: Some(DType::F32),
+        ..plain(&gpu, Decay::Head)
+    };
+    let mut inputs = linear::random(&p, Strength::Weak, &mut Random::new(11));
+    let by = |n: usize| if n.is_multiple_of(2) { 512.0 } else { 1.0 / 512.0 };
+    for (n, x) in inputs.v.iter_mut().enumerate() {
+        multiply(std::slice::from_mut(x), by(n), DType::F16);
+    }
+    for (n, x) in inputs.initial_state.as_mut().unwrap().iter_mut().enumerate() {
+        *x *= by(n);
+    }
+    let expected = linear::truth(&p, &inputs.inputs());
+    let alike: Vec<f64> = expected
+        .o
+        .iter()
+        .enumerate()
+        .map(|(n, x)| x / f64::from(by(n)))
+        .collect();
+    for shape in SHAPES {
+        let found = linear::run(&gpu, &p, &inputs.inputs(), &forced(form(&gpu, &p, shape))).unwrap();
+        let found: Vec<f32> = found.o.iter().enumerate().map(|(n, x)| x / by(n)).collect();
+        let result = compare::output(&found, &alike, &Tolerance::for_dtype(DType::F16));
+        assert!(result.passed(), "{shape:?}: {result}");
+    }
+}
+
 #[test]
 fn drawn_problems() {
     let Some(gpu) = device() else { return };

@@ -15,15 +15,17 @@
 //   1  q and k to workgroup memory
 //   2  q·S, of all rows and the strip's columns
 //      weights, blocks of EDGE × EDGE of the lower triangle, dealt out to the subgroups: q·kᵀ, times decays, to workgroup memory
-//   3  the strip's v to where q was; S ← λ^ROWS S + (decays · vᵀ)·k
-//      o = decays of rows · q·S + weights · v, a block at a time on its way to storage
+//   3  v to where q was
+//   4  S ← λ^ROWS S + (decays · vᵀ)·k, and o = decays of rows · q·S + weights · v to where v was
+//   5  o to storage
 //
-// with a barrier between any two. v is loaded at the start of 1, the next chunk's q and k at the start of 3, once v has left its
+// with a barrier between any two. v is a right factor of weights · v, and vᵀ the left one of vᵀ·k: loaded once, since an invocation has
+// the same elements of either (`turned_over`). v is loaded at the start of 1, the next chunk's q and k at the start of 3, once v has left its
 // registers: they are on their way for half a chunk's time, and all are held for a moment only. Loads stay where they are written
 // (`loads_stay` in `src/ops/linear/carried.rs`).
 //
 // Workgroup memory (pitches in words of four elements):
-//   factors, f16   q [ROWS][HEAD_PITCH], later for each strip v [ROWS][STRIP_WORDS], and at last a block of its O (`carried_halves`)
+//   factors, f16   q [ROWS][HEAD_PITCH], later v and at last o [ROWS][VALUE_PITCH] (`carried_halves`)
 //                  k [ROWS][HEAD_PITCH]
 //                  weights, PAIRS blocks [EDGE][WEIGHT_PITCH]
 //   units          what undoes the power of two of each block of weights
@@ -32,28 +34,32 @@
 // Range. Each block of weights, and each strip's part of S, is multiplied by a power of two that f16 has room for
 // (`linear/powers.wgsl`); what comes of it is multiplied by what undoes it, in f32, before anything is added to it. Values are decayed
 // as f16, by decays rounded to f16: off by 2^-10 of themselves, or by 2^-24 where that is more. The largest element of a part of S is
-// kept from 2^-7 to 2 (`leaves_middle`), where powers of 2^-114 to 2^44 can: its halves are off by 2^-10 of themselves at most, or by
-// 2^-17 of the largest where that is more. So columns of v, or channels of k, that are thousands of times smaller than others of their
-// strip lose digits. A device that takes subnormal halves for 0 loses those below 2^-7 of the largest.
+// kept from 2^7 to 2^15 (`leaves_middle`), where powers of 2^-114 to 2^44 can: its halves are off by 2^-10 of themselves at most, or by
+// 2^-31 of the largest where that is more. A device that takes subnormal halves for 0 loses those below 2^-21 of the largest.
 //
 // Tile sizes. On an NVIDIA H200 all workgroups of a processor together have some 50 KB of workgroup memory, whatever its hardware has
 // (two of 23.9 KB are at work side by side, of 24.9 KB one), and registers for 16 subgroups if they take 128 at most. Chunks of 32
-// tokens at D = Dv = 64 take 11.6 KB and 125 registers: four workgroups. Times for N = 16384, 32 heads, f16, segments of 1024, of this
-// dispatch alone:
-//   32 tokens, 4 strips                                    104 µs
-//   loads as late as the driver likes                      131
-//   all loads at the start of 2 (148 registers)            133
-//   q and k loaded at the end of 2                         120
-//   outputs before the state's update                      106 to 112
-// and with v loaded a chunk ahead too, as late as the driver likes,
-//   32 tokens, 4 strips                                    117
-//   weights before q·S                                     119
-//   v and decayed k beside q and k (23.9 KB)               163
-// Of all three dispatches, at D = 64 and at D = 128 with segments of 2048:
-//   32 tokens, 4 strips of one block, of two               154 µs, 353 µs
-//   32 tokens, 2 strips of two blocks, 8 of one            168, 387
-//   16 tokens, 4 strips of one block, 8 of one             171, 484
-//   64 tokens, 4 strips of one block, 8 of one             255, 385
+// tokens at D = Dv = 64 take 11.6 KB and 127 registers: four workgroups. What keeps it waiting then is the unit that all accesses to
+// memory go through, of workgroups and of buffers: it takes a line of a cache at a time, and four more banks at most. Times for
+// N = 16384, 32 heads, f16, of this dispatch alone, at D = 64 with segments of 1024 and at D = 128 with segments of 2048:
+//   32 tokens, 4 strips of one block, of two                              92 µs, 233 µs
+//   the state's largest from 2^-7 to 2, which takes fewer instructions    91, 229
+//   k stored beside o's way to storage, a barrier earlier                 92, 231
+//   o of a chunk on its way to storage at the start of the next           94, 228 (beside 91, 229)
+//   v loaded, and o stored, by strips, each its own columns               102, 244 (the same)
+//   v twice, as either factor, rows without room between                  104, 255 (the same)
+//   halves of the state made in two places                                104, 264 (the same)
+// and before all these
+//   loads as late as the driver likes                                     131
+//   all loads at the start of 2 (148 registers)                           133
+//   q and k loaded at the end of 2                                        120
+//   outputs before the state's update                                     106 to 112
+//   v and decayed k beside q and k (23.9 KB)                              163
+// Of all three dispatches:
+//   32 tokens, 4 strips of one block, of two                              141 µs, 312 µs
+//   32 tokens, 2 strips of two blocks, 8 of one                           155, 361
+//   16 tokens, 4 strips of one block                                      186
+//   64 tokens, 4 strips of one block, 8 of one                            225, 358
 #import linear/params
 #import linear/features
 #import linear/powers
@@ -76,27 +82,23 @@ const OUTPUTS = ROW_BLOCKS * STRIP_BLOCKS;
 const PAIRS = ROW_BLOCKS * (ROW_BLOCKS + 1u) / 2u;
 const PAIRS_EACH = (PAIRS + STRIPS - 1u) / STRIPS;
 
-// Places in words of four elements. A strip's v lies where q was, rows without room between.
+// Places in words of four elements. v lies where q was.
 const STRIP_WORDS = STRIP_BLOCKS * EDGE_WORDS;
-const STRIP_V = ROWS * STRIP_WORDS;
 const WEIGHT_PITCH = EDGE_WORDS + 2u;
 const K_SLICE = ROWS * HEAD_PITCH;
-const K_AT = max(K_SLICE, STRIPS * STRIP_V);
+const K_AT = max(K_SLICE, ROWS * VALUE_PITCH);
 const WEIGHTS_AT = K_AT + K_SLICE;
 const FACTORS = WEIGHTS_AT + PAIRS * EDGE * WEIGHT_PITCH;
 const SUMS = O_SUMS;
 
-// Eights of q and of k, of a strip's v, and of one of its blocks of O, that an invocation takes care of.
-const LANES = THREADS / STRIPS;
+// Eights of q and of k, and of v and of o, that an invocation takes care of: whole rows one after the other, so that what a subgroup
+// loads or stores at a time lies in few lines of a cache.
 const HEAD_EIGHTS = HEAD_WORDS / 2u;
-const STRIP_EIGHTS = STRIP_WORDS / 2u;
-const EDGE_EIGHTS = EDGE / 8u;
+const VALUE_EIGHTS = VALUE_VECS / 2u;
 const LOADS = (ROWS * HEAD_EIGHTS + THREADS - 1u) / THREADS;
-const V_LOADS = (ROWS * STRIP_EIGHTS + LANES - 1u) / LANES;
-const O_STORES = (EDGE * EDGE_EIGHTS + LANES - 1u) / LANES;
+const VALUE_LOADS = (ROWS * VALUE_EIGHTS + THREADS - 1u) / THREADS;
 const EVEN = ROWS * HEAD_EIGHTS % THREADS == 0u;
-const V_EVEN = ROWS * STRIP_EIGHTS % LANES == 0u;
-const O_EVEN = EDGE * EDGE_EIGHTS % LANES == 0u;
+const VALUES_EVEN = ROWS * VALUE_EIGHTS % THREADS == 0u;
 
 const_assert HEAD_DIM % EDGE == 0u && VALUE_BLOCKS == STRIPS * STRIP_BLOCKS && VALUE_DIM % EDGE == 0u;
 
@@ -143,12 +145,12 @@ fn load_k(base: u32, first: u32, last: u32, thread: u32) -> array<Eight, LOADS> 
     return loaded;
 }
 
-fn load_v(base: u32, first: u32, last: u32, strip: u32, lane: u32) -> array<Eight, V_LOADS> {
-    var loaded: array<Eight, V_LOADS>;
+fn load_v(base: u32, first: u32, last: u32, thread: u32) -> array<Eight, VALUE_LOADS> {
+    var loaded: array<Eight, VALUE_LOADS>;
     #unroll if MATRICES_WRITTEN_OUT
-    for (var u = 0u; u < V_LOADS; u++) {
-        let e = lane + u * LANES;
-        loaded[u] = v_eight(base, min(first + e / STRIP_EIGHTS, last), strip * STRIP_EIGHTS + e % STRIP_EIGHTS);
+    for (var u = 0u; u < VALUE_LOADS; u++) {
+        let e = thread + u * THREADS;
+        loaded[u] = v_eight(base, min(first + e / VALUE_EIGHTS, last), e % VALUE_EIGHTS);
     }
     return loaded;
 }
@@ -163,31 +165,34 @@ fn store_rows(loaded: array<Eight, LOADS>, at: u32, thread: u32) {
     }
 }
 
-fn store_v(loaded: array<Eight, V_LOADS>, strip: u32, lane: u32) {
+fn store_v(loaded: array<Eight, VALUE_LOADS>, thread: u32) {
     #unroll if MATRICES_WRITTEN_OUT
-    for (var u = 0u; u < V_LOADS; u++) {
-        let e = lane + u * LANES;
-        if (V_EVEN || e < ROWS * STRIP_EIGHTS) {
-            put_eight(strip * STRIP_V + 2u * e, loaded[u], 1.0);
+    for (var u = 0u; u < VALUE_LOADS; u++) {
+        let e = thread + u * THREADS;
+        if (VALUES_EVEN || e < ROWS * VALUE_EIGHTS) {
+            put_eight(e / VALUE_EIGHTS * VALUE_PITCH + e % VALUE_EIGHTS * 2u, loaded[u], 1.0);
         }
     }
 }
 
-// A part of the state times a power of two, as halves, and in `bits` all bits of any of them.
+// 2^-14, twice.
+const TO_MIDDLE = 0x04000400u;
+
+// A part of the state times a power of two, as halves, and in `bits` all bits of any of them times 2^-14.
 fn state_words(part: MatrixC, power: f32, bits: ptr<function, u32>) -> RightWords {
     var own = elements_of(part);
     var words: RightWords;
     #unroll if MATRICES_WRITTEN_OUT
     for (var w = 0u; w < ELEMENTS / 2u; w++) {
         words[w] = pack2x16float(vec2<f32>(own[2u * w], own[2u * w + 1u]) * power);
-        *bits |= words[w];
+        *bits |= halves_times(words[w], TO_MIDDLE);
     }
     return words;
 }
 
-// Whether the largest of a subgroup's halves is not from 2^-7 to 2, of which these are all bits of any. From 2 on the first bit of the
-// exponent is set; below, the second one from 2^-7 on. On an NVIDIA H200 this takes a quarter of an instruction for a half, where a
-// maximum takes one and a half, of a slow kind: 283 for 327 µs at D = 128.
+// Whether the largest of a subgroup's halves is not from 2^7 to 2^15, of which these are all bits of any times 2^-14. From 2^15 on the
+// first bit of the exponent is set then; below, the second one from 2^7 on. On an NVIDIA H200 this takes three quarters of an
+// instruction for a half, where a maximum takes one and a half, of a slow kind.
 fn leaves_middle(bits: u32) -> bool {
     return subgroupAny((bits & 0x40004000u) != 0u) || !subgroupAny((bits & 0x20002000u) != 0u);
 }
@@ -270,33 +275,34 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         let change = 1.0 + expm1(chunk_decay(ROWS, 0u)).x;
 
         for (var p0 = 0u; p0 < count; p0 += ROWS) {
-            let v_held = load_v(v_from, span.start + p0, last, strip, lane);
+            let v_held = load_v(v_from, span.start + p0, last, thread);
             store_rows(q_held, 0u, thread);
             store_rows(k_held, K_AT, thread);
             workgroupBarrier();
 
             // What the state contributes.
             var words: array<RightWords, STATES>;
-            var bits = 0u;
-            #unroll if MATRICES_WRITTEN_OUT
-            for (var s = 0u; s < STATES; s++) {
-                words[s] = state_words(state[s], state_power, &bits);
-            }
-            if (leaves_middle(bits)) {
-                var top = 0.0;
-                #unroll if MATRICES_WRITTEN_OUT
-                for (var s = 0u; s < STATES; s++) {
-                    var own = elements_of(state[s]);
-                    #unroll if MATRICES_WRITTEN_OUT
-                    for (var e = 0u; e < ELEMENTS; e++) {
-                        top = max(top, abs(own[e]));
-                    }
-                }
-                // Bits of magnitudes are ordered as they are.
-                state_power = power_to(-3.0, bitcast<f32>(subgroupMax(bitcast<u32>(top))));
+            // Once more where the power changes.
+            var more = true;
+            for (var again = true; again;) {
+                var bits = 0u;
                 #unroll if MATRICES_WRITTEN_OUT
                 for (var s = 0u; s < STATES; s++) {
                     words[s] = state_words(state[s], state_power, &bits);
+                }
+                again = more && leaves_middle(bits);
+                if (again) {
+                    var top = 0.0;
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var s = 0u; s < STATES; s++) {
+                        var own = elements_of(state[s]);
+                        #unroll if MATRICES_WRITTEN_OUT
+                        for (var e = 0u; e < ELEMENTS; e++) {
+                            top = max(top, abs(own[e]));
+                        }
+                    }
+                    state_power = power_to(11, subgroup_top(top));
+                    more = false;
                 }
             }
             var o: array<MatrixC, OUTPUTS>;
@@ -356,21 +362,21 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
             }
             workgroupBarrier();
 
-            // The strip's v, where q was.
-            store_v(v_held, strip, lane);
+            // v, where q was.
+            store_v(v_held, thread);
             let next = span.start + p0 + ROWS;
             q_held = load_q(q_from, next, last, thread);
             k_held = load_k(k_from, next, last, thread);
-            strip_barrier();
+            workgroupBarrier();
             var values: array<MatrixB, OUTPUTS>;
             var turned: array<MatrixA, OUTPUTS>;
             #unroll if MATRICES_WRITTEN_OUT
             for (var j = 0u; j < ROW_BLOCKS; j++) {
                 #unroll if MATRICES_WRITTEN_OUT
                 for (var b = 0u; b < STRIP_BLOCKS; b++) {
-                    let at = strip * STRIP_V + j * EDGE * STRIP_WORDS + b * EDGE_WORDS;
-                    values[j * STRIP_BLOCKS + b] = coopLoadT<MatrixB>(&factors[at * WORD], STRIP_WORDS * WORD);
-                    turned[j * STRIP_BLOCKS + b] = coopLoad<MatrixA>(&factors[at * WORD], STRIP_WORDS * WORD);
+                    let at = j * EDGE * VALUE_PITCH + strip * STRIP_WORDS + b * EDGE_WORDS;
+                    values[j * STRIP_BLOCKS + b] = coopLoadT<MatrixB>(&factors[at * WORD], VALUE_PITCH * WORD);
+                    turned[j * STRIP_BLOCKS + b] = turned_over(values[j * STRIP_BLOCKS + b]);
                     if (DECAYS) {
                         turned[j * STRIP_BLOCKS + b] = factors_times(turned[j * STRIP_BLOCKS + b], to_end[j]);
                     }
@@ -396,10 +402,17 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                 }
             }
 
-            // And the chunk's own tokens.
+            // And the chunk's own tokens. The strip's columns of v make room for those of o.
             let state_unit = 1.0 / state_power;
+            strip_barrier();
             #unroll if MATRICES_WRITTEN_OUT
             for (var r = 0u; r < ROW_BLOCKS; r++) {
+                var weights: array<MatrixA, ROW_BLOCKS>;
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var j = 0u; j < r + 1u; j++) {
+                    let number = r * (r + 1u) / 2u + j;
+                    weights[j] = coopLoadT<MatrixA>(&factors[(WEIGHTS_AT + number * EDGE * WEIGHT_PITCH) * WORD], WEIGHT_PITCH * WORD);
+                }
                 #unroll if MATRICES_WRITTEN_OUT
                 for (var b = 0u; b < STRIP_BLOCKS; b++) {
                     var block = elements_of(o[r * STRIP_BLOCKS + b]);
@@ -409,39 +422,44 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                     }
                     #unroll if MATRICES_WRITTEN_OUT
                     for (var j = 0u; j < r + 1u; j++) {
-                        let number = r * (r + 1u) / 2u + j;
-                        let weights = coopLoadT<MatrixA>(&factors[(WEIGHTS_AT + number * EDGE * WEIGHT_PITCH) * WORD], WEIGHT_PITCH * WORD);
-                        var added = elements_of(coopMultiplyAdd(weights, values[j * STRIP_BLOCKS + b], MatrixC()));
-                        let unit = units[number];
+                        var added = elements_of(coopMultiplyAdd(weights[j], values[j * STRIP_BLOCKS + b], MatrixC()));
+                        let unit = units[r * (r + 1u) / 2u + j];
                         #unroll if MATRICES_WRITTEN_OUT
                         for (var e = 0u; e < ELEMENTS; e++) {
                             block[e] = fma(added[e], unit, block[e]);
                         }
                     }
-                    strip_barrier();
-                    put_output(sums_of(block), strip);
-                    strip_barrier();
-                    #unroll if MATRICES_WRITTEN_OUT
-                    for (var u = 0u; u < O_STORES; u++) {
-                        let e = lane + u * LANES;
-                        let i = p0 + r * EDGE + e / EDGE_EIGHTS;
-                        let column = (strip * STRIP_BLOCKS + b) * EDGE + e % EDGE_EIGHTS * 8u;
-                        if ((O_EVEN || e < EDGE * EDGE_EIGHTS) && i < count) {
-                            store_o8(o_from + (span.start + i) * params.o_seq + column, output_word(strip, 2u * e), output_word(strip, 2u * e + 1u));
-                        }
+                    put_output(sums_of(block), strip, r, b);
+                    if (!WHOLE_ROWS) {
+                        strip_barrier();
+                        store_block(o_from, span.start + p0, count - p0, strip, r, b, lane);
+                        strip_barrier();
                     }
                 }
             }
             workgroupBarrier();
+            if (WHOLE_ROWS) {
+                store_rows_of(o_from, span.start + p0, count - p0, thread);
+                workgroupBarrier();
+            }
         }
     }
+}
+
+// The largest of a subgroup, by shuffles: with `subgroupMax` some tiles come out wrong on an NVIDIA H200, driver 580.159.04.
+fn subgroup_top(x: f32) -> f32 {
+    // Bits of magnitudes are ordered as they are, and no number among them is the largest.
+    var bits = bitcast<u32>(x);
+    for (var bit = 1u; bit < THREADS / STRIPS; bit *= 2u) {
+        bits = max(bits, subgroupShuffleXor(bits, bit));
+    }
+    return bitcast<f32>(bits);
 }
 
 // A power of two for what a subgroup has that is at most `top` in this invocation: the one so far, where f16 has room for it and does
 // not lose much.
 fn power_near(power: f32, top: f32) -> f32 {
-    // Bits of magnitudes are ordered as they are.
-    let bound = bitcast<f32>(subgroupMax(bitcast<u32>(top)));
+    let bound = subgroup_top(top);
     if (leaves_halves(power, bound)) {
         return power_for(bound);
     }

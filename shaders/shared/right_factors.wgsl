@@ -13,3 +13,10 @@ alias RightWords = array<u32, ELEMENTS / 2u>;
 
 fn right_elements_of(factors: MatrixB) -> Elements { return Elements(); }
 fn right_of(words: RightWords) -> MatrixB { return MatrixB(); }
+
+// The transpose as a left factor: where elements of right factors are those of sums turned over, an invocation has the same elements
+// of either.
+fn turned_over(factors: MatrixB) -> MatrixA { return MatrixA(); }
+
+// Both halves of a word times those of another.
+fn halves_times(word: u32, by: u32) -> u32 { return 0u; }

@@ -134,6 +134,8 @@ enum Marker {
     Factors,
     FactorsTimes,
     RightWords,
+    TurnedOver,
+    HalvesTimes,
 }
 
 impl Marker {
@@ -145,6 +147,8 @@ impl Marker {
             "factors_of" => Some(Marker::Factors),
             "factors_times" => Some(Marker::FactorsTimes),
             "right_of" => Some(Marker::RightWords),
+            "turned_over" => Some(Marker::TurnedOver),
+            "halves_times" => Some(Marker::HalvesTimes),
             _ => None,
         }
     }
@@ -165,6 +169,8 @@ struct Types {
     halves: u32,
     /// Lengths of arrays, by their types.
     arrays: HashMap<u32, u32>,
+    /// Elements that an invocation has of a matrix: as many as `elements_of` gives.
+    elements: u32,
 }
 
 fn with_bodies(words: &[u32]) -> Result<Vec<u32>, String> {
@@ -186,13 +192,17 @@ fn with_bodies(words: &[u32]) -> Result<Vec<u32>, String> {
             op::TYPE_ARRAY => {
                 types.arrays.extend(numbers.get(&words[3]).map(|n| (words[1], *n)));
             }
+            op::FUNCTION if markers.get(&words[2]) == Some(&Marker::Elements) => {
+                types.elements = types.arrays.get(&words[1]).copied().unwrap_or(0);
+            }
             _ => {}
         }
     }
     let mut out = words[..HEADER].to_vec();
     let mut bound = words[BOUND];
     // A type is declared once.
-    let declares = types.halves == 0 && types.f16 != 0 && markers.values().any(|m| *m == Marker::RightWords);
+    let of_halves = |m: &Marker| matches!(m, Marker::RightWords | Marker::HalvesTimes);
+    let declares = types.halves == 0 && types.f16 != 0 && markers.values().any(of_halves);
     if declares {
         types.halves = bound;
         bound += 1;
@@ -250,12 +260,26 @@ fn body(marker: Marker, function: &[u32], types: &Types, bound: &mut u32, out: &
         *bound += 1;
         *bound - 1
     };
-    if marker == Marker::FactorsTimes {
-        let [(_, factors), (_, by)] = parameters[..] else {
-            return Err("a product of factors that are not two".into());
+    if matches!(marker, Marker::FactorsTimes | Marker::HalvesTimes) {
+        let [(_, mut left), (_, mut right)] = parameters[..] else {
+            return Err("a product of what is not two".into());
         };
-        let product = id();
-        out.extend([op::F_MUL | 5 << 16, result_type, product, factors, by]);
+        let halves = marker == Marker::HalvesTimes;
+        let mut product_type = result_type;
+        if halves {
+            product_type = types.halves;
+            for factor in [&mut left, &mut right] {
+                let word = std::mem::replace(factor, id());
+                out.extend([op::BITCAST | 4 << 16, types.halves, *factor, word]);
+            }
+        }
+        let mut product = id();
+        out.extend([op::F_MUL | 5 << 16, product_type, product, left, right]);
+        if halves {
+            let word = id();
+            out.extend([op::BITCAST | 4 << 16, result_type, word, product]);
+            product = word;
+        }
         out.extend([op::RETURN_VALUE | 2 << 16, product]);
         out.push(op::FUNCTION_END | 1 << 16);
         return Ok(());
@@ -265,10 +289,11 @@ fn body(marker: Marker, function: &[u32], types: &Types, bound: &mut u32, out: &
     };
     let takes_apart = matches!(marker, Marker::Elements | Marker::RightElements);
     let array = if takes_apart { result_type } else { parameter_type };
-    let length = *types
-        .arrays
-        .get(&array)
-        .ok_or("elements are no array of constant length")?;
+    let length = match marker {
+        Marker::TurnedOver => Some(types.elements).filter(|n| *n > 0),
+        _ => types.arrays.get(&array).copied(),
+    };
+    let length = length.ok_or("elements are no array of constant length")?;
     let mut write = |code: u32, operands: &[u32]| {
         out.push(code | (operands.len() as u32 + 1) << 16);
         out.extend(operands);
@@ -277,7 +302,7 @@ fn body(marker: Marker, function: &[u32], types: &Types, bound: &mut u32, out: &
     for n in 0..length {
         let given = id();
         let given_type = match marker {
-            Marker::RightElements => types.f16,
+            Marker::RightElements | Marker::TurnedOver => types.f16,
             Marker::RightWords => types.u32,
             _ => types.f32,
         };
@@ -339,6 +364,8 @@ fn factors_of(elements: Elements) -> MatrixA { return MatrixA(); }
 fn right_elements_of(factors: MatrixB) -> Elements { return Elements(); }
 fn right_of(words: RightWords) -> MatrixB { return MatrixB(); }
 fn factors_times(factors: MatrixA, by: MatrixA) -> MatrixA { return MatrixA(); }
+fn turned_over(factors: MatrixB) -> MatrixA { return MatrixA(); }
+fn halves_times(word: u32, by: u32) -> u32 { return 0u; }
 fn other(x: f32) -> f32 { return x + 1.0; }
 
 @compute @workgroup_size(8)
@@ -370,17 +397,21 @@ fn main(@builtin(local_invocation_index) n: u32) {
         assert!(wanted(TEXT) && !wanted("fn other() {}"));
         let words = spirv(TEXT, &bindings(), false, false).unwrap();
         // 8 of each function, and 4 words; `factors_of` narrows its own, `right_elements_of` widens them.
-        assert_eq!(all(&words, op::COMPOSITE_EXTRACT).len(), 5 * 8 + 4);
-        assert_eq!(all(&words, op::COMPOSITE_INSERT).len(), 3 * 8);
+        assert_eq!(all(&words, op::COMPOSITE_EXTRACT).len(), 6 * 8 + 4);
+        assert_eq!(all(&words, op::COMPOSITE_INSERT).len(), 4 * 8);
         assert_eq!(all(&words, op::F_CONVERT).len(), 2 * 8);
-        assert_eq!(all(&words, op::BITCAST).len(), 4);
+        // Of words to halves, and of halves back to a word.
+        assert_eq!(all(&words, op::BITCAST).len(), 4 + 3);
         let places = all(&words, op::COMPOSITE_INSERT)
             .iter()
             .map(|w| w[5])
             .collect::<Vec<_>>();
-        assert_eq!(places, [0..8, 0..8, 0..8].into_iter().flatten().collect::<Vec<_>>());
-        // One product, of both parameters, in their order.
-        let [product] = &all(&words, op::F_MUL)[..] else {
+        assert_eq!(
+            places,
+            [0..8, 0..8, 0..8, 0..8].into_iter().flatten().collect::<Vec<_>>()
+        );
+        // Products, of both parameters, in their order.
+        let [product, of_halves] = &all(&words, op::F_MUL)[..] else {
             panic!("{:?}", all(&words, op::F_MUL))
         };
         let parameters: Vec<_> = all(&words, op::FUNCTION_PARAMETER)
@@ -389,6 +420,8 @@ fn main(@builtin(local_invocation_index) n: u32) {
             .map(|w| w[2])
             .collect();
         assert_eq!(product[3..], parameters);
+        let words_taken: Vec<_> = all(&words, op::BITCAST)[4..6].iter().map(|w| w[2]).collect();
+        assert_eq!(of_halves[3..], words_taken);
         // Two halves are a type of their own, declared once and before it is used.
         let halves = all(&words, op::BITCAST)[0][1];
         let declared = all(&words, op::TYPE_VECTOR).iter().filter(|w| w[1] == halves).count();
@@ -400,8 +433,8 @@ fn main(@builtin(local_invocation_index) n: u32) {
         assert!(ids.windows(2).all(|pair| pair[0] < pair[1]) && ids.last() < Some(&words[BOUND]));
         // Functions begin, are labelled and end as often, and the addition is still there.
         let count = |code| all(&words, code).len();
-        assert_eq!(count(op::FUNCTION), 8);
-        assert_eq!(count(op::FUNCTION_END), 8);
+        assert_eq!(count(op::FUNCTION), 10);
+        assert_eq!(count(op::FUNCTION_END), 10);
         assert_eq!(count(129), 1);
     }
 

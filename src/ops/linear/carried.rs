@@ -114,10 +114,11 @@ impl CarriedTile {
             DType::F32 | DType::BF16 => self.strips * self.edge * (self.edge + 4),
         };
         let keys = self.rows() * (head_dim + 8);
+        let values = self.rows() * (value_dim + 8);
         let weights = self.pairs() * self.edge * (self.edge + 8);
         let units = self.pairs().next_multiple_of(4);
         let barriers = if self.own_barriers { 0 } else { 4 };
-        2 * (keys.max(self.rows() * value_dim) + keys + weights) + 4 * (sums + units + self.edge + barriers)
+        2 * (keys.max(values) + keys + weights) + 4 * (sums + units + self.edge + barriers)
     }
 
     /// Iterations of all loops of an invocation for so many tokens, at most.
@@ -130,17 +131,17 @@ impl CarriedTile {
         let lanes = self.threads / self.strips;
         let eights = |elements: u32, by: u32| looped((elements / 8).div_ceil(by), 0);
         let of_head = eights(self.rows() * p.head_dim, self.threads);
-        let of_values = eights(self.rows() * self.strip_blocks * self.edge, lanes);
+        let of_values = eights(self.rows() * p.value_dim(), self.threads);
         let pairs = self.pairs().div_ceil(self.strips);
         let of_pairs = looped(pairs, rows + looped(blocks, 0) + 2 * each + 2);
         // Halves once more, and looked at for their largest, where a power of two changes.
-        let of_state = 2 * looped(states, halves) + looped(states, each) + looped(states, 0);
+        let of_state = looped(2, looped(states, halves)) + looped(states, each) + looped(states, 0);
         let from_state = outputs + looped(blocks, strip + looped(self.row_blocks, strip));
         let values = looped(self.row_blocks, strip);
         let update = looped(self.row_blocks, looped(blocks, strip));
         let of_block = each + looped(self.row_blocks, each) + eights(self.edge * self.edge, lanes);
-        let of_output = looped(self.row_blocks, looped(self.strip_blocks, of_block));
-        let chunk = 4 * of_head + 2 * of_values + of_pairs + of_state + from_state + values + update + of_output;
+        let of_output = looped(self.row_blocks, rows + looped(self.strip_blocks, of_block));
+        let chunk = 4 * of_head + 3 * of_values + of_pairs + of_state + from_state + values + update + of_output;
         let constants = looped(pairs, rows + each) + looped(self.row_blocks, looped(self.elements.classes, 0) + each);
         let start = 2 * of_head + looped(self.strip_blocks, looped(blocks, 0)) + constants + 2;
         let chunks = u64::from(tokens.div_ceil(self.rows()));
