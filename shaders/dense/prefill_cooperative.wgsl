@@ -218,7 +218,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     var round = 0u;
     var k_held = load_k(k_from, list, place_of(list, t, KEYS), last_key, thread);
     var v_held = load_v(v_from, list, place_of(list, t, KEYS), last_key, thread);
-    tell_largest(k_held, v_held, lane, round);
+    tell_largest(k_held, v_held, lane, subgroup_size, round);
     workgroupBarrier();
     var scales = scales_told(thread, round);
     var next_scales = scales;
@@ -234,7 +234,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
         let other = STAGE - stage;
         round++;
         if (STAGES == 2u) {
-            tell_largest(k_held, v_held, lane, round);
+            tell_largest(k_held, v_held, lane, subgroup_size, round);
         }
         workgroupBarrier();
         if (!CARRIED) {
@@ -394,7 +394,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
             stage = other;
             scales = next_scales;
         } else {
-            tell_largest(k_held, v_held, lane, round);
+            tell_largest(k_held, v_held, lane, subgroup_size, round);
             workgroupBarrier();
             scales = scales_told(thread, round);
             store_k(k_held, scales.k, thread, 0u);

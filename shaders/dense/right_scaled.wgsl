@@ -6,6 +6,7 @@
 // largest so far, which changes only when that grows beyond what f16 has room for. What undoes a factor of values is applied at the
 // end, and O is multiplied when it changes.
 #import dense/scales
+#import shared/subgroup_top
 
 const SCALED = true;
 
@@ -23,8 +24,7 @@ fn factor_of_top(top: f32) -> Factor {
 // Of a strip whose next elements have this largest magnitude in an invocation.
 fn factor_after(factor: Factor, top: f32) -> Factor {
     if (subgroupAny(!(top * factor.by <= ROOM))) {
-        // Bits of magnitudes are ordered as they are.
-        return factor_of_top(bitcast<f32>(subgroupMax(bitcast<u32>(top))));
+        return factor_of_top(subgroup_top(top, LANES));
     }
     return factor;
 }

@@ -9,6 +9,7 @@
 // at most 2^-40 of the largest.
 
 #import dense/scales
+#import shared/subgroup_top
 
 // Four elements as they are.
 alias Held = vec4<f32>;
@@ -43,7 +44,7 @@ fn tell_start(thread: u32) {
 }
 
 // Before a barrier: what this invocation has loaded for round `round`.
-fn tell_largest(k_held: array<Held, K_LOADS>, v_held: array<Held, V_LOADS>, lane: u32, round: u32) {
+fn tell_largest(k_held: array<Held, K_LOADS>, v_held: array<Held, V_LOADS>, lane: u32, lanes: u32, round: u32) {
     var k_top = 0.0;
     #unroll
     for (var u = 0u; u < K_LOADS; u++) {
@@ -54,11 +55,11 @@ fn tell_largest(k_held: array<Held, K_LOADS>, v_held: array<Held, V_LOADS>, lane
     for (var u = 0u; u < V_LOADS; u++) {
         v_top = max(v_top, largest(v_held[u]));
     }
-    let k_bits = subgroupMax(bitcast<u32>(k_top));
-    let v_bits = subgroupMax(bitcast<u32>(v_top));
+    k_top = subgroup_top(k_top, lanes);
+    v_top = subgroup_top(v_top, lanes);
     if (lane == 0u) {
-        atomicMax(&told[round % 3u * 2u], k_bits);
-        atomicMax(&told[round % 3u * 2u + 1u], v_bits);
+        atomicMax(&told[round % 3u * 2u], bitcast<u32>(k_top));
+        atomicMax(&told[round % 3u * 2u + 1u], bitcast<u32>(v_top));
     }
 }
 

@@ -70,9 +70,12 @@
 #import shared/matrix_sizes
 #import shared/elements
 #import shared/right_factors
+#import shared/subgroup_top
 #import shared/eights
 
 const ROWS = ROW_BLOCKS * EDGE;
+// Invocations of a subgroup.
+const LANES = THREADS / STRIPS;
 const VALUE_VECS = VALUE_DIM / 4u;
 const VALUE_VECS_ALL = VALUE_VECS;
 const STATES = STRIP_BLOCKS * HEAD_BLOCKS;
@@ -301,7 +304,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                             top = max(top, abs(own[e]));
                         }
                     }
-                    state_power = power_to(11, subgroup_top(top));
+                    state_power = power_to(11, subgroup_top(top, LANES));
                     more = false;
                 }
             }
@@ -446,22 +449,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
     }
 }
 
-// The largest of a subgroup, by shuffles: with `subgroupMax` some tiles come out wrong on an NVIDIA H200, driver 580.159.04.
-fn subgroup_top(x: f32) -> f32 {
-    // Bits of magnitudes are ordered as they are, and no number among them is the largest.
-    var bits = bitcast<u32>(x);
-    for (var bit = 1u; bit < THREADS / STRIPS; bit *= 2u) {
-        bits = max(bits, subgroupShuffleXor(bits, bit));
-    }
-    return bitcast<f32>(bits);
-}
-
 // A power of two for what a subgroup has that is at most `top` in this invocation: the one so far, where f16 has room for it and does
-// not lose much.
+// not lose much. Of 0 it is 1.
 fn power_near(power: f32, top: f32) -> f32 {
-    let bound = subgroup_top(top);
-    if (leaves_halves(power, bound)) {
-        return power_for(bound);
+    let scaled = top * power;
+    if (subgroupAny(scaled > 32768.0) || !subgroupAny(scaled >= 128.0)) {
+        return power_for(subgroup_top(top, LANES));
     }
     return power;
 }

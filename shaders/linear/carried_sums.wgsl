@@ -5,7 +5,6 @@ const O_SUMS = STRIPS * EDGE * SUM_PITCH;
 const WHOLE_ROWS = false;
 
 // Eights of a block that an invocation takes care of.
-const LANES = THREADS / STRIPS;
 const EDGE_EIGHTS = EDGE / 8u;
 const BLOCK_STORES = (EDGE * EDGE_EIGHTS + LANES - 1u) / LANES;
 

@@ -38,6 +38,7 @@
 #import linear/cooperative_state
 #import linear/cooperative_weights
 #import linear/outside
+#import shared/subgroup_top
 
 // Matrices of the output that a subgroup has.
 const OUTPUTS = ROW_BLOCKS * VALUE_BLOCKS;
@@ -59,13 +60,14 @@ const OF_KEYS = 1u;
 const OF_VALUES = 2u;
 const OF_STATE = 3u;
 var<workgroup> largest: array<atomic<u32>, 4>;
-// The invocation in its subgroup.
+// The invocation in its subgroup, and how many it has.
 var<private> subgroup_lane: u32;
+var<private> subgroup_lanes: u32;
 // What a row's sums are multiplied by, for outputs that are normalised.
 var<workgroup> row_factors: array<f32, select(4u, ROWS, NORMALIZE)>;
 
 fn note_largest(kind: u32, four: vec4<f32>) {
-    let top = subgroupMax(max(max(four.x, four.y), max(four.z, four.w)));
+    let top = subgroup_top(max(max(four.x, four.y), max(four.z, four.w)), subgroup_lanes);
     if (subgroup_lane == 0u) {
         atomicMax(&largest[kind], bitcast<u32>(top));
     }
@@ -208,6 +210,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
     // Neighbours by this number are neighbours in a subgroup, which by the invocation index they need not be.
     let thread = subgroup_id * subgroup_size + lane;
     subgroup_lane = lane;
+    subgroup_lanes = subgroup_size;
     let subgroup = subgroup_id % SUBGROUPS;
     let strip = subgroup / SHARES;
     let share = subgroup % SHARES;

@@ -113,7 +113,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         // What `begin_tile` wrote is there for those who tell.
         workgroupBarrier();
         queries_to_matrices(&q, q_held, strip, q_words);
-        tell(largest_query(q_held), lane, OF_QUERIES);
+        tell(largest_query(q_held), lane, subgroup_size, OF_QUERIES);
         var o: array<MatrixC, OUTPUTS>;
         #unroll if MATRICES_WRITTEN_OUT
         for (var e = 0u; e < OUTPUTS; e++) {
@@ -121,7 +121,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         }
 
         // What the state contributes.
-        var power = add_state(&o, &q, s_first, s_second, state.at, state.known, &round, lane, thread);
+        var power = add_state(&o, &q, s_first, s_second, state.at, state.known, &round, lane, subgroup_size, thread);
         if (DECAYS) {
             #unroll if MATRICES_WRITTEN_OUT
             for (var d = 0u; d < VALUE_BLOCKS; d++) {
@@ -153,7 +153,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
             let end = min(i0 + ROWS, count);
             var stage = 0u;
             round++;
-            tell(largest_key(k_held), lane, round % 3u);
+            tell(largest_key(k_held), lane, subgroup_size, round % 3u);
             workgroupBarrier();
             var top_key = all_told(thread, round);
             store_k(k_held, 1.0, thread, 0u);
@@ -164,7 +164,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                 let other = STAGE - stage;
                 round++;
                 if (STAGES == 2u) {
-                    tell(largest_key(k_held), lane, round % 3u);
+                    tell(largest_key(k_held), lane, subgroup_size, round % 3u);
                 }
                 workgroupBarrier();
                 let next_power = power_after(power, bound_of_key * top_key);
@@ -240,7 +240,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                 if (STAGES == 2u) {
                     stage = other;
                 } else {
-                    tell(largest_key(k_held), lane, round % 3u);
+                    tell(largest_key(k_held), lane, subgroup_size, round % 3u);
                     workgroupBarrier();
                     top_key = all_told(thread, round);
                     store_k(k_held, 1.0, thread, 0u);

@@ -88,7 +88,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         }
 
         // What the state contributes.
-        var power = add_state(&o, &q, s_first, s_second, state.at, state.known, &round, lane, thread);
+        var power = add_state(&o, &q, s_first, s_second, state.at, state.known, &round, lane, subgroup_size, thread);
         // Of this invocation's elements of a block: rows, and rows less columns.
         var rows = element_rows();
         var columns = element_columns();
@@ -217,8 +217,7 @@ fn largest_score(scores: array<Elements, ROW_BLOCKS>) -> f32 {
             top = max(top, abs(own[r][e]));
         }
     }
-    // Bits of magnitudes are ordered as they are.
-    return bitcast<f32>(subgroupMax(bitcast<u32>(top)));
+    return subgroup_top(top, THREADS / STRIPS);
 }
 
 // Weights of a block of scores times a power of two: `apart` is what rows and columns of elements are apart in a block, `steps`

@@ -8,6 +8,7 @@
 #import linear/span
 #import shared/strip_tile
 #import shared/staged_keys
+#import shared/subgroup_top
 
 const KEY_BLOCKS = KEYS / EDGE;
 const HEAD_VECS = HEAD_QUADS;
@@ -45,10 +46,10 @@ fn key_at(first: u32, p: u32) -> u32 {
 var<workgroup> told: array<atomic<u32>, 4>;
 
 // Before a barrier: the largest magnitude that this invocation has met.
-fn tell(top: f32, lane: u32, slot: u32) {
-    let bits = subgroupMax(bitcast<u32>(top));
+fn tell(top: f32, lane: u32, lanes: u32, slot: u32) {
+    let all = subgroup_top(top, lanes);
     if (lane == 0u) {
-        atomicMax(&told[slot], bits);
+        atomicMax(&told[slot], bitcast<u32>(all));
     }
 }
 
@@ -207,7 +208,7 @@ fn load_state_rows(base: u32, known: bool, part: u32, thread: u32) -> array<vec4
 }
 
 // O = φ(q)ᵀ S, its rows not yet decayed, times a power of two, which it returns; the first two parts of S are loaded already.
-fn add_state(o: ptr<function, array<MatrixC, OUTPUTS>>, q: ptr<function, array<MatrixA, QUERIES>>, first: array<vec4<f32>, STATE_LOADS>, second: array<vec4<f32>, STATE_LOADS>, base: u32, known: bool, round: ptr<function, u32>, lane: u32, thread: u32) -> f32 {
+fn add_state(o: ptr<function, array<MatrixC, OUTPUTS>>, q: ptr<function, array<MatrixA, QUERIES>>, first: array<vec4<f32>, STATE_LOADS>, second: array<vec4<f32>, STATE_LOADS>, base: u32, known: bool, round: ptr<function, u32>, lane: u32, lanes: u32, thread: u32) -> f32 {
     var power = 1.0;
     var s_held = first;
     var s_next = second;
@@ -219,7 +220,7 @@ fn add_state(o: ptr<function, array<MatrixC, OUTPUTS>>, q: ptr<function, array<M
             top = max(top, largest_of(s_held[u]));
         }
         (*round)++;
-        tell(top, lane, *round % 3u);
+        tell(top, lane, lanes, *round % 3u);
         workgroupBarrier();
         let next_power = power_after(power, all_told(thread, *round));
         #unroll if MATRICES_WRITTEN_OUT

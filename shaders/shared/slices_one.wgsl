@@ -17,7 +17,7 @@ fn put_slices(at: u32, four: vec4<f32>, apart: u32) {
 
 fn tell_start(thread: u32) {}
 
-fn tell_largest(k_held: array<Held, K_LOADS>, v_held: array<Held, V_LOADS>, lane: u32, round: u32) {}
+fn tell_largest(k_held: array<Held, K_LOADS>, v_held: array<Held, V_LOADS>, lane: u32, lanes: u32, round: u32) {}
 
 fn scales_told(thread: u32, round: u32) -> Scales {
     return Scales(1.0, 1.0, 1.0, 1.0);

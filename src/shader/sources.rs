@@ -189,6 +189,7 @@ pub const SOURCES: &[(&str, &str)] = &[
     source!("shared/strip_subgroup"),
     source!("shared/strip_tile"),
     source!("shared/strip_workgroup"),
+    source!("shared/subgroup_top"),
     source!("shared/v_x1"),
     source!("shared/v_x4"),
     source!("shared/v_x8"),
