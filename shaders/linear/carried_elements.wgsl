@@ -283,53 +283,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
             store_rows(k_held, K_AT, thread);
             workgroupBarrier();
 
-            // What the state contributes.
-            var words: array<RightWords, STATES>;
-            // Once more where the power changes.
-            var more = true;
-            for (var again = true; again;) {
-                var bits = 0u;
-                #unroll if MATRICES_WRITTEN_OUT
-                for (var s = 0u; s < STATES; s++) {
-                    words[s] = state_words(state[s], state_power, &bits);
-                }
-                again = more && leaves_middle(bits);
-                if (again) {
-                    var top = 0.0;
-                    #unroll if MATRICES_WRITTEN_OUT
-                    for (var s = 0u; s < STATES; s++) {
-                        var own = elements_of(state[s]);
-                        #unroll if MATRICES_WRITTEN_OUT
-                        for (var e = 0u; e < ELEMENTS; e++) {
-                            top = max(top, abs(own[e]));
-                        }
-                    }
-                    state_power = power_to(11, subgroup_top(top, LANES));
-                    more = false;
-                }
-            }
-            var o: array<MatrixC, OUTPUTS>;
-            #unroll if MATRICES_WRITTEN_OUT
-            for (var e = 0u; e < OUTPUTS; e++) {
-                o[e] = MatrixC();
-            }
-            #unroll if MATRICES_WRITTEN_OUT
-            for (var d = 0u; d < HEAD_BLOCKS; d++) {
-                var channels: array<MatrixB, STRIP_BLOCKS>;
-                #unroll if MATRICES_WRITTEN_OUT
-                for (var b = 0u; b < STRIP_BLOCKS; b++) {
-                    channels[b] = right_of(words[b * HEAD_BLOCKS + d]);
-                }
-                #unroll if MATRICES_WRITTEN_OUT
-                for (var r = 0u; r < ROW_BLOCKS; r++) {
-                    let queries = coopLoadT<MatrixA>(&factors[(r * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
-                    #unroll if MATRICES_WRITTEN_OUT
-                    for (var b = 0u; b < STRIP_BLOCKS; b++) {
-                        o[r * STRIP_BLOCKS + b] = coopMultiplyAdd(queries, channels[b], o[r * STRIP_BLOCKS + b]);
-                    }
-                }
-            }
-
             // Weights.
             #unroll if MATRICES_WRITTEN_OUT
             for (var n = 0u; n < PAIRS_EACH; n++) {
@@ -361,6 +314,49 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                     if (lane == 0u) {
                         units[number] = params.scale / powers[n];
                     }
+                }
+            }
+
+            // What the state contributes, and once more where the power changes: in one place, whatever a compiler makes of two turns
+            // at most.
+            var o: array<MatrixC, OUTPUTS>;
+            var more = true;
+            for (var again = true; again;) {
+                stays_rolled();
+                var bits = 0u;
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var e = 0u; e < OUTPUTS; e++) {
+                    o[e] = MatrixC();
+                }
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var d = 0u; d < HEAD_BLOCKS; d++) {
+                    var channels: array<MatrixB, STRIP_BLOCKS>;
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var b = 0u; b < STRIP_BLOCKS; b++) {
+                        channels[b] = right_of(state_words(state[b * HEAD_BLOCKS + d], state_power, &bits));
+                    }
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var r = 0u; r < ROW_BLOCKS; r++) {
+                        let queries = coopLoadT<MatrixA>(&factors[(r * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
+                        #unroll if MATRICES_WRITTEN_OUT
+                        for (var b = 0u; b < STRIP_BLOCKS; b++) {
+                            o[r * STRIP_BLOCKS + b] = coopMultiplyAdd(queries, channels[b], o[r * STRIP_BLOCKS + b]);
+                        }
+                    }
+                }
+                again = more && leaves_middle(bits);
+                if (again) {
+                    var top = 0.0;
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var s = 0u; s < STATES; s++) {
+                        var own = elements_of(state[s]);
+                        #unroll if MATRICES_WRITTEN_OUT
+                        for (var e = 0u; e < ELEMENTS; e++) {
+                            top = max(top, abs(own[e]));
+                        }
+                    }
+                    state_power = power_to(11, subgroup_top(top, LANES));
+                    more = false;
                 }
             }
             workgroupBarrier();

@@ -2,7 +2,8 @@
 //!
 //! A kernel calls the functions of `shared/elements.wgsl`. Here it is translated to SPIR-V, and those functions get their bodies:
 //! `OpCompositeExtract` and `OpCompositeInsert`, element by element, of those that an invocation has of a matrix, or two by two where
-//! a word has two halves. wgpu takes the result on Vulkan, for devices with the feature `PASSTHROUGH_SHADERS`.
+//! a word has two halves. Loops can be marked as ones not to be unrolled, too. wgpu takes the result on Vulkan, for devices with the
+//! feature `PASSTHROUGH_SHADERS`.
 
 use std::collections::HashMap;
 
@@ -69,7 +70,7 @@ pub(super) fn spirv(wgsl: &str, bindings: &[Binding], loads_stay: bool, checked:
         entry_point: "main".into(),
     };
     let words = spv::write_vec(&module, &info, &options, Some(&entry)).map_err(|e| e.to_string())?;
-    let words = with_bodies(&words)?;
+    let words = rolled(&with_bodies(&words)?);
     Ok(if loads_stay { without_promises(&words) } else { words })
 }
 
@@ -79,6 +80,34 @@ fn without_promises(words: &[u32]) -> Vec<u32> {
     let kept = instructions(&words[HEADER..]).filter(|(code, words)| !promises(*code, words));
     let mut out = words[..HEADER].to_vec();
     out.extend(kept.flat_map(|(_, words)| words));
+    out
+}
+
+/// A module whose loops that call `stays_rolled` say that they are not to be unrolled.
+fn rolled(words: &[u32]) -> Vec<u32> {
+    let named = |(code, words): (u32, &[u32])| {
+        let found = code == op::NAME && name(&words[2..]) == "stays_rolled";
+        found.then(|| words[1])
+    };
+    let marker = instructions(&words[HEADER..]).find_map(named);
+    let mut out = words[..HEADER].to_vec();
+    // Loops around an instruction: the label of what is behind each, and where its control is.
+    let mut around: Vec<(u32, usize)> = vec![];
+    for (code, words) in instructions(&words[HEADER..]) {
+        match code {
+            op::LOOP_MERGE => around.push((words[1], out.len() + 3)),
+            op::LABEL if around.last().is_some_and(|(behind, _)| *behind == words[1]) => {
+                around.pop();
+            }
+            op::FUNCTION_CALL if marker == Some(words[3]) => {
+                if let Some((_, control)) = around.last() {
+                    out[*control] = op::DONT_UNROLL;
+                }
+            }
+            _ => {}
+        }
+        out.extend(words);
+    }
     out
 }
 
@@ -93,6 +122,7 @@ mod op {
     pub const FUNCTION: u32 = 54;
     pub const FUNCTION_PARAMETER: u32 = 55;
     pub const FUNCTION_END: u32 = 56;
+    pub const FUNCTION_CALL: u32 = 57;
     pub const DECORATE: u32 = 71;
     pub const COMPOSITE_CONSTRUCT: u32 = 80;
     pub const COMPOSITE_EXTRACT: u32 = 81;
@@ -100,12 +130,15 @@ mod op {
     pub const F_CONVERT: u32 = 115;
     pub const BITCAST: u32 = 124;
     pub const F_MUL: u32 = 133;
+    pub const LOOP_MERGE: u32 = 246;
     pub const LABEL: u32 = 248;
     pub const BRANCH: u32 = 249;
     pub const RETURN_VALUE: u32 = 254;
 
     /// A decoration.
     pub const NON_WRITABLE: u32 = 24;
+    /// What a loop's merge says.
+    pub const DONT_UNROLL: u32 = 2;
 }
 
 /// Words before the first instruction.
@@ -445,6 +478,29 @@ fn main(@builtin(local_invocation_index) n: u32) {
         let decorations = all(&words, op::DECORATE);
         let numbers: Vec<_> = decorations.iter().filter(|w| w[2] == BINDING).map(|w| w[3]).collect();
         assert_eq!(numbers, [0, 1]);
+    }
+
+    #[test]
+    fn marked_loops_stay_rolled_and_no_others() {
+        let text = TEXT
+            .replace("fn other(x: f32)", "fn stays_rolled() {}\nfn other(x: f32)")
+            .replace(
+                "    sums[n] = other(input[n]);\n",
+                "    for (var a = 0u; a < input[0]; a++) {
+        for (var b = 0u; b < n; b++) {
+            for (var c = 0u; c < n; c++) { sums[c] += 1.0; }
+            stays_rolled();
+        }
+        sums[a] = 0.0;
+    }
+    for (var d = 0u; d < n; d++) { sums[d] += 2.0; }
+",
+            )
+            .replace("a < input[0]", "a < u32(input[0])");
+        let words = spirv(&text, &bindings(), false, false).unwrap();
+        let controls: Vec<u32> = all(&words, op::LOOP_MERGE).iter().map(|w| w[3]).collect();
+        // In the order of their heads: a, b, c, d.
+        assert_eq!(controls, [0, op::DONT_UNROLL, 0, 0]);
     }
 
     #[test]

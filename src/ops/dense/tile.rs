@@ -598,7 +598,9 @@ pub(crate) fn loop_iterations(problem: &Dense, choice: &KernelChoice, splits: u3
             // Rows are looked for anew at every block, where elements have them.
             let classes = t.elements.map_or(0, |e| t.row_blocks * e.classes);
             let searches = row_searches(problem, classes);
-            keys.div_ceil(t.keys.into()) * (searches + u64::from(1 + 4 + rows + rescale + products)) + 1000
+            // Of keys and of values, where factors are two slices.
+            let tops = if t.slices == 2 { 2 * subgroup_top() } else { 0 };
+            keys.div_ceil(t.keys.into()) * (searches + u64::from(1 + 4 + rows + rescale + products + tops)) + 1000
         }
         // A tile's own loops are written out but for those over a workgroup's few groups.
         KernelChoice::Decode(t) => {
@@ -625,6 +627,11 @@ pub(crate) fn row_searches(problem: &Dense, rows: u32) -> u64 {
 /// Iterations of a loop of `n` whose body takes `inner` more; finding its end counts as one.
 pub(crate) fn looped(n: u32, inner: u32) -> u32 {
     n * (1 + inner) + 1
+}
+
+/// Iterations of telling a subgroup of any size the largest of what it has (`shared/subgroup_top.wgsl`).
+pub(crate) fn subgroup_top() -> u32 {
+    looped(7, 0)
 }
 
 /// The limit that keeps even the smallest tile out.

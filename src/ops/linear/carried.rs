@@ -2,7 +2,7 @@
 //! gets.
 
 use crate::ops::dense::cooperative::strip_piece;
-use crate::ops::dense::tile::{DeviceClass, looped};
+use crate::ops::dense::tile::{DeviceClass, looped, subgroup_top};
 use crate::ops::dense::variant::staged_pieces;
 use crate::ops::linear::cooperative::{self, Candidate, CooperativeTile};
 use crate::ops::linear::geometry::vector_access;
@@ -133,15 +133,16 @@ impl CarriedTile {
         let of_head = eights(self.rows() * p.head_dim, self.threads);
         let of_values = eights(self.rows() * p.value_dim(), self.threads);
         let pairs = self.pairs().div_ceil(self.strips);
-        let of_pairs = looped(pairs, rows + looped(blocks, 0) + 2 * each + 2);
-        // Halves once more, and looked at for their largest, where a power of two changes.
-        let of_state = looped(2, looped(states, halves)) + looped(states, each) + looped(states, 0);
-        let from_state = outputs + looped(blocks, strip + looped(self.row_blocks, strip));
+        let of_pairs = looped(pairs, rows + looped(blocks, 0) + 2 * each + subgroup_top() + 2);
+        // Once more, and the state looked at for its largest, where a power of two changes.
+        let of_block_of_state = looped(self.strip_blocks, halves) + looped(self.row_blocks, strip);
+        let from_state = looped(2, outputs + looped(blocks, of_block_of_state)) + looped(states, each) + subgroup_top();
+        let decays = looped(states, 0);
         let values = looped(self.row_blocks, strip);
         let update = looped(self.row_blocks, looped(blocks, strip));
         let of_block = each + looped(self.row_blocks, each) + eights(self.edge * self.edge, lanes);
         let of_output = looped(self.row_blocks, rows + looped(self.strip_blocks, of_block));
-        let chunk = 4 * of_head + 3 * of_values + of_pairs + of_state + from_state + values + update + of_output;
+        let chunk = 4 * of_head + 3 * of_values + of_pairs + from_state + values + decays + update + of_output;
         let constants = looped(pairs, rows + each) + looped(self.row_blocks, looped(self.elements.classes, 0) + each);
         let start = 2 * of_head + looped(self.strip_blocks, looped(blocks, 0)) + constants + 2;
         let chunks = u64::from(tokens.div_ceil(self.rows()));

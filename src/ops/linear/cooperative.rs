@@ -1,6 +1,6 @@
 //! Linear attention on cooperative matrices: its tile, when it serves, and which tile a device gets.
 
-use crate::ops::dense::tile::{DeviceClass, looped};
+use crate::ops::dense::tile::{DeviceClass, looped, subgroup_top};
 use crate::ops::dense::variant::staged_pieces;
 use crate::ops::linear::variant::Chunk;
 use crate::ops::linear::{Decay, FeatureMap, Linear};
@@ -210,7 +210,9 @@ impl CooperativeTile {
         let weights = 1 + rows_each * (1 + looped(self.rows() / 4 / self.row_lanes, 0) + of_rows);
         let scaled = 2 * looped(outputs, 0) + looped(states, 0);
         let products = product(head_blocks) + product(key_blocks) + scores + tokens;
-        1 + tokens_staged + passing(states) + passing(outputs) + products + weights + scaled + of_normalizer
+        // Queries, keys and values are looked at for their largest, and at first the state.
+        let tops = 4 * subgroup_top();
+        1 + tokens_staged + tops + passing(states) + passing(outputs) + products + weights + scaled + of_normalizer
     }
 }
 
