@@ -6,7 +6,8 @@
 //
 // One workgroup owns COLUMNS columns of one segment's state, in matrices of EDGE × EDGE of f32 sums, and takes ROWS tokens at
 // a time, rounded to f16; those that come next are on their way meanwhile. Keys are decayed to the end of their ROWS tokens and
-// the state by as many tokens, so that a key is never rounded after more decay than that.
+// the state by as many tokens, so that a key is never rounded after more decay than that. Decays of keys stored as f16 are rounded to
+// f16 themselves: a key is off by 2^-10 of itself at most, or by 2^-24 of what it was where that is more.
 //
 // SUBGROUPS = STRIPS·SHARES subgroups own a part of the state each: STATE_BLOCKS·EDGE channels, VALUE_BLOCKS·EDGE columns.
 //
