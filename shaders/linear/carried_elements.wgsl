@@ -13,8 +13,8 @@
 // those of sums are, with row and column exchanged, Sᵀ as halves is S as a right factor, which is what q·S takes. A chunk takes
 //
 //   1  q and k to workgroup memory
-//   2  q·S, of all rows and the strip's columns
-//      weights, blocks of EDGE × EDGE of the lower triangle, dealt out to the subgroups: q·kᵀ, times decays, to workgroup memory
+//   2  weights, blocks of EDGE × EDGE of the lower triangle, dealt out to the subgroups: q·kᵀ, times decays, to workgroup memory
+//      q·S, of all rows and the strip's columns
 //   3  v to where q was
 //   4  S ← λ^ROWS S + (decays · vᵀ)·k, and o = decays of rows · q·S + weights · v to where v was
 //   5  o to storage
@@ -42,13 +42,18 @@
 // tokens at D = Dv = 64 take 11.6 KB and 127 registers: four workgroups. What keeps it waiting then is the unit that all accesses to
 // memory go through, of workgroups and of buffers: it takes a line of a cache at a time, and four more banks at most. Times for
 // N = 16384, 32 heads, f16, of this dispatch alone, at D = 64 with segments of 1024 and at D = 128 with segments of 2048:
-//   32 tokens, 4 strips of one block, of two                              92 µs, 233 µs
-//   the state's largest from 2^-7 to 2, which takes fewer instructions    91, 229
-//   k stored beside o's way to storage, a barrier earlier                 92, 231
-//   o of a chunk on its way to storage at the start of the next           94, 228 (beside 91, 229)
-//   v loaded, and o stored, by strips, each its own columns               102, 244 (the same)
-//   v twice, as either factor, rows without room between                  104, 255 (the same)
-//   halves of the state made in two places                                104, 264 (the same)
+//   32 tokens, 4 strips of one block, of two                              90 µs, 232 µs
+//   weights after q·S                                                     92, 237
+//   all halves of the state made before q·S                               89, 242 (after it, weights: 92, 233)
+//   the loop around q·S unrolled by the driver, three times over          131, 356
+//   state and outputs a block of the chunk's tokens after the other       94, 231
+//   v loaded before o is stored, not after it                             97, 269
+//   two heads a workgroup, 16 subgroups of 128 registers                  264 at D = 128
+// and before these, beside 91 µs and 229 µs,
+//   o of a chunk on its way to storage at the start of the next           94, 228
+//   v loaded, and o stored, by strips, each its own columns               102, 244
+//   v twice, as either factor, rows without room between                  104, 255
+//   halves of the state made in two places                                104, 264
 // and before all these
 //   loads as late as the driver likes                                     131
 //   all loads at the start of 2 (148 registers)                           133
@@ -56,7 +61,7 @@
 //   outputs before the state's update                                     106 to 112
 //   v and decayed k beside q and k (23.9 KB)                              163
 // Of all three dispatches:
-//   32 tokens, 4 strips of one block, of two                              141 µs, 312 µs
+//   32 tokens, 4 strips of one block, of two                              138 µs, 312 µs
 //   32 tokens, 2 strips of two blocks, 8 of one                           155, 361
 //   16 tokens, 4 strips of one block                                      186
 //   64 tokens, 4 strips of one block, 8 of one                            225, 358
