@@ -16,13 +16,14 @@
 //   2  weights, blocks of EDGE × EDGE of the lower triangle, dealt out to the subgroups: q·kᵀ, times decays, to workgroup memory
 //      q·S, of all rows and the strip's columns
 //   3  v to where q was
-//   4  S ← λ^ROWS S + (decays · vᵀ)·k, and o = decays of rows · q·S + weights · v to where v was
-//   5  o to storage
+//   4  S ← λ^ROWS S + (decays · vᵀ)·k, and o = decays of rows · q·S + weights · v
+//      o of f16 to where the strip's columns of v were, other o through `sums` to storage, a block at a time
+//   5  o of f16 to storage, whole rows
 //
 // with a barrier between any two. v is a right factor of weights · v, and vᵀ the left one of vᵀ·k: loaded once, since an invocation has
-// the same elements of either (`turned_over`). v is loaded at the start of 1, the next chunk's q and k at the start of 3, once v has left its
-// registers: they are on their way for half a chunk's time, and all are held for a moment only. Loads stay where they are written
-// (`loads_stay` in `src/ops/linear/carried.rs`).
+// the same elements of either (`turned_over`). v is loaded at the start of 1, the next chunk's q and k at the start of 3, once v has
+// left its registers: they are on their way for half a chunk's time, and all are held for a moment only. Loads stay where they are
+// written (`loads_stay` in `src/ops/linear/carried.rs`).
 //
 // Workgroup memory (pitches in words of four elements):
 //   factors, f16   q [ROWS][HEAD_PITCH], later v and at last o [ROWS][VALUE_PITCH] (`carried_halves`)
@@ -33,9 +34,10 @@
 //
 // Range. Each block of weights, and each strip's part of S, is multiplied by a power of two that f16 has room for
 // (`linear/powers.wgsl`); what comes of it is multiplied by what undoes it, in f32, before anything is added to it. Values are decayed
-// as f16, by decays rounded to f16: off by 2^-10 of themselves, or by 2^-24 where that is more. The largest element of a part of S is
-// kept from 2^7 to 2^15 (`leaves_middle`), where powers of 2^-114 to 2^44 can: its halves are off by 2^-10 of themselves at most, or by
-// 2^-31 of the largest where that is more. A device that takes subnormal halves for 0 loses those below 2^-21 of the largest.
+// as f16, by decays rounded to f16: a value x is off by 2^-10 of what it is then and 2^-25·(1 + |x|) at most. The largest element of a
+// part of S is kept from 2^7 to 2^15 (`leaves_middle`), where powers of 2^-114 to 2^44 can: its halves are off by 2^-10 of themselves
+// at most, or by 2^-31 of the largest where that is more. A device that takes subnormal halves for 0 loses those below 2^-21 of the
+// largest, and decays below 2^-14.
 //
 // Tile sizes. On an NVIDIA H200 all workgroups of a processor together have some 50 KB of workgroup memory, whatever its hardware has
 // (two of 23.9 KB are at work side by side, of 24.9 KB one), and registers for 16 subgroups if they take 128 at most. Chunks of 32
@@ -54,12 +56,12 @@
 //   v loaded, and o stored, by strips, each its own columns               102, 244
 //   v twice, as either factor, rows without room between                  104, 255
 //   halves of the state made in two places                                104, 264
-// and before all these
+// and at D = 64 before all these, beside 104 µs,
 //   loads as late as the driver likes                                     131
 //   all loads at the start of 2 (148 registers)                           133
 //   q and k loaded at the end of 2                                        120
 //   outputs before the state's update                                     106 to 112
-//   v and decayed k beside q and k (23.9 KB)                              163
+//   v and decayed k beside q and k (23.9 KB), loads late                  163 (beside 122)
 // Of all three dispatches:
 //   32 tokens, 4 strips of one block, of two                              138 µs, 312 µs
 //   32 tokens, 2 strips of two blocks, 8 of one                           155, 361
@@ -406,7 +408,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                 }
             }
 
-            // And the chunk's own tokens. The strip's columns of v make room for those of o.
+            // And the chunk's own tokens. The strip's columns of v make room for those of o of f16.
             let state_unit = 1.0 / state_power;
             strip_barrier();
             #unroll if MATRICES_WRITTEN_OUT
@@ -451,7 +453,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
 }
 
 // A power of two for what a subgroup has that is at most `top` in this invocation: the one so far, where f16 has room for it and does
-// not lose much. Of 0 it is 1.
+// not lose much (as `leaves_halves`, told by votes). Of 0 it is 1.
 fn power_near(power: f32, top: f32) -> f32 {
     let scaled = top * power;
     if (subgroupAny(scaled > 32768.0) || !subgroupAny(scaled >= 128.0)) {

@@ -11,7 +11,7 @@ fn put_output(block: MatrixC, strip: u32, r: u32, b: u32) {
 
 fn store_block(base: u32, token: u32, count: u32, strip: u32, r: u32, b: u32, lane: u32) {}
 
-// All rows of a chunk from a token on, of which there are `count`.
+// All rows of a chunk from a token on, of which there are `count` with those after it.
 fn store_rows_of(base: u32, token: u32, count: u32, thread: u32) {
     #unroll if MATRICES_WRITTEN_OUT
     for (var u = 0u; u < VALUE_LOADS; u++) {

@@ -6,8 +6,9 @@
 //
 // One workgroup owns COLUMNS columns of one segment's state, in matrices of EDGE × EDGE of f32 sums, and takes ROWS tokens at
 // a time, rounded to f16; those that come next are on their way meanwhile. Keys are decayed to the end of their ROWS tokens and
-// the state by as many tokens, so that a key is never rounded after more decay than that. Decays of keys stored as f16 are rounded to
-// f16 themselves: a key is off by 2^-10 of itself at most, or by 2^-24 of what it was where that is more.
+// the state by as many tokens, so that a key is never rounded after more decay than that. Where keys
+// of f16 come eight at a time (`linear/tokens_eights.wgsl`) their decays are rounded to f16 too: a key x is off by 2^-10 of what it is
+// then and 2^-25·(1 + |x|) at most, elsewhere by 2^-11 and 2^-25. A device that takes subnormal halves for 0 loses decays below 2^-14.
 //
 // SUBGROUPS = STRIPS·SHARES subgroups own a part of the state each: STATE_BLOCKS·EDGE channels, VALUE_BLOCKS·EDGE columns.
 //

@@ -1,6 +1,7 @@
 // Powers of two that keep factors inside f16.
 
-// The one that takes a bound to between 2^exponent and twice as much, from 2^-114 to 2^44. By bits and without branches: an NVIDIA
+// The one that takes a bound to between 2^exponent and twice as much, from 2^-114 to 2^44; 1 for 0, for what is no number and from
+// 3e38 on. By bits and without branches: an NVIDIA
 // driver makes four of `ldexp`.
 fn power_to(exponent: i32, bound: f32) -> f32 {
     let own = i32(bitcast<u32>(bound) >> 23u) - 127;

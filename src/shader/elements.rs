@@ -459,8 +459,17 @@ fn main(@builtin(local_invocation_index) n: u32) {
         let halves = all(&words, op::BITCAST)[0][1];
         let declared = all(&words, op::TYPE_VECTOR).iter().filter(|w| w[1] == halves).count();
         assert_eq!(declared, 1);
+        // Halves are multiplied as halves.
+        assert_eq!(of_halves[1], halves);
         // Ids are new, and below the bound.
-        let made = [op::COMPOSITE_EXTRACT, op::COMPOSITE_INSERT, op::F_CONVERT].map(|code| all(&words, code));
+        let codes = [
+            op::COMPOSITE_EXTRACT,
+            op::COMPOSITE_INSERT,
+            op::F_CONVERT,
+            op::BITCAST,
+            op::F_MUL,
+        ];
+        let made = codes.map(|code| all(&words, code));
         let mut ids: Vec<u32> = made.concat().iter().map(|w| w[2]).collect();
         ids.sort_unstable();
         assert!(ids.windows(2).all(|pair| pair[0] < pair[1]) && ids.last() < Some(&words[BOUND]));

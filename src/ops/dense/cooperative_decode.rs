@@ -3,7 +3,7 @@
 use crate::ops::dense::Dense;
 use crate::ops::dense::cooperative::{factors_piece, matrix_pieces, precise_enough, strip_piece, whole_piece};
 use crate::ops::dense::tile::{
-    DeviceClass, KernelChoice, keys_visited, looped, row_searches, rows_of_a_list, rows_share_a_list, subgroup_top,
+    DeviceClass, KernelChoice, keys_visited, looped, row_searches, rows_of_a_list, rows_share_a_list, top_iterations,
 };
 use crate::ops::dense::variant::{Attend, Tile, staged_pieces};
 use crate::shader::Constant;
@@ -230,7 +230,10 @@ impl CooperativeDecodeTile {
         let rescale = looped(self.row_blocks, tops + looped(value, each));
         let products = looped(head, looped(e.each / 2, 0) + rows) + looped(value, looped(e.each / 2, 0) + rows);
         // What is largest is looked for, of keys and of values, scores are multiplied, and O.
-        let scaled = loads + 2 * subgroup_top() + looped(self.row_blocks, each) + looped(self.row_blocks * value, 0);
+        let scaled = loads
+            + 2 * top_iterations(self.lanes())
+            + looped(self.row_blocks, each)
+            + looped(self.row_blocks * value, 0);
         let weights = looped(self.row_blocks, each) + scaled + 2 * row_classes + 2 * rows;
         // Documents are searched for by halving.
         let searches = row_searches(problem, self.row_blocks * e.classes);

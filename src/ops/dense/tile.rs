@@ -599,7 +599,11 @@ pub(crate) fn loop_iterations(problem: &Dense, choice: &KernelChoice, splits: u3
             let classes = t.elements.map_or(0, |e| t.row_blocks * e.classes);
             let searches = row_searches(problem, classes);
             // Of keys and of values, where factors are two slices.
-            let tops = if t.slices == 2 { 2 * subgroup_top() } else { 0 };
+            let tops = if t.slices == 2 {
+                2 * top_iterations(t.threads / t.strips)
+            } else {
+                0
+            };
             keys.div_ceil(t.keys.into()) * (searches + u64::from(1 + 4 + rows + rescale + products + tops)) + 1000
         }
         // A tile's own loops are written out but for those over a workgroup's few groups.
@@ -629,9 +633,9 @@ pub(crate) fn looped(n: u32, inner: u32) -> u32 {
     n * (1 + inner) + 1
 }
 
-/// Iterations of telling a subgroup of any size the largest of what it has (`shared/subgroup_top.wgsl`).
-pub(crate) fn subgroup_top() -> u32 {
-    looped(7, 0)
+/// Iterations of telling a subgroup of so many the largest of what it has (`shared/subgroup_top.wgsl`).
+pub(crate) fn top_iterations(lanes: u32) -> u32 {
+    looped(lanes.max(1).ilog2(), 0)
 }
 
 /// The limit that keeps even the smallest tile out.

@@ -2,7 +2,7 @@
 //! gets.
 
 use crate::ops::dense::cooperative::strip_piece;
-use crate::ops::dense::tile::{DeviceClass, looped, subgroup_top};
+use crate::ops::dense::tile::{DeviceClass, looped, top_iterations};
 use crate::ops::dense::variant::staged_pieces;
 use crate::ops::linear::cooperative::{self, Candidate, CooperativeTile};
 use crate::ops::linear::geometry::vector_access;
@@ -133,17 +133,19 @@ impl CarriedTile {
         let of_head = eights(self.rows() * p.head_dim, self.threads);
         let of_values = eights(self.rows() * p.value_dim(), self.threads);
         let pairs = self.pairs().div_ceil(self.strips);
-        let of_pairs = looped(pairs, rows + looped(blocks, 0) + 2 * each + subgroup_top() + 2);
+        let of_pairs = looped(pairs, rows + looped(blocks, 0) + 2 * each + top_iterations(lanes) + 2);
         // Once more, and the state looked at for its largest, where a power of two changes.
         let of_block_of_state = looped(self.strip_blocks, halves) + looped(self.row_blocks, strip);
-        let from_state = looped(2, outputs + looped(blocks, of_block_of_state)) + looped(states, each) + subgroup_top();
+        let from_state =
+            looped(2, outputs + looped(blocks, of_block_of_state)) + looped(states, each) + top_iterations(lanes);
         let decays = looped(states, 0);
         let values = looped(self.row_blocks, strip);
         let update = looped(self.row_blocks, looped(blocks, strip));
         let of_block = each + looped(self.row_blocks, each) + eights(self.edge * self.edge, lanes);
         let of_output = looped(self.row_blocks, rows + looped(self.strip_blocks, of_block));
         let chunk = 4 * of_head + 3 * of_values + of_pairs + from_state + values + decays + update + of_output;
-        let constants = looped(pairs, rows + each) + looped(self.row_blocks, looped(self.elements.classes, 0) + each);
+        let of_rows = looped(self.row_blocks, looped(self.elements.classes, 0)) + looped(self.row_blocks, each);
+        let constants = looped(pairs, rows + each) + of_rows;
         let start = 2 * of_head + looped(self.strip_blocks, looped(blocks, 0)) + constants + 2;
         let chunks = u64::from(tokens.div_ceil(self.rows()));
         chunks * (1 + u64::from(chunk)) + 1 + u64::from(start)
@@ -282,7 +284,7 @@ const MANY: u32 = 256;
 const CHUNK: u32 = 32;
 
 /// Tokens of a segment at least, and of a sequence from which few tokens still take less time so than in segments whose states are
-/// all in memory: 27 for 30 µs for 4 heads × 4096 tokens, D = 64, 57 for 69 µs for 8 heads, D = 128, 49 for 86 µs for one head ×
+/// all in memory: 27 for 30 µs for 4 heads × 4096 tokens, D = 64, 53 for 69 µs for 8 heads, D = 128, 48 for 86 µs for one head ×
 /// 16384 tokens, D = 128. For 8 heads × 1024 the two are about level: 23 for 22 µs at D = 64, 29 for 32 at D = 128.
 const LEAST: u32 = 128;
 const LEAST_TOKENS: u32 = 1024;

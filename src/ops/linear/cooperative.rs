@@ -1,6 +1,6 @@
 //! Linear attention on cooperative matrices: its tile, when it serves, and which tile a device gets.
 
-use crate::ops::dense::tile::{DeviceClass, looped, subgroup_top};
+use crate::ops::dense::tile::{DeviceClass, looped, top_iterations};
 use crate::ops::dense::variant::staged_pieces;
 use crate::ops::linear::variant::Chunk;
 use crate::ops::linear::{Decay, FeatureMap, Linear};
@@ -211,7 +211,7 @@ impl CooperativeTile {
         let scaled = 2 * looped(outputs, 0) + looped(states, 0);
         let products = product(head_blocks) + product(key_blocks) + scores + tokens;
         // Queries, keys and values are looked at for their largest, and at first the state.
-        let tops = 4 * subgroup_top();
+        let tops = 4 * top_iterations(self.threads / self.subgroups());
         1 + tokens_staged + tops + passing(states) + passing(outputs) + products + weights + scaled + of_normalizer
     }
 }
