@@ -179,8 +179,7 @@ fn small_beside_large(gpu: &Gpu, kind: &str, p: &Dense, tuning: &Tuning) {
 fn errors_of_split_products_do_not_grow_with_the_keys() {
     let Some(gpu) = gpu() else { return };
     let problems = split_problems(&gpu).into_iter();
-    // More do not end on a software GPU.
-    for (kind, keys, p, tuning) in problems.flat_map(|(kind, p, t)| [100, 1000, 4800].map(|n| (kind, n, p.clone(), t)))
+    for (kind, keys, p, tuning) in problems.flat_map(|(kind, p, t)| [100, 1000, 5000].map(|n| (kind, n, p.clone(), t)))
     {
         let p = Dense {
             queries: 20,

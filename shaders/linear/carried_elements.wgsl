@@ -42,12 +42,13 @@
 // Tile sizes. On an NVIDIA H200 all workgroups of a processor together have some 50 KB of workgroup memory, whatever its hardware has
 // (two of 23.9 KB are at work side by side, of 24.9 KB one), and registers for 16 subgroups if they take 128 at most. Chunks of 32
 // tokens at D = Dv = 64 take 11.6 KB and 127 registers: four workgroups. What keeps it waiting then is the unit that all accesses to
-// memory go through, of workgroups and of buffers: it takes a line of a cache at a time, and four more banks at most. Times for
-// N = 16384, 32 heads, f16, of this dispatch alone, at D = 64 with segments of 1024 and at D = 128 with segments of 2048:
+// memory go through, of workgroups and of buffers: a turn for each line of a cache that a subgroup's load or store touches, four for
+// 16 bytes an invocation of workgroup memory. Times for N = 16384, 32 heads, f16, of this dispatch alone, at D = 64 with segments of
+// 1024 and at D = 128 with segments of 2048:
 //   32 tokens, 4 strips of one block, of two                              90 µs, 232 µs
 //   weights after q·S                                                     92, 237
 //   all halves of the state made before q·S                               89, 242 (after it, weights: 92, 233)
-//   the loop around q·S unrolled by the driver, three times over          131, 356
+//   the loop around q·S unrolled by the driver                            131, 356
 //   state and outputs a block of the chunk's tokens after the other       94, 231
 //   v loaded before o is stored, not after it                             97, 269
 //   two heads a workgroup, 16 subgroups of 128 registers                  264 at D = 128
@@ -456,7 +457,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
 // not lose much (as `leaves_halves`, told by votes). Of 0 it is 1.
 fn power_near(power: f32, top: f32) -> f32 {
     let scaled = top * power;
-    if (subgroupAny(scaled > 32768.0) || !subgroupAny(scaled >= 128.0)) {
+    if (subgroupAny(scaled > MOST_OF_HALVES) || !subgroupAny(scaled >= LEAST_OF_HALVES)) {
         return power_for(subgroup_top(top, LANES));
     }
     return power;

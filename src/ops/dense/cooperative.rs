@@ -60,7 +60,7 @@ impl CooperativeTile {
                 && self.keys == self.edge
                 && self.strips > 0
                 && self.threads.is_multiple_of(self.strips)
-                && e.fits(self.edge, self.threads / self.strips)
+                && e.fits(self.edge, self.lanes())
         });
         [8, 16].contains(&self.edge)
             && counts.iter().all(|n| (1..=256).contains(n))
@@ -110,6 +110,11 @@ impl CooperativeTile {
     /// Query rows of a workgroup.
     pub const fn rows(&self) -> u32 {
         self.strips * self.row_blocks * self.edge
+    }
+
+    /// Invocations of a subgroup.
+    pub(crate) const fn lanes(&self) -> u32 {
+        self.threads / self.strips
     }
 
     /// Iterations of the loops over matrices of a key tile, those of a rescale included, where they are not written out.

@@ -585,7 +585,7 @@ pub(crate) fn loop_iterations(problem: &Dense, choice: &KernelChoice, splits: u3
             keys.div_ceil(t.keys().into()) * u64::from(1 + scores + values + maxima) + 1
         }
         KernelChoice::Cooperative(t) => {
-            let masked = looped(t.keys / 4 / t.row_lanes, looped(4, 0)) + 2 * looped(t.row_lanes.ilog2(), 0);
+            let masked = looped(t.keys / 4 / t.row_lanes, 0) + 2 * looped(t.row_lanes.ilog2(), 0);
             let rows = (t.rows() * t.row_lanes).div_ceil(t.threads) * masked;
             // A rescale of all rows, a block of columns at a time.
             let blocks = problem.value_dim().div_ceil(t.edge);
@@ -600,7 +600,7 @@ pub(crate) fn loop_iterations(problem: &Dense, choice: &KernelChoice, splits: u3
             let searches = row_searches(problem, classes);
             // Of keys and of values, where factors are two slices.
             let tops = if t.slices == 2 {
-                2 * top_iterations(t.threads / t.strips)
+                2 * top_iterations(t.lanes())
             } else {
                 0
             };

@@ -201,8 +201,8 @@ pub(super) fn loop_iterations(tile: &SegmentTile, p: &Linear, tokens: u32) -> u3
     // Keys are loaded, looked at for their largest and stored, values loaded and stored, and first of all loaded once more.
     let staged = 3 * looped(words(tile.keys, d), 0) + 2 * looped(words(tile.keys, dv), 0);
     // Loops over the weights of a row are written out; the others may not be.
-    let of_tile =
-        tile.product_iterations(d, dv) + looped(outputs, 0) + staged + top_iterations(tile.threads / tile.strips) + 2;
+    let top = top_iterations(tile.lanes());
+    let of_tile = tile.product_iterations(d, dv) + looped(outputs, 0) + staged + top + 2;
     let parts = tile.q_parts(d, dv, weight_pitch(tile));
     let blocks = d.div_ceil(tile.edge);
     let of_queries = looped(
@@ -211,7 +211,7 @@ pub(super) fn loop_iterations(tile: &SegmentTile, p: &Linear, tokens: u32) -> u3
     );
     let s_parts = state_parts(tile, d, dv);
     let of_state_rows = 4 * looped(words(blocks / s_parts * tile.edge, dv), 0)
-        + top_iterations(tile.threads / tile.strips)
+        + top
         + looped(outputs, 0)
         + looped(
             blocks / s_parts,
@@ -224,7 +224,7 @@ pub(super) fn loop_iterations(tile: &SegmentTile, p: &Linear, tokens: u32) -> u3
     let of_rows = rows_each * (lanes + looped(d.div_ceil(4), 0));
     looped(tokens.div_ceil(tile.keys), of_tile)
         + 2 * staged
-        + 2 * top_iterations(tile.threads / tile.strips)
+        + 2 * top
         + 2 * of_queries
         + looped(s_parts, of_state_rows)
         + of_output
