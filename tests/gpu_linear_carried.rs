@@ -324,7 +324,7 @@ fn planned_tiles() {
                 ..plain(&gpu, decay)
             };
             let form = form(&gpu, &p, ([blocks[0], blocks[1], 2], true));
-            for (name, large, of_state) in [("as they are", 1.0, 1.0), ("large", 30.0, 1e4), ("small", 2e-3, 0.0)] {
+            for (name, large, of_state) in [("as they are", 1.0, 1.0), ("large", 30.0, 2e5), ("small", 2e-3, 0.0)] {
                 let mut inputs = linear::random(&p, Strength::Weak, &mut Random::new(13));
                 multiply(&mut inputs.q, 1.0 / large, DType::F16);
                 multiply(&mut inputs.k, large, DType::F16);
