@@ -146,6 +146,9 @@ impl MatrixElements {
 }
 
 impl MatrixElements {
+    /// Parts of what `shaders/measure/places.wgsl` writes, a matrix each.
+    pub(crate) const PARTS: u32 = 9;
+
     /// Whether all fields are in range for matrices of `edge` in subgroups of `size`.
     pub(crate) fn fits(&self, edge: u32, size: u32) -> bool {
         let in_range = [self.each, self.run, self.classes]
@@ -178,7 +181,7 @@ impl MatrixElements {
     pub(crate) fn found(numbers: &[f32], edge: u32, size: u32) -> Option<Self> {
         let all = (edge * edge) as usize;
         let each = edge * edge / size;
-        if each * size != edge * edge || numbers.len() != 8 * all {
+        if each * size != edge * edge || numbers.len() != Self::PARTS as usize * all {
             return None;
         }
         let part = |n: usize| &numbers[n * all..(n + 1) * all];
@@ -223,7 +226,8 @@ impl MatrixElements {
             .flat_map(|run| (0..=(each / run).ilog2()).map(move |n| (run, 1 << n)))
             .find(|(run, classes)| fits(*classes, *run))?;
         let whole_numbers = |part: &[f32]| part.iter().map(|x| *x as u32).collect::<Vec<_>>();
-        let right = in_order(part(7))
+        let overflow_is_seen = part(8).iter().all(|x| *x == 1.0);
+        let right = (in_order(part(7)) && overflow_is_seen)
             .then(|| RightElements::found(&whole_numbers(part(5)), &whole_numbers(part(6)), edge, size))
             .flatten()
             .map(|right| RightElements {
@@ -426,6 +430,7 @@ mod tests {
             part(&right, row),
             part(&right, column),
             order(),
+            vec![1.0; (edge * edge) as usize],
         ]
         .concat()
     }
@@ -508,6 +513,10 @@ mod tests {
             let found = MatrixElements::found(&other, 8, 8).unwrap();
             assert_eq!(found.right, None, "{wrong}");
         }
+        // What f16 has no room for is finite somewhere.
+        let mut other = numbers(8, 8, left, |lane, e| (lane, e));
+        other[8 * 64 + 5] = 0.0;
+        assert_eq!(MatrixElements::found(&other, 8, 8).unwrap().right, None);
     }
 
     #[test]

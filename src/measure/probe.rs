@@ -239,7 +239,7 @@ impl ProbeRun {
         }
         let run = || {
             let input = host::upload(gpu, "probe", &[0; 4])?;
-            let output = host::poisoned(gpu, "probe", u64::from(8 * edge * edge) * 4)?;
+            let output = host::poisoned(gpu, "probe", u64::from(MatrixElements::PARTS * edge * edge) * 4)?;
             let run = Self::new(gpu, Probe::Places { edge, threads: most }, [&input, &output], 1, 0.0)?;
             let mut encoder = gpu.device().create_command_encoder(&Default::default());
             run.record(&mut encoder.begin_compute_pass(&Default::default()));
