@@ -307,6 +307,105 @@ fn what_f16_has_no_room_for() {
     }
 }
 
+/// Numbers that change from one chunk to the next by more than f16 has room for, in keys, in values and by forgetting: such chunks
+/// are taken again, some before others and some so often that all are taken with care.
+#[test]
+fn chunks_that_f16_has_no_room_for() {
+    let Some(gpu) = device() else { return };
+    for (n, shape) in SHAPES.into_iter().enumerate() {
+        for decay in [Decay::None, Decay::Head] {
+            let p = Linear {
+                output_dtype: Some(DType::F32),
+                ..plain(&gpu, decay)
+            };
+            let form = form(&gpu, &p, shape);
+            // Five segments of eight chunks.
+            let (chunk, Form::Carried { state, output, .. }) = (form.chunk(), form) else {
+                unreachable!()
+            };
+            let p = Linear {
+                tokens: 40 * chunk - 3,
+                ..p
+            };
+            let form = Form::Carried {
+                state,
+                output,
+                segment: 8 * chunk,
+            };
+            let mut inputs = linear::random(&p, Strength::Weak, &mut Random::new(17 + n as u64));
+            let (tokens, chunk) = (p.tokens as usize, chunk as usize);
+            let dims = (p.head_dim as usize, p.value_dim() as usize);
+            for (row, k) in inputs.k.chunks_mut(dims.0).enumerate() {
+                let by = match row % tokens / chunk {
+                    2 => 300.0,
+                    13 => 1e3,
+                    20.. => 0.0,
+                    _ => 1.0,
+                };
+                multiply(k, by, DType::F16);
+            }
+            for (row, v) in inputs.v.chunks_mut(dims.1).enumerate() {
+                let by = match row % tokens / chunk {
+                    5 | 12 => 2e3,
+                    // Every other chunk of a segment.
+                    16 | 18 | 24 | 26 | 28 | 30 => 1e3,
+                    _ => 1.0,
+                };
+                multiply(v, by, DType::F16);
+            }
+            // From hardly to at once.
+            for (n, g) in inputs.log_decay.iter_mut().flatten().enumerate() {
+                *g = [-1e-4, -0.05, -4.0, -60.0][n % 4];
+            }
+            check_on(
+                &format!("{shape:?}, {decay:?}"),
+                &gpu,
+                &p,
+                &inputs.inputs(),
+                &forced(form),
+            );
+        }
+    }
+}
+
+/// Heads of which a chunk leaves 2^-58, and whose keys become smaller from one chunk to the next: what the state was is in the first
+/// rows of a chunk that is taken again, and nowhere else.
+#[test]
+fn steep_heads_whose_keys_become_small() {
+    let Some(gpu) = device() else { return };
+    for shape in SHAPES {
+        let p = Linear {
+            output_dtype: Some(DType::F32),
+            initial_state: false,
+            final_state: false,
+            ..plain(&gpu, Decay::Head)
+        };
+        let (chunk, Form::Carried { state, output, .. }) = (form(&gpu, &p, shape).chunk(), form(&gpu, &p, shape))
+        else {
+            unreachable!()
+        };
+        let p = Linear { tokens: 4 * chunk, ..p };
+        let segment = 8 * chunk;
+        let mut inputs = linear::random(&p, Strength::Weak, &mut Random::new(23));
+        let (tokens, rows) = (p.tokens as usize, chunk as usize);
+        inputs
+            .log_decay
+            .iter_mut()
+            .flatten()
+            .for_each(|g| *g = -40.2 / chunk as f32);
+        // Of the fourth chunk's outputs all comes from the state, of the others' nothing at all.
+        let chunk_of = |row: usize| row % tokens / rows;
+        for (row, k) in inputs.k.chunks_mut(p.head_dim as usize).enumerate() {
+            multiply(k, [1.0, 1.0, 1e-3, 0.0][chunk_of(row)], DType::F16);
+        }
+        for (row, q) in inputs.q.chunks_mut(p.head_dim as usize).enumerate() {
+            multiply(q, if chunk_of(row) == 3 { 1e3 } else { 0.0 }, DType::F16);
+        }
+        let form = Form::Carried { state, output, segment };
+        check_on(&format!("{shape:?}"), &gpu, &p, &inputs.inputs(), &forced(form));
+    }
+}
+
 /// The planner's tiles at the sizes they were measured for, on numbers that leave f16 and come back: a driver's compiler can get
 /// wrong there what it gets right in smaller ones.
 #[test]

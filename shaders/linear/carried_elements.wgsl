@@ -32,12 +32,27 @@
 //   units          what undoes the power of two of each block of weights
 //   sums, f32      a block of O of each strip where it does not leave as f16 (`carried_sums`)
 //
-// Range. Each block of weights, and each strip's part of S, is multiplied by a power of two that f16 has room for
-// (`linear/powers.wgsl`); what comes of it is multiplied by what undoes it, in f32, before anything is added to it. Values are decayed
-// as f16, by decays rounded to f16: a value x is off by 2^-10 of what it is then and 2^-25·(1 + |x|) at most. The largest element of a
-// part of S is kept from 2^7 to 2^15 (`leaves_middle`), where powers of 2^-114 to 2^44 can: its halves are off by 2^-10 of themselves
-// at most, or by 2^-31 of the largest where that is more. A device that takes subnormal halves for 0 loses those below 2^-21 of the
-// largest, and decays below 2^-14.
+// Range. Each block of weights is multiplied by a power of two that f16 has room for (`linear/powers.wgsl`); what comes of it is
+// multiplied by what undoes it, in f32, before anything is added to it.
+//
+// A strip's part of S is kept times `power`, as are the decays of values. What would be products of all elements of S, to bring them to
+// where f16 has room and to decay them, is one product so: as S is decayed by λ^ROWS `power` grows by as much, and only when it has
+// grown by MOST_GROWTH since the state was brought to the middle (`settled`), or to MOST_POWER, are elements multiplied. Three things
+// tell that f16 has no room for a chunk:
+//
+//   - o is not finite. A half of S that is infinite leaves no row of its column finite (found by trying, `measure/places.wgsl`), so that
+//     one row of o is looked at.
+//   - Of one element of S in each matrix none is LEAST_OF_STATE: its largest may be less too.
+//   - An invocation's sum of values is above USUAL_VALUES.
+//
+// Then all strips take the chunk again, with care: the largest element of S is looked for, and brought to between 2^MIDDLE and twice
+// that where a power of two up to 2^88 can; and if it was for values, `power` is 1/2 when they are added, at which none leaves f16. A segment begins with care, as it does
+// not know its state, and goes on with it after MOST_MISHAPS, or where λ^ROWS leaves nothing that could be taken again. (On an NVIDIA
+// H200 the time of a chunk goes with its instructions: two products, and a look, for each element were a fifth of them at D = 128.)
+//
+// Halves of S are off by 2^-11 of themselves, or by 2^-27 of the largest where that is more. A value x is off by 2^-10 of what it is
+// decayed to and by 2^-25·(1 + |x|) / `power`, which is LEAST_POWER at least. A device that takes subnormal halves for 0 loses elements
+// below 2^-16 of the largest and decays below 2^-14 / `power`.
 //
 // Tile sizes. On an NVIDIA H200 all workgroups of a processor together have some 50 KB of workgroup memory, whatever its hardware has
 // (two of 23.9 KB are at work side by side, of 24.9 KB one), and registers for 16 subgroups if they take 128 at most. Chunks of 32
@@ -45,14 +60,22 @@
 // memory go through, of workgroups and of buffers: a turn for each line of a cache that a subgroup's load or store touches, four for
 // 16 bytes an invocation of workgroup memory. Times for N = 16384, 32 heads, f16, of this dispatch alone, at D = 64 with segments of
 // 1024 and at D = 128 with segments of 2048:
-//   32 tokens, 4 strips of one block, of two                              90 µs, 232 µs
+//   32 tokens, 4 strips of one block, of two                              93 µs, 213 µs (without decay 93, 210)
+//   the next q and k on their way before v is stored                      101, 240 (without decay 104, 242)
+//   behind the barrier after it                                           94, 217
+//   the state looked at for care where q and k are stored                 93, 225
+//   registers of the next q and k loaded anew where a chunk is taken again    93, 214
+//   without care (wrong)                                                  92, 207
+//   the state multiplied at a chunk's start only (wrong where λ^ROWS is small)    93, 230
+//   8 strips of one block                                                 269 at D = 128
+// where products of all elements bring the state to the middle and decay it, beside 90 µs and 232 µs,
 //   weights after q·S                                                     92, 237
 //   all halves of the state made before q·S                               89, 242 (after it, weights: 92, 233)
 //   the loop around q·S unrolled by the driver                            131, 356
 //   state and outputs a block of the chunk's tokens after the other       94, 231
 //   v loaded before o is stored, not after it                             97, 269
 //   two heads a workgroup, 16 subgroups of 128 registers                  264 at D = 128
-// and before these, beside 91 µs and 229 µs,
+// before these, beside 91 µs and 229 µs,
 //   o of a chunk on its way to storage at the start of the next           94, 228
 //   v loaded, and o stored, by strips, each its own columns               102, 244
 //   v twice, as either factor, rows without room between                  104, 255
@@ -63,8 +86,7 @@
 //   q and k loaded at the end of 2                                        120
 //   outputs before the state's update                                     106 to 112
 //   v and decayed k beside q and k (23.9 KB), loads late                  163 (beside 122)
-// Of all three dispatches:
-//   32 tokens, 4 strips of one block, of two                              138 µs, 312 µs
+// Of all three dispatches, when they took 138 µs and 312 µs:
 //   32 tokens, 2 strips of two blocks, 8 of one                           155, 361
 //   16 tokens, 4 strips of one block                                      186
 //   64 tokens, 4 strips of one block, 8 of one                            225, 358
@@ -112,6 +134,30 @@ const EVEN = ROWS * HEAD_EIGHTS % THREADS == 0u;
 const VALUES_EVEN = ROWS * VALUE_EIGHTS % THREADS == 0u;
 
 const_assert HEAD_DIM % EDGE == 0u && VALUE_BLOCKS == STRIPS * STRIP_BLOCKS && VALUE_DIM % EDGE == 0u;
+
+// Columns of vᵀ that an invocation has elements of: all classes of elements of a right factor have the same rows, in the same order.
+const COLUMNS_EACH = ELEMENTS / COLUMNS;
+
+// Of the state as it is kept: what one of its elements is at least, and the exponent of the middle.
+const LEAST_OF_STATE = 4.0;
+const MIDDLE = 5;
+
+// Of `power`; the first is that of a state of zeros. MOST_POWER·USUAL_VALUES is what f16 has room for.
+const MOST_GROWTH = 32.0;
+const FIRST_POWER = 16.0;
+const LEAST_POWER = 0.0625;
+const MOST_POWER = 256.0;
+const USUAL_VALUES = 128.0;
+
+// How often chunks of a segment are taken again before all are taken with care.
+const MOST_MISHAPS = 4u;
+
+// What a chunk is taken with care of: of the state, or of it and of values; and bits of what f16 has no room for.
+const NOTHING = 0u;
+const THE_STATE = 1u;
+const VALUES = 2u;
+// One word of them: variables take 16 bytes, or multiples.
+var<workgroup> no_room: array<atomic<u32>, 4>;
 
 // At least 16 bytes, and a multiple of them.
 var<workgroup> units: array<f32, (PAIRS + 3u) / 4u * 4u>;
@@ -186,26 +232,15 @@ fn store_v(loaded: array<Eight, VALUE_LOADS>, thread: u32) {
     }
 }
 
-// 2^-14, twice.
-const TO_MIDDLE = 0x04000400u;
-
-// A part of the state times a power of two, as halves, and in `bits` all bits of any of them times 2^-14.
-fn state_words(part: MatrixC, power: f32, bits: ptr<function, u32>) -> RightWords {
+// Halves of a part of the state.
+fn state_words(part: MatrixC) -> RightWords {
     var own = elements_of(part);
     var words: RightWords;
     #unroll if MATRICES_WRITTEN_OUT
     for (var w = 0u; w < ELEMENTS / 2u; w++) {
-        words[w] = pack2x16float(vec2<f32>(own[2u * w], own[2u * w + 1u]) * power);
-        *bits |= halves_times(words[w], TO_MIDDLE);
+        words[w] = pack2x16float(vec2<f32>(own[2u * w], own[2u * w + 1u]));
     }
     return words;
-}
-
-// Whether the largest of a subgroup's halves is not from 2^7 to 2^15, of which these are all bits of any times 2^-14. From 2^15 on the
-// first bit of the exponent is set then; below, the second one from 2^7 on. On an NVIDIA H200 this takes three quarters of an
-// instruction for a half, where a maximum takes one and a half, of a slow kind.
-fn leaves_middle(bits: u32) -> bool {
-    return subgroupAny((bits & 0x40004000u) != 0u) || !subgroupAny((bits & 0x20002000u) != 0u);
 }
 
 @compute @workgroup_size(THREADS)
@@ -244,7 +279,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                 state[b * HEAD_BLOCKS + d] = coopLoad<MatrixC>(&state_in[at], VALUE_DIM / 4u);
             }
         }
-        var state_power = 1.0;
+        // What it is multiplied by, and what that was in the middle.
+        var power = 1.0;
+        var settled = 1.0;
+        var care = THE_STATE;
+        var again = false;
+        var mishaps = 0u;
         workgroupBarrier();
 
         // What does not change from chunk to chunk: decays of this invocation's elements of weights, of its rows of O, and of its columns
@@ -271,24 +311,53 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                 from_start[r * CLASSES + c] = params.scale * decay_from_start(r * EDGE + u32(own_rows[c * RUN]));
             }
         }
-        var to_end: array<MatrixA, ROW_BLOCKS>;
-        if (DECAYS) {
+        var to_end: array<f32, ROW_BLOCKS * COLUMNS_EACH>;
+        #unroll if MATRICES_WRITTEN_OUT
+        for (var j = 0u; j < ROW_BLOCKS; j++) {
             #unroll if MATRICES_WRITTEN_OUT
-            for (var j = 0u; j < ROW_BLOCKS; j++) {
-                var decays: Elements;
-                #unroll if MATRICES_WRITTEN_OUT
-                for (var e = 0u; e < ELEMENTS; e++) {
-                    decays[e] = decay_to_end(j * EDGE + u32(own_columns[e]), ROWS, 0u).x;
-                }
-                to_end[j] = factors_of(decays);
+            for (var c = 0u; c < COLUMNS_EACH; c++) {
+                let column = own_columns[c / RIGHT_RUN * RIGHT_RUN * COLUMNS + c % RIGHT_RUN];
+                to_end[j * COLUMNS_EACH + c] = decay_to_end(j * EDGE + u32(column), ROWS, 0u).x;
             }
         }
-        let change = 1.0 + expm1(chunk_decay(ROWS, 0u)).x;
+        let change = exp_of(chunk_decay(ROWS, 0u).x);
+        let growth = 1.0 / change;
+        if (change < 1e-18) {
+            care = VALUES;
+            mishaps = MOST_MISHAPS + 1u;
+        }
 
-        for (var p0 = 0u; p0 < count; p0 += ROWS) {
+        for (var p0 = 0u; p0 < count;) {
+            for (var look = care != NOTHING; look; look = false) {
+                var top = 0.0;
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var s = 0u; s < STATES; s++) {
+                    var own = elements_of(state[s]);
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var e = 0u; e < ELEMENTS; e++) {
+                        top = max(top, abs(own[e]));
+                    }
+                }
+                top = subgroup_top(top, LANES);
+                let near = power_to(MIDDLE, top);
+                let by = near * power_to(MIDDLE, top * near);
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var s = 0u; s < STATES; s++) {
+                    state[s] = state[s] * by;
+                }
+                power = select(power * by, FIRST_POWER, top == 0.0);
+            }
+            if (thread == 0u) {
+                atomicStore(&no_room[0], 0u);
+            }
             let v_held = load_v(v_from, span.start + p0, last, thread);
             store_rows(q_held, 0u, thread);
             store_rows(k_held, K_AT, thread);
+            // In place of those of the chunk behind it, which are the same invocations'.
+            for (var anew = again; anew; anew = false) {
+                store_rows(load_q(q_from, span.start + p0, last, thread), 0u, thread);
+                store_rows(load_k(k_from, span.start + p0, last, thread), K_AT, thread);
+            }
             workgroupBarrier();
 
             // Weights.
@@ -325,130 +394,173 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
                 }
             }
 
-            // What the state contributes, and once more where the power changes: in one place, whatever a compiler makes of two turns
-            // at most.
+            // What the state contributes.
             var o: array<MatrixC, OUTPUTS>;
-            var more = true;
-            for (var again = true; again;) {
-                stays_rolled();
-                var bits = 0u;
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var e = 0u; e < OUTPUTS; e++) {
+                o[e] = MatrixC();
+            }
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var d = 0u; d < HEAD_BLOCKS; d++) {
+                var channels: array<MatrixB, STRIP_BLOCKS>;
                 #unroll if MATRICES_WRITTEN_OUT
-                for (var e = 0u; e < OUTPUTS; e++) {
-                    o[e] = MatrixC();
+                for (var b = 0u; b < STRIP_BLOCKS; b++) {
+                    channels[b] = right_of(state_words(state[b * HEAD_BLOCKS + d]));
                 }
                 #unroll if MATRICES_WRITTEN_OUT
-                for (var d = 0u; d < HEAD_BLOCKS; d++) {
-                    var channels: array<MatrixB, STRIP_BLOCKS>;
+                for (var r = 0u; r < ROW_BLOCKS; r++) {
+                    let queries = coopLoadT<MatrixA>(&factors[(r * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
                     #unroll if MATRICES_WRITTEN_OUT
                     for (var b = 0u; b < STRIP_BLOCKS; b++) {
-                        channels[b] = right_of(state_words(state[b * HEAD_BLOCKS + d], state_power, &bits));
+                        o[r * STRIP_BLOCKS + b] = coopMultiplyAdd(queries, channels[b], o[r * STRIP_BLOCKS + b]);
                     }
-                    #unroll if MATRICES_WRITTEN_OUT
-                    for (var r = 0u; r < ROW_BLOCKS; r++) {
-                        let queries = coopLoadT<MatrixA>(&factors[(r * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
-                        #unroll if MATRICES_WRITTEN_OUT
-                        for (var b = 0u; b < STRIP_BLOCKS; b++) {
-                            o[r * STRIP_BLOCKS + b] = coopMultiplyAdd(queries, channels[b], o[r * STRIP_BLOCKS + b]);
-                        }
-                    }
-                }
-                again = more && leaves_middle(bits);
-                if (again) {
-                    var top = 0.0;
-                    #unroll if MATRICES_WRITTEN_OUT
-                    for (var s = 0u; s < STATES; s++) {
-                        var own = elements_of(state[s]);
-                        #unroll if MATRICES_WRITTEN_OUT
-                        for (var e = 0u; e < ELEMENTS; e++) {
-                            top = max(top, abs(own[e]));
-                        }
-                    }
-                    state_power = power_to(11, subgroup_top(top, LANES));
-                    more = false;
                 }
             }
+            // Whether f16 had room for it.
+            var finite = true;
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var b = 0u; b < STRIP_BLOCKS; b++) {
+                var own = elements_of(o[b]);
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var e = 0u; e < ELEMENTS; e++) {
+                    if (e / RUN % CLASSES == 0u) {
+                        finite = finite & (abs(own[e]) < 3e38);
+                    }
+                }
+            }
+            var some = 0.0;
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var s = 0u; s < STATES; s++) {
+                var own = elements_of(state[s]);
+                some = max(some, abs(own[s % ELEMENTS]));
+            }
+            if (!subgroupAny(some >= LEAST_OF_STATE) || !subgroupAll(finite)) {
+                atomicOr(&no_room[0], THE_STATE);
+            }
             workgroupBarrier();
+
+            // The state decays.
+            let unit = 1.0 / power;
+            let grown = power * growth;
+            settled = select(settled, power, care != NOTHING);
+            settled = clamp(settled, LEAST_POWER, MOST_POWER);
+            var next_power = select(settled, grown, grown <= min(settled * MOST_GROWTH, MOST_POWER));
+            next_power = select(select(next_power, settled, care == THE_STATE), 0.5, care == VALUES);
+            let by = change * (next_power / power);
+            for (var falls = next_power != grown; falls; falls = false) {
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var s = 0u; s < STATES; s++) {
+                    state[s] = state[s] * by;
+                }
+            }
+            power = next_power;
 
             // v, where q was.
             store_v(v_held, thread);
-            let next = span.start + p0 + ROWS;
+            var magnitudes = 0u;
+            #unroll if MATRICES_WRITTEN_OUT
+            for (var u = 0u; u < VALUE_LOADS; u++) {
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var w = 0u; w < 4u; w++) {
+                    magnitudes = magnitudes_plus(v_held[u][w], magnitudes);
+                }
+            }
+            let bounds = unpack2x16float(magnitudes);
+            // Where they lie depends on v, though it makes no difference, sums of magnitudes never being negative: a driver that has their
+            // loads before v is stored holds up the store, which all wait for.
+            let next = span.start + p0 + ROWS + select(0u, 1u, max(bounds.x, bounds.y) < 0.0);
             q_held = load_q(q_from, next, last, thread);
             k_held = load_k(k_from, next, last, thread);
+            // Each by itself: of a number and of what is none the maximum may be the number.
+            if (!((bounds.x <= USUAL_VALUES) & (bounds.y <= USUAL_VALUES))) {
+                atomicOr(&no_room[0], VALUES);
+            }
             workgroupBarrier();
-            var values: array<MatrixB, OUTPUTS>;
-            var turned: array<MatrixA, OUTPUTS>;
-            #unroll if MATRICES_WRITTEN_OUT
-            for (var j = 0u; j < ROW_BLOCKS; j++) {
-                #unroll if MATRICES_WRITTEN_OUT
-                for (var b = 0u; b < STRIP_BLOCKS; b++) {
-                    let at = j * EDGE * VALUE_PITCH + strip * STRIP_WORDS + b * EDGE_WORDS;
-                    values[j * STRIP_BLOCKS + b] = coopLoadT<MatrixB>(&factors[at * WORD], VALUE_PITCH * WORD);
-                    turned[j * STRIP_BLOCKS + b] = turned_over(values[j * STRIP_BLOCKS + b]);
-                    if (DECAYS) {
-                        turned[j * STRIP_BLOCKS + b] = factors_times(turned[j * STRIP_BLOCKS + b], to_end[j]);
-                    }
-                }
-            }
 
-            // The state after the chunk.
-            if (DECAYS) {
-                #unroll if MATRICES_WRITTEN_OUT
-                for (var s = 0u; s < STATES; s++) {
-                    state[s] = state[s] * change;
-                }
+            // Whether there was room for all that no care was taken of.
+            let found = subgroupBroadcastFirst(atomicLoad(&no_room[0]));
+            again = care < VALUES && (found >> care) != 0u;
+            mishaps += u32(again);
+            care = select(NOTHING, select(THE_STATE, VALUES, found >= VALUES), again);
+            care = select(care, VALUES, mishaps > MOST_MISHAPS);
+            if (again) {
+                // The state is the one before the chunk; what it is multiplied by is another.
+                power *= change;
             }
-            #unroll if MATRICES_WRITTEN_OUT
-            for (var j = 0u; j < ROW_BLOCKS; j++) {
+            let chunk = p0;
+            p0 += select(ROWS, 0u, again);
+            for (var goes_on = !again; goes_on; goes_on = false) {
+                var values: array<MatrixB, OUTPUTS>;
+                var turned: array<MatrixA, OUTPUTS>;
                 #unroll if MATRICES_WRITTEN_OUT
-                for (var d = 0u; d < HEAD_BLOCKS; d++) {
-                    let keys = coopLoadT<MatrixB>(&factors[(K_AT + j * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
-                    #unroll if MATRICES_WRITTEN_OUT
-                    for (var b = 0u; b < STRIP_BLOCKS; b++) {
-                        state[b * HEAD_BLOCKS + d] = coopMultiplyAdd(turned[j * STRIP_BLOCKS + b], keys, state[b * HEAD_BLOCKS + d]);
-                    }
-                }
-            }
-
-            // And the chunk's own tokens. The strip's columns of v make room for those of o of f16.
-            let state_unit = 1.0 / state_power;
-            strip_barrier();
-            #unroll if MATRICES_WRITTEN_OUT
-            for (var r = 0u; r < ROW_BLOCKS; r++) {
-                var weights: array<MatrixA, ROW_BLOCKS>;
-                #unroll if MATRICES_WRITTEN_OUT
-                for (var j = 0u; j < r + 1u; j++) {
-                    let number = r * (r + 1u) / 2u + j;
-                    weights[j] = coopLoadT<MatrixA>(&factors[(WEIGHTS_AT + number * EDGE * WEIGHT_PITCH) * WORD], WEIGHT_PITCH * WORD);
-                }
-                #unroll if MATRICES_WRITTEN_OUT
-                for (var b = 0u; b < STRIP_BLOCKS; b++) {
-                    var block = elements_of(o[r * STRIP_BLOCKS + b]);
+                for (var j = 0u; j < ROW_BLOCKS; j++) {
+                    var decays: Elements;
                     #unroll if MATRICES_WRITTEN_OUT
                     for (var e = 0u; e < ELEMENTS; e++) {
-                        block[e] *= from_start[r * CLASSES + e / RUN % CLASSES] * state_unit;
+                        decays[e] = power * to_end[j * COLUMNS_EACH + e / (RIGHT_RUN * COLUMNS) * RIGHT_RUN + e % RIGHT_RUN];
                     }
+                    let all = factors_of(decays);
                     #unroll if MATRICES_WRITTEN_OUT
-                    for (var j = 0u; j < r + 1u; j++) {
-                        var added = elements_of(coopMultiplyAdd(weights[j], values[j * STRIP_BLOCKS + b], MatrixC()));
-                        let unit = units[r * (r + 1u) / 2u + j];
+                    for (var b = 0u; b < STRIP_BLOCKS; b++) {
+                        let at = j * EDGE * VALUE_PITCH + strip * STRIP_WORDS + b * EDGE_WORDS;
+                        values[j * STRIP_BLOCKS + b] = coopLoadT<MatrixB>(&factors[at * WORD], VALUE_PITCH * WORD);
+                        turned[j * STRIP_BLOCKS + b] = factors_times(turned_over(values[j * STRIP_BLOCKS + b]), all);
+                    }
+                }
+
+                // The chunk's tokens, to the state.
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var j = 0u; j < ROW_BLOCKS; j++) {
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var d = 0u; d < HEAD_BLOCKS; d++) {
+                        let keys = coopLoadT<MatrixB>(&factors[(K_AT + j * EDGE * HEAD_PITCH + d * EDGE_WORDS) * WORD], HEAD_PITCH * WORD);
                         #unroll if MATRICES_WRITTEN_OUT
-                        for (var e = 0u; e < ELEMENTS; e++) {
-                            block[e] = fma(added[e], unit, block[e]);
+                        for (var b = 0u; b < STRIP_BLOCKS; b++) {
+                            state[b * HEAD_BLOCKS + d] = coopMultiplyAdd(turned[j * STRIP_BLOCKS + b], keys, state[b * HEAD_BLOCKS + d]);
                         }
                     }
-                    put_output(sums_of(block), strip, r, b);
-                    if (!WHOLE_ROWS) {
-                        strip_barrier();
-                        store_block(o_from, span.start + p0, count - p0, strip, r, b, lane);
-                        strip_barrier();
+                }
+
+                // And the chunk's own tokens. The strip's columns of v make room for those of o of f16.
+                strip_barrier();
+                #unroll if MATRICES_WRITTEN_OUT
+                for (var r = 0u; r < ROW_BLOCKS; r++) {
+                    var weights: array<MatrixA, ROW_BLOCKS>;
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var j = 0u; j < r + 1u; j++) {
+                        let number = r * (r + 1u) / 2u + j;
+                        weights[j] = coopLoadT<MatrixA>(&factors[(WEIGHTS_AT + number * EDGE * WEIGHT_PITCH) * WORD], WEIGHT_PITCH * WORD);
                     }
+                    #unroll if MATRICES_WRITTEN_OUT
+                    for (var b = 0u; b < STRIP_BLOCKS; b++) {
+                        var block = elements_of(o[r * STRIP_BLOCKS + b]);
+                        #unroll if MATRICES_WRITTEN_OUT
+                        for (var e = 0u; e < ELEMENTS; e++) {
+                            block[e] *= from_start[r * CLASSES + e / RUN % CLASSES] * unit;
+                        }
+                        #unroll if MATRICES_WRITTEN_OUT
+                        for (var j = 0u; j < r + 1u; j++) {
+                            var added = elements_of(coopMultiplyAdd(weights[j], values[j * STRIP_BLOCKS + b], MatrixC()));
+                            let unit = units[r * (r + 1u) / 2u + j];
+                            #unroll if MATRICES_WRITTEN_OUT
+                            for (var e = 0u; e < ELEMENTS; e++) {
+                                block[e] = fma(added[e], unit, block[e]);
+                            }
+                        }
+                        put_output(sums_of(block), strip, r, b);
+                        if (!WHOLE_ROWS) {
+                            strip_barrier();
+                            store_block(o_from, span.start + chunk, count - chunk, strip, r, b, lane);
+                            strip_barrier();
+                        }
+                    }
+                }
+                if (WHOLE_ROWS) {
+                    workgroupBarrier();
+                    store_rows_of(o_from, span.start + chunk, count - chunk, thread);
                 }
             }
             workgroupBarrier();
-            if (WHOLE_ROWS) {
-                store_rows_of(o_from, span.start + p0, count - p0, thread);
-                workgroupBarrier();
-            }
         }
     }
 }

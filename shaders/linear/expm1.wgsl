@@ -11,3 +11,8 @@ fn expm1(x: vec4<f32>) -> vec4<f32> {
     sum = 1.0 + x * (1.0 / 2.0) * sum;
     return select(exp(x) - 1.0, x * sum, x > vec4<f32>(-0.5));
 }
+
+// e^x for x ≤ 0, accurate relative to itself, and rounded to nearest where it is near 1.
+fn exp_of(x: f32) -> f32 {
+    return select(exp(x), 1.0 + expm1(vec4<f32>(x)).x, x > -0.5);
+}

@@ -14,9 +14,6 @@ fn factors_of(elements: Elements) -> MatrixA { return MatrixA(); }
 // Element by element.
 fn factors_times(factors: MatrixA, by: MatrixA) -> MatrixA { return MatrixA(); }
 
-// Marks the loop that calls it as one that a compiler is not to unroll.
-fn stays_rolled() {}
-
 // Numbers that loads with a stride of 0 make rows or columns of.
 var<workgroup> places: array<vec4<f32>, EDGE / 4u>;
 

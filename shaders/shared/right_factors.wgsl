@@ -6,6 +6,7 @@
 //   - elements of different classes are of the same rows, in the same order
 //   - invocations whose numbers have the same bits of RIGHT_SHARERS, the lowest ones, have elements of the same rows, those that
 //     have all other bits the same have elements of the same columns
+//   - halves that f16 had no room for leave no element of a product finite that they are in, whatever they are multiplied by
 //   - where a kernel says so, element e of a right factor is where element e of sums is, with row and column exchanged
 
 // Halves, two to a word.
@@ -18,5 +19,5 @@ fn right_of(words: RightWords) -> MatrixB { return MatrixB(); }
 // of either.
 fn turned_over(factors: MatrixB) -> MatrixA { return MatrixA(); }
 
-// Both halves of a word times those of another.
-fn halves_times(word: u32, by: u32) -> u32 { return 0u; }
+// The magnitudes of both halves of a word, added to those of another, as halves.
+fn magnitudes_plus(word: u32, to: u32) -> u32 { return 0u; }

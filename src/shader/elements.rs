@@ -2,8 +2,7 @@
 //!
 //! A kernel calls the functions of `shared/elements.wgsl`. Here it is translated to SPIR-V, and those functions get their bodies:
 //! `OpCompositeExtract` and `OpCompositeInsert`, element by element, of those that an invocation has of a matrix, or two by two where
-//! a word has two halves. Loops can be marked as ones not to be unrolled, too. wgpu takes the result on Vulkan, for devices with the
-//! feature `PASSTHROUGH_SHADERS`.
+//! a word has two halves. wgpu takes the result on Vulkan, for devices with the feature `PASSTHROUGH_SHADERS`.
 
 use std::collections::HashMap;
 
@@ -70,7 +69,7 @@ pub(super) fn spirv(wgsl: &str, bindings: &[Binding], loads_stay: bool, checked:
         entry_point: "main".into(),
     };
     let words = spv::write_vec(&module, &info, &options, Some(&entry)).map_err(|e| e.to_string())?;
-    let words = rolled(&with_bodies(&words)?);
+    let words = with_bodies(&words)?;
     Ok(if loads_stay { without_promises(&words) } else { words })
 }
 
@@ -83,37 +82,11 @@ fn without_promises(words: &[u32]) -> Vec<u32> {
     out
 }
 
-/// A module whose loops that call `stays_rolled` say that they are not to be unrolled.
-fn rolled(words: &[u32]) -> Vec<u32> {
-    let named = |(code, words): (u32, &[u32])| {
-        let found = code == op::NAME && name(&words[2..]) == "stays_rolled";
-        found.then(|| words[1])
-    };
-    let marker = instructions(&words[HEADER..]).find_map(named);
-    let mut out = words[..HEADER].to_vec();
-    // Loops around an instruction: the label of what is behind each, and where its control is.
-    let mut around: Vec<(u32, usize)> = vec![];
-    for (code, words) in instructions(&words[HEADER..]) {
-        match code {
-            op::LOOP_MERGE => around.push((words[1], out.len() + 3)),
-            op::LABEL if around.last().is_some_and(|(behind, _)| *behind == words[1]) => {
-                around.pop();
-            }
-            op::FUNCTION_CALL if marker == Some(words[3]) => {
-                if let Some((_, control)) = around.last() {
-                    out[*control] = op::DONT_UNROLL;
-                }
-            }
-            _ => {}
-        }
-        out.extend(words);
-    }
-    out
-}
-
 /// Opcodes of SPIR-V.
 mod op {
     pub const NAME: u32 = 5;
+    pub const EXT_INST_IMPORT: u32 = 11;
+    pub const EXT_INST: u32 = 12;
     pub const TYPE_INT: u32 = 21;
     pub const TYPE_FLOAT: u32 = 22;
     pub const TYPE_VECTOR: u32 = 23;
@@ -122,23 +95,22 @@ mod op {
     pub const FUNCTION: u32 = 54;
     pub const FUNCTION_PARAMETER: u32 = 55;
     pub const FUNCTION_END: u32 = 56;
-    pub const FUNCTION_CALL: u32 = 57;
     pub const DECORATE: u32 = 71;
     pub const COMPOSITE_CONSTRUCT: u32 = 80;
     pub const COMPOSITE_EXTRACT: u32 = 81;
     pub const COMPOSITE_INSERT: u32 = 82;
     pub const F_CONVERT: u32 = 115;
     pub const BITCAST: u32 = 124;
+    pub const F_ADD: u32 = 129;
     pub const F_MUL: u32 = 133;
-    pub const LOOP_MERGE: u32 = 246;
     pub const LABEL: u32 = 248;
     pub const BRANCH: u32 = 249;
     pub const RETURN_VALUE: u32 = 254;
 
+    /// An instruction of `GLSL.std.450`.
+    pub const F_ABS: u32 = 4;
     /// A decoration.
     pub const NON_WRITABLE: u32 = 24;
-    /// What a loop's merge says.
-    pub const DONT_UNROLL: u32 = 2;
 }
 
 /// Words before the first instruction.
@@ -168,7 +140,7 @@ enum Marker {
     FactorsTimes,
     RightWords,
     TurnedOver,
-    HalvesTimes,
+    MagnitudesPlus,
 }
 
 impl Marker {
@@ -181,7 +153,7 @@ impl Marker {
             "factors_times" => Some(Marker::FactorsTimes),
             "right_of" => Some(Marker::RightWords),
             "turned_over" => Some(Marker::TurnedOver),
-            "halves_times" => Some(Marker::HalvesTimes),
+            "magnitudes_plus" => Some(Marker::MagnitudesPlus),
             _ => None,
         }
     }
@@ -200,6 +172,8 @@ struct Types {
     u32: u32,
     /// Two f16.
     halves: u32,
+    /// The instructions of `GLSL.std.450`.
+    further: u32,
     /// Lengths of arrays, by their types.
     arrays: HashMap<u32, u32>,
     /// Elements that an invocation has of a matrix: as many as `elements_of` gives.
@@ -215,6 +189,7 @@ fn with_bodies(words: &[u32]) -> Result<Vec<u32>, String> {
             op::NAME => {
                 markers.extend(Marker::named(&name(&words[2..])).map(|marker| (words[1], marker)));
             }
+            op::EXT_INST_IMPORT => types.further = words[1],
             op::TYPE_FLOAT if words[2] == 16 => types.f16 = words[1],
             op::TYPE_FLOAT if words[2] == 32 => types.f32 = words[1],
             op::TYPE_INT if words[2..] == [32, 0] => types.u32 = words[1],
@@ -234,7 +209,7 @@ fn with_bodies(words: &[u32]) -> Result<Vec<u32>, String> {
     let mut out = words[..HEADER].to_vec();
     let mut bound = words[BOUND];
     // A type is declared once.
-    let of_halves = |m: &Marker| matches!(m, Marker::RightWords | Marker::HalvesTimes);
+    let of_halves = |m: &Marker| matches!(m, Marker::RightWords | Marker::MagnitudesPlus);
     let declares = types.halves == 0 && types.f16 != 0 && markers.values().any(of_halves);
     if declares {
         types.halves = bound;
@@ -293,28 +268,33 @@ fn body(marker: Marker, function: &[u32], types: &Types, bound: &mut u32, out: &
         *bound += 1;
         *bound - 1
     };
-    if matches!(marker, Marker::FactorsTimes | Marker::HalvesTimes) {
-        let [(_, mut left), (_, mut right)] = parameters[..] else {
-            return Err("a product of what is not two".into());
+    if matches!(marker, Marker::FactorsTimes | Marker::MagnitudesPlus) {
+        let &[(_, left), (_, right)] = &parameters[..] else {
+            return Err("a function of two that takes not two".into());
         };
-        let halves = marker == Marker::HalvesTimes;
-        let mut product_type = result_type;
-        if halves {
-            product_type = types.halves;
-            for factor in [&mut left, &mut right] {
-                let word = std::mem::replace(factor, id());
-                out.extend([op::BITCAST | 4 << 16, types.halves, *factor, word]);
+        let mut write = |code: u32, operands: &[u32]| {
+            out.push(code | (operands.len() as u32 + 1) << 16);
+            out.extend(operands);
+        };
+        let result = if marker == Marker::FactorsTimes {
+            let product = id();
+            write(op::F_MUL, &[result_type, product, left, right]);
+            product
+        } else {
+            if types.further == 0 {
+                return Err("magnitudes in a module without `GLSL.std.450`".into());
             }
-        }
-        let mut product = id();
-        out.extend([op::F_MUL | 5 << 16, product_type, product, left, right]);
-        if halves {
-            let word = id();
-            out.extend([op::BITCAST | 4 << 16, result_type, word, product]);
-            product = word;
-        }
-        out.extend([op::RETURN_VALUE | 2 << 16, product]);
-        out.push(op::FUNCTION_END | 1 << 16);
+            let halves = types.halves;
+            let [of_left, of_right, magnitudes, sum, word] = [(); 5].map(|()| id());
+            write(op::BITCAST, &[halves, of_left, left]);
+            write(op::BITCAST, &[halves, of_right, right]);
+            write(op::EXT_INST, &[halves, magnitudes, types.further, op::F_ABS, of_left]);
+            write(op::F_ADD, &[halves, sum, magnitudes, of_right]);
+            write(op::BITCAST, &[result_type, word, sum]);
+            word
+        };
+        write(op::RETURN_VALUE, &[result]);
+        write(op::FUNCTION_END, &[]);
         return Ok(());
     }
     let &[(parameter_type, parameter)] = &parameters[..] else {
@@ -398,7 +378,7 @@ fn right_elements_of(factors: MatrixB) -> Elements { return Elements(); }
 fn right_of(words: RightWords) -> MatrixB { return MatrixB(); }
 fn factors_times(factors: MatrixA, by: MatrixA) -> MatrixA { return MatrixA(); }
 fn turned_over(factors: MatrixB) -> MatrixA { return MatrixA(); }
-fn halves_times(word: u32, by: u32) -> u32 { return 0u; }
+fn magnitudes_plus(word: u32, to: u32) -> u32 { return 0u; }
 fn other(x: f32) -> f32 { return x + 1.0; }
 
 @compute @workgroup_size(8)
@@ -433,7 +413,7 @@ fn main(@builtin(local_invocation_index) n: u32) {
         assert_eq!(all(&words, op::COMPOSITE_EXTRACT).len(), 6 * 8 + 4);
         assert_eq!(all(&words, op::COMPOSITE_INSERT).len(), 4 * 8);
         assert_eq!(all(&words, op::F_CONVERT).len(), 2 * 8);
-        // Of words to halves, and of halves back to a word.
+        // Of words to halves, those of two words to be added and of their sum back.
         assert_eq!(all(&words, op::BITCAST).len(), 4 + 3);
         let places = all(&words, op::COMPOSITE_INSERT)
             .iter()
@@ -443,8 +423,8 @@ fn main(@builtin(local_invocation_index) n: u32) {
             places,
             [0..8, 0..8, 0..8, 0..8].into_iter().flatten().collect::<Vec<_>>()
         );
-        // Products, of both parameters, in their order.
-        let [product, of_halves] = &all(&words, op::F_MUL)[..] else {
+        // A product, of both parameters, in their order.
+        let [product] = &all(&words, op::F_MUL)[..] else {
             panic!("{:?}", all(&words, op::F_MUL))
         };
         let parameters: Vec<_> = all(&words, op::FUNCTION_PARAMETER)
@@ -453,13 +433,19 @@ fn main(@builtin(local_invocation_index) n: u32) {
             .map(|w| w[2])
             .collect();
         assert_eq!(product[3..], parameters);
-        let words_taken: Vec<_> = all(&words, op::BITCAST)[4..6].iter().map(|w| w[2]).collect();
-        assert_eq!(of_halves[3..], words_taken);
+        // A sum of halves: of the first word's magnitudes and of the second word.
+        let [of_left, of_right] = [4, 5].map(|n| all(&words, op::BITCAST)[n][2]);
+        let [magnitudes] = &all(&words, op::EXT_INST)[..] else {
+            panic!("{:?}", all(&words, op::EXT_INST))
+        };
+        assert_eq!(magnitudes[4..], [op::F_ABS, of_left]);
+        let sums = all(&words, op::F_ADD);
+        let of_halves = sums.iter().find(|w| w[1] == magnitudes[1]).unwrap();
+        assert_eq!(of_halves[3..], [magnitudes[2], of_right]);
         // Two halves are a type of their own, declared once and before it is used.
         let halves = all(&words, op::BITCAST)[0][1];
         let declared = all(&words, op::TYPE_VECTOR).iter().filter(|w| w[1] == halves).count();
         assert_eq!(declared, 1);
-        // Halves are multiplied as halves.
         assert_eq!(of_halves[1], halves);
         // Ids are new, and below the bound.
         let codes = [
@@ -477,7 +463,7 @@ fn main(@builtin(local_invocation_index) n: u32) {
         let count = |code| all(&words, code).len();
         assert_eq!(count(op::FUNCTION), 10);
         assert_eq!(count(op::FUNCTION_END), 10);
-        assert_eq!(count(129), 1);
+        assert_eq!(count(op::F_ADD), 2);
     }
 
     #[test]
@@ -487,29 +473,6 @@ fn main(@builtin(local_invocation_index) n: u32) {
         let decorations = all(&words, op::DECORATE);
         let numbers: Vec<_> = decorations.iter().filter(|w| w[2] == BINDING).map(|w| w[3]).collect();
         assert_eq!(numbers, [0, 1]);
-    }
-
-    #[test]
-    fn marked_loops_stay_rolled_and_no_others() {
-        let text = TEXT
-            .replace("fn other(x: f32)", "fn stays_rolled() {}\nfn other(x: f32)")
-            .replace(
-                "    sums[n] = other(input[n]);\n",
-                "    for (var a = 0u; a < input[0]; a++) {
-        for (var b = 0u; b < n; b++) {
-            for (var c = 0u; c < n; c++) { sums[c] += 1.0; }
-            stays_rolled();
-        }
-        sums[a] = 0.0;
-    }
-    for (var d = 0u; d < n; d++) { sums[d] += 2.0; }
-",
-            )
-            .replace("a < input[0]", "a < u32(input[0])");
-        let words = spirv(&text, &bindings(), false, false).unwrap();
-        let controls: Vec<u32> = all(&words, op::LOOP_MERGE).iter().map(|w| w[3]).collect();
-        // In the order of their heads: a, b, c, d.
-        assert_eq!(controls, [0, op::DONT_UNROLL, 0, 0]);
     }
 
     #[test]

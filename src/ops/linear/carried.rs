@@ -11,7 +11,7 @@ use crate::ops::linear::variant::Chunk;
 use crate::ops::linear::{Decay, Linear};
 use crate::shader::{Binding, Constant, Spec};
 use crate::tensor::DType;
-use crate::tier::{Abilities, MatrixElements, Tier};
+use crate::tier::{Abilities, MatrixElements, RightElements, Tier};
 
 /// Tile shape of `linear/carried_elements.wgsl`; the file's header has the meaning of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -118,7 +118,7 @@ impl CarriedTile {
         let weights = self.pairs() * self.edge * (self.edge + 8);
         let units = self.pairs().next_multiple_of(4);
         let barriers = if self.own_barriers { 0 } else { 4 };
-        2 * (keys.max(values) + keys + weights) + 4 * (sums + units + self.edge + barriers)
+        2 * (keys.max(values) + keys + weights) + 4 * (sums + units + self.edge + barriers + 4)
     }
 
     /// Iterations of all loops of an invocation for so many tokens, at most.
@@ -134,20 +134,25 @@ impl CarriedTile {
         let of_values = eights(self.rows() * p.value_dim(), self.threads);
         let pairs = self.pairs().div_ceil(self.strips);
         let of_pairs = looped(pairs, rows + looped(blocks, 0) + 2 * each + top_iterations(lanes) + 2);
-        // Once more, and the state looked at for its largest, where a power of two changes.
         let of_block_of_state = looped(self.strip_blocks, halves) + looped(self.row_blocks, strip);
+        // Then what tells whether f16 has room for it.
         let from_state =
-            looped(2, outputs + looped(blocks, of_block_of_state)) + looped(states, each) + top_iterations(lanes);
-        let decays = looped(states, 0);
-        let values = looped(self.row_blocks, strip);
+            outputs + looped(blocks, of_block_of_state) + looped(self.strip_blocks, each) + looped(states, 0);
+        // The state looked at for its largest, and multiplied.
+        let care = looped(states, each) + top_iterations(lanes) + looped(states, 0) + 4 * of_head + 2;
+        let decays = looped(states, 0) + 1;
+        let value_eights = (self.rows() * p.value_dim() / 8).div_ceil(self.threads);
+        let magnitudes = looped(value_eights, looped(4, 0));
+        let values = looped(self.row_blocks, each + strip);
         let update = looped(self.row_blocks, looped(blocks, strip));
         let of_block = each + looped(self.row_blocks, each) + eights(self.edge * self.edge, lanes);
         let of_output = looped(self.row_blocks, rows + looped(self.strip_blocks, of_block));
-        let chunk = 4 * of_head + 3 * of_values + of_pairs + from_state + values + decays + update + of_output;
+        let of_state = care + from_state + decays + update;
+        let chunk = 4 * of_head + 3 * of_values + of_pairs + of_state + magnitudes + values + of_output + 1;
         let of_rows = looped(self.row_blocks, looped(self.elements.classes, 0)) + looped(self.row_blocks, each);
         let constants = looped(pairs, rows + each) + of_rows;
         let start = 2 * of_head + looped(self.strip_blocks, looped(blocks, 0)) + constants + 2;
-        let chunks = u64::from(tokens.div_ceil(self.rows()));
+        let chunks = u64::from(tokens.div_ceil(self.rows()) + MISHAPS);
         chunks * (1 + u64::from(chunk)) + 1 + u64::from(start)
     }
 }
@@ -174,6 +179,7 @@ impl Spec for Chunk<CarriedTile> {
             ("MATRICES_WRITTEN_OUT", Count(t.written_out.into())),
         ]);
         constants.extend(t.elements.constants());
+        constants.extend(t.elements.right.iter().flat_map(RightElements::constants));
         constants
     }
 
@@ -221,6 +227,9 @@ impl Spec for Chunk<CarriedTile> {
         true
     }
 }
+
+/// How often chunks of a segment are taken again at most.
+const MISHAPS: u32 = 5;
 
 /// Whether the kernel can serve a problem that matrices can serve: rows of states and outputs are written block by block, four
 /// elements at a time.
