@@ -406,6 +406,55 @@ fn steep_heads_whose_keys_become_small() {
     }
 }
 
+/// Segments long enough that their states are worked out in two sections, of heads that forget the first and of heads that do not:
+/// full ones, one that is shorter than a section, documents, and all states.
+#[test]
+fn states_in_two_sections() {
+    let Some(gpu) = device() else { return };
+    let edge = edge(&gpu);
+    for (n, (tokens, documents)) in [(4096 + 700, None), (2048 + 1500, None), (4096, None), (5000, Some(3))]
+        .into_iter()
+        .enumerate()
+    {
+        let p = Linear {
+            batch: 1,
+            heads: 5,
+            kv_heads: None,
+            tokens,
+            head_dim: edge,
+            value_dim: Some(2 * edge),
+            documents,
+            total_decay: true,
+            ..plain(&gpu, Decay::Head)
+        };
+        let (Form::Carried { state, output, .. }, segment) = (form(&gpu, &p, SHAPES[0]), 2048) else {
+            unreachable!()
+        };
+        let form = Form::Carried { state, output, segment };
+        let mut inputs = linear::random(&p, Strength::Weak, &mut Random::new(19 + n as u64));
+        if documents.is_some() {
+            inputs.cu_seqlens = Some(vec![0, 2300, 2300, 5000]);
+        }
+        // The first section is forgotten from −0.027 on, half of the second from −0.054 on. Other heads than before forget, so that
+        // what is not worked out is not what it should be either.
+        let alike = tokens == 4096;
+        for (head, g) in inputs.log_decay.iter_mut().flatten().enumerate() {
+            *g = if alike {
+                -0.02
+            } else {
+                [0.0, -1e-3, -0.02, -0.03, -0.4][(head + n) % 5]
+            };
+        }
+        // What has decayed by e^−7 at a segment's end is large enough to be missed there.
+        for (row, k) in inputs.k.chunks_mut(edge as usize).enumerate() {
+            let far = alike && row % 2048 < 2048 - 350;
+            multiply(k, if far { 30.0 } else { 1.0 }, DType::F16);
+        }
+        let name = format!("{tokens} tokens, {documents:?}");
+        check_on(&name, &gpu, &p, &inputs.inputs(), &forced(form));
+    }
+}
+
 /// The planner's tiles at the sizes they were measured for, on numbers that leave f16 and come back: a driver's compiler can get
 /// wrong there what it gets right in smaller ones.
 #[test]

@@ -2,6 +2,7 @@
 #import linear/decay_same
 #import shared/numerics
 #import linear/decay_floor
+#import linear/forgotten
 @group(0) @binding(7) var<storage, read> log_decay: array<f32>;
 
 var<private> g: f32;
@@ -37,4 +38,9 @@ fn decay_to_end(j: u32, count: u32, vec: u32) -> vec4<f32> {
 // The log-decay of the whole chunk, for four rows of the state.
 fn chunk_decay(count: u32, vec: u32) -> vec4<f32> {
     return vec4<f32>(g * f32(count));
+}
+
+// Tokens after which what was before them is forgotten.
+fn memory() -> f32 {
+    return FORGOTTEN / min(g, -1e-30);
 }

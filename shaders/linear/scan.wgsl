@@ -6,6 +6,9 @@
 //            and then, with a normaliser, of z
 //   totals   Γ_p, the segment's total log-decay; one for each row of the state with CHANNEL_TOTALS
 //
+// S_p may be in two SECTIONS, one behind the other, whose sum it is; of the first there is nothing where the second forgets it
+// (`linear/chunk_state_cooperative.wgsl`).
+//
 // Of a causal sequence without a final state the last segment's S and Γ are not worked out, and may be anything: they only reach what
 // stands after it, which goes nowhere.
 //
@@ -17,6 +20,7 @@
 #import linear/params
 #import linear/expm1
 #import linear/span
+#import linear/forgotten
 
 const THREADS = 64u;
 const STRETCH = 8u;
@@ -30,6 +34,10 @@ fn change_of(element: u32, total: u32) -> Own {
     }
     return Own(expm1(vec4<f32>(total_at(total + select(0u, element / VALUE_DIM, CHANNEL_TOTALS)))).x);
 }
+
+const_assert SECTIONS == 1u || !NORMALIZE;
+
+const LAST_SECTION = (SECTIONS - 1u) * OF_STATE;
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
@@ -63,9 +71,14 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         #unroll
         for (var n = 0u; n < STRETCH; n++) {
             if (p + n < count) {
-                added[n] = slots[(slot + (p + n) * params.in_segment) / WIDTH];
+                let at = slot + (p + n) * params.in_segment;
+                let of_segment = total + (p + n) * params.total_segment;
+                added[n] = slots[(at + LAST_SECTION) / WIDTH];
                 if (DECAYS) {
-                    change[n] = change_of(element, total + (p + n) * params.total_segment);
+                    change[n] = change_of(element, of_segment);
+                }
+                if (SECTIONS > 1u && 0.5 * total_at(of_segment) >= FORGOTTEN) {
+                    added[n] += slots[at / WIDTH];
                 }
             }
         }

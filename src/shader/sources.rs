@@ -101,6 +101,7 @@ pub const SOURCES: &[(&str, &str)] = &[
     source!("linear/feature_relu"),
     source!("linear/feature_silu"),
     source!("linear/features"),
+    source!("linear/forgotten"),
     source!("linear/normalizer"),
     source!("linear/output_halves"),
     source!("linear/output_sums"),

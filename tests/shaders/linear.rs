@@ -263,7 +263,10 @@ fn add_carried(variants: &mut BTreeMap<String, Variant>) {
                     needs(p, form).0 <= class.workgroup_memory,
                     "{form:?}: {p:?} on {class:?}"
                 );
-                add(variants, variants_of(p, form));
+                // In one section and, where heads decay, in two.
+                for segment in [form.segment().unwrap(), 2048] {
+                    add(variants, variants_of(p, form.with_segment(segment)));
+                }
             }
         };
         for (n, (head_dim, value_dim)) in [(16, 16), (64, 64), (128, 128), (48, 80), (256, 64), (64, 256)]
@@ -293,6 +296,8 @@ fn add_carried(variants: &mut BTreeMap<String, Variant>) {
             }
         }
     }
+    let of_sections = |v: &Variant| matches!(v, Variant::Linear(LinearVariant::CooperativeState(s)) if s.sections == 2);
+    assert!(variants.values().filter(|v| of_sections(v)).count() > 10);
     let carried = |v: &Variant| matches!(v, Variant::Linear(LinearVariant::Carried(_)));
     assert!(variants.values().filter(|v| carried(v)).count() > 30);
 }
@@ -313,8 +318,18 @@ fn add_scans_and_totals(variants: &mut BTreeMap<String, Variant>) {
                     decay,
                     start,
                     writes_state: flag(3) || start == Start::InPlace,
+                    sections: 1,
                 };
-                add(variants, [LinearVariant::Scan(scan)]);
+                let halved = decay == Decay::Token && scan.causal && !scan.normalize;
+                for sections in 1..=1 + u32::from(halved) {
+                    add(
+                        variants,
+                        [LinearVariant::Scan(Scan {
+                            sections,
+                            ..scan.clone()
+                        })],
+                    );
+                }
             }
         }
     }

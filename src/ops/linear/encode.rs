@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::gpu::Workspace;
 use crate::ops::call::{self, Dispatch, Window};
 use crate::ops::linear::Decay;
-use crate::ops::linear::geometry::workspace;
+use crate::ops::linear::geometry::{slot_len, workspace};
 use crate::ops::linear::params::Params;
 use crate::ops::linear::plan::{Kernels, LinearPlan, scan_width, scan_workgroups};
 use crate::ops::linear::tensors::LinearTensors;
@@ -246,7 +246,7 @@ impl<'a> Call<'_, 'a> {
             base: 0,
         };
         bindings.push((number, window));
-        let [sequence, head, segment] = self.per_segment(p.head_state_len(), segments);
+        let [sequence, head, segment] = self.per_segment(slot_len(p, self.plan.form), segments);
         [0, sequence, head, segment]
     }
 

@@ -115,7 +115,7 @@ pub(super) fn geometry(p: &Linear, form: Form) -> Vec<Geometry> {
         all.push(words("cu_seqlens", [0, 0], u64::from(documents) + 1));
     }
     if let Some(segment) = form.segment() {
-        let len = u64::from(segments(p, segment)) * p.head_state_len();
+        let len = u64::from(segments(p, segment)) * slot_len(p, form);
         all.push(words(SEGMENTS, [u64::from(h) * len, len], len));
     }
     all
@@ -155,6 +155,11 @@ pub(super) fn segments(p: &Linear, segment: u32) -> u32 {
     p.tokens.div_ceil(segment) + p.documents.unwrap_or(0)
 }
 
+/// f32 numbers for each segment and head: its own state, in sections, in place of whose first comes the state before it.
+pub(super) fn slot_len(p: &Linear, form: Form) -> u64 {
+    u64::from(form.sections(p)) * p.head_state_len()
+}
+
 /// Where the states between segments and the segments' log-decays lie in the workspace.
 pub(super) struct Workspace {
     pub totals_at: u64,
@@ -167,7 +172,7 @@ pub(super) fn workspace(p: &Linear, form: Form, part: &Part) -> Workspace {
     };
     let heads = u64::from(part.batch.1 - part.batch.0) * u64::from(part.head.1 - part.head.0);
     let slots = heads * u64::from(segments(p, segment));
-    let totals_at = (slots * p.head_state_len() * 4).next_multiple_of(256);
+    let totals_at = (slots * slot_len(p, form) * 4).next_multiple_of(256);
     Workspace {
         totals_at,
         bytes: totals_at + slots * p.decay.total_len(p.head_dim) * 4,

@@ -91,6 +91,7 @@ pub(crate) fn variant_of_join(join: &Join) -> Scan {
         decay: join.decay.of_segments(),
         start: if join.initial_state { Start::Read } else { Start::Zero },
         writes_state: join.final_state,
+        sections: 1,
     }
 }
 

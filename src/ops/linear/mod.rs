@@ -146,7 +146,8 @@ pub struct Linear {
     /// infinite, what is smaller loses bits), so that kernels on cooperative matrices can serve f32 and bf16 tensors and
     /// custom feature maps too; sums stay f32. On inputs of order 1 the RMS error of outputs and final states is then that
     /// of f16 tensors, about 3e-4 relative. With f16 tensors and φ of the library's own, those kernels serve in any case:
-    /// φ, decayed keys or values, decays of values, weights and the state as a factor of outputs are rounded to f16. Has no effect
+    /// φ, decayed keys or values, decays of values, weights and the state as a factor of outputs are rounded to f16, and with
+    /// [`Decay::Head`] tokens whose decay at the end of a segment is below 2^-40 add nothing to the state there. Has no effect
     /// where a device has no such matrices, nor with [`Decay::Token`], [`Decay::Channel`] or `state_only`, which they do not serve.
     pub reduced_precision: bool,
 

@@ -180,6 +180,7 @@ pub fn variants_of(p: &Linear, form: Form) -> Vec<LinearVariant> {
         inputs: inputs.clone(),
         state_only: p.state_only,
         documents: p.documents.is_some(),
+        sections: form.sections(p),
         tile: (),
     };
     let three = |state, output| {
@@ -193,6 +194,7 @@ pub fn variants_of(p: &Linear, form: Form) -> Vec<LinearVariant> {
             decay: p.decay.of_segments(),
             start,
             writes_state: p.final_state,
+            sections: form.sections(p),
         });
         vec![state, scan, output]
     };

@@ -23,6 +23,7 @@ impl Spec for ChunkState<CooperativeTile> {
     fn constants(&self) -> Vec<(&'static str, Constant)> {
         let mut constants = self.options_constants();
         constants.push(("DECAYS", Constant::Flag(self.inputs.decay != Decay::None)));
+        constants.push(("SECTIONS", Constant::Count(self.sections)));
         constants.extend(self.tile.state_constants(self.inputs.head_dim));
         constants
     }

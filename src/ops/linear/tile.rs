@@ -59,6 +59,19 @@ impl Form {
         }
     }
 
+    /// Sections of a segment whose sums are workgroups of their own, and stand in memory, until the scan adds them up.
+    pub(crate) fn sections(self, p: &Linear) -> u32 {
+        let room = p.documents.unwrap_or(0) <= carried::MOST_OF_SECTIONS;
+        match self {
+            Form::Carried { segment, .. }
+                if segment >= carried::LEAST_OF_SECTIONS && p.decay == Decay::Head && room =>
+            {
+                2
+            }
+            _ => 1,
+        }
+    }
+
     /// As it is, with segments of so many tokens where there are several.
     pub fn with_segment(self, segment: u32) -> Form {
         match self {
@@ -96,7 +109,7 @@ impl Form {
         let tiles = p.value_dim().div_ceil(self.columns());
         match self {
             Form::CooperativeSplit { output, segment, .. } => [tiles, segment.div_ceil(output.rows())],
-            Form::Carried { .. } => [tiles, 1],
+            Form::Carried { .. } => [tiles * self.sections(p), 1],
             _ => [tiles; 2],
         }
     }

@@ -139,6 +139,8 @@ pub struct ChunkState<T = ChunkTile> {
     pub state_only: bool,
     /// Packed documents.
     pub documents: bool,
+    /// Sections of a segment, a workgroup's each: 2, or 1 with the segment whole.
+    pub sections: u32,
     /// Tile shape.
     pub tile: T,
 }
@@ -164,6 +166,8 @@ pub struct Scan {
     pub start: Start,
     /// The final state is written.
     pub writes_state: bool,
+    /// As [`ChunkState::sections`].
+    pub sections: u32,
 }
 
 /// The kernel for one token or a few.
@@ -641,6 +645,7 @@ impl ChunkState<()> {
             inputs: self.inputs,
             state_only: self.state_only,
             documents: self.documents,
+            sections: self.sections,
             tile,
         }
     }
@@ -656,10 +661,11 @@ impl<T> ChunkState<T> {
     /// All but the tile, with a space behind it.
     pub(super) fn options_label(&self, kernel: &str) -> String {
         format!(
-            "{kernel} {}{}{} ",
+            "{kernel} {}{}{}{} ",
             self.inputs.suffix(),
             if self.state_only { " state-only" } else { "" },
             if self.documents { " documents" } else { "" },
+            if self.sections > 1 { " two sections" } else { "" },
         )
     }
 
@@ -760,6 +766,7 @@ impl Spec for Scan {
             (self.start == Start::InPlace, " in-place"),
             (self.writes_state, " end"),
             (!self.vector, " scalar-state"),
+            (self.sections > 1, " two sections"),
         ];
         s.extend(names_of(&flags));
         s
@@ -780,6 +787,7 @@ impl Spec for Scan {
             ("SPLIT", Flag(true)),
             ("DECAYS", Flag(self.decay != Decay::None)),
             ("CHANNEL_TOTALS", Flag(self.decay == Decay::Channel)),
+            ("SECTIONS", Count(self.sections)),
         ]
     }
 
