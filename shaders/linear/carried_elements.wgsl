@@ -42,13 +42,14 @@
 //
 //   - o is not finite. A half of S that is infinite leaves no row of its column finite (found by trying, `measure/places.wgsl`), so that
 //     one row of o is looked at.
-//   - Of one element of S in each matrix none is LEAST_OF_STATE: its largest may be less too.
+//   - Of one element of each matrix of S none comes to LEAST_OF_STATE: the largest may not either.
 //   - An invocation's sum of values is above USUAL_VALUES.
 //
 // Then all strips take the chunk again, with care: the largest element of S is looked for, and brought to between 2^MIDDLE and twice
-// that where a power of two up to 2^88 can; and if it was for values, `power` is 1/2 when they are added, at which none leaves f16. A segment begins with care, as it does
-// not know its state, and goes on with it after MOST_MISHAPS, or where λ^ROWS leaves nothing that could be taken again. (On an NVIDIA
-// H200 the time of a chunk goes with its instructions: two products, and a look, for each element were a fifth of them at D = 128.)
+// that where a power of two up to 2^88 can; and if it was for values, `power` is 1/2 when they are added, at which none leaves f16. A
+// segment begins with care, as it does not know its state, and goes on with it after MOST_MISHAPS, or where λ^ROWS leaves nothing that
+// could be taken again. (On an NVIDIA H200 the time of a chunk goes with its instructions: two products, and a look, for each element
+// were a fifth of them at D = 128.)
 //
 // Halves of S are off by 2^-11 of themselves, or by 2^-27 of the largest where that is more. A value x is off by 2^-10 of what it is
 // decayed to and by 2^-25·(1 + |x|) / `power`, which is LEAST_POWER at least. A device that takes subnormal halves for 0 loses elements
@@ -322,6 +323,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
         }
         let change = exp_of(chunk_decay(ROWS, 0u).x);
         let growth = 1.0 / change;
+        // What is left of the state is too little to take a chunk again with it.
         if (change < 1e-18) {
             care = VALUES;
             mishaps = MOST_MISHAPS + 1u;
