@@ -62,7 +62,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_id) subgr
     let behind = select(0u, second, section + 1u < SECTIONS);
     let start = select(span.start, span.end - second, section > 0u);
     // As the scan has it, lest it read what is not there.
-    let counts = section + 1u == SECTIONS || 0.5 * chunk_decay(all, 0u).x >= FORGOTTEN;
+    let counts = section + 1u == SECTIONS || remembers_first_section(chunk_decay(all, 0u).x);
     let end = select(start, span.end - behind, counts);
     let forgotten = f32(all) - memory();
     var first = start;

@@ -55,8 +55,3 @@ fn decay_between(i: u32, j: u32) -> f32 {
 fn decay_from_start(i: u32) -> f32 {
     return 1.0;
 }
-
-// Tokens after which what was before them is forgotten: not known, so never.
-fn memory() -> f32 {
-    return 3e38;
-}

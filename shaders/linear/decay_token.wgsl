@@ -58,8 +58,3 @@ fn decay_to_end(j: u32, count: u32, vec: u32) -> vec4<f32> {
 fn chunk_decay(count: u32, vec: u32) -> vec4<f32> {
     return vec4<f32>(running[count - 1u].x + running[count - 1u].y);
 }
-
-// Tokens after which what was before them is forgotten: not known, so never.
-fn memory() -> f32 {
-    return 3e38;
-}

@@ -77,7 +77,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
                 if (DECAYS) {
                     change[n] = change_of(element, of_segment);
                 }
-                if (SECTIONS > 1u && 0.5 * total_at(of_segment) >= FORGOTTEN) {
+                if (SECTIONS > 1u && remembers_first_section(total_at(of_segment))) {
                     added[n] += slots[at / WIDTH];
                 }
             }

@@ -268,13 +268,13 @@ fn body(marker: Marker, function: &[u32], types: &Types, bound: &mut u32, out: &
         *bound += 1;
         *bound - 1
     };
+    let mut write = |code: u32, operands: &[u32]| {
+        out.push(code | (operands.len() as u32 + 1) << 16);
+        out.extend(operands);
+    };
     if matches!(marker, Marker::FactorsTimes | Marker::MagnitudesPlus) {
         let &[(_, left), (_, right)] = &parameters[..] else {
             return Err("a function of two that takes not two".into());
-        };
-        let mut write = |code: u32, operands: &[u32]| {
-            out.push(code | (operands.len() as u32 + 1) << 16);
-            out.extend(operands);
         };
         let result = if marker == Marker::FactorsTimes {
             let product = id();
@@ -307,10 +307,6 @@ fn body(marker: Marker, function: &[u32], types: &Types, bound: &mut u32, out: &
         _ => types.arrays.get(&array).copied(),
     };
     let length = length.ok_or("elements are no array of constant length")?;
-    let mut write = |code: u32, operands: &[u32]| {
-        out.push(code | (operands.len() as u32 + 1) << 16);
-        out.extend(operands);
-    };
     let mut all = vec![];
     for n in 0..length {
         let given = id();
